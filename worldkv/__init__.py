@@ -1,0 +1,1 @@
+"""Memory for interactive video world models: shared library, client and command line."""
