@@ -60,7 +60,7 @@ class PocketConfig:
 
 
 KV = tuple[Tensor, Tensor]
-"""Keys and values of one layer, each [B, tokens, H, K]."""
+"""Keys and values of all layers, each [layers, B, tokens, H, K]."""
 
 
 class Block(nn.Module):
@@ -151,37 +151,45 @@ class PocketModel(nn.Module):
         return self.predict(x, time)
 
     def chunk(
-        self, frames: Tensor, level: Tensor, pose: Tensor, position: Tensor, memory: list[KV], valid: Tensor, want_kv: bool
-    ) -> tuple[Tensor, list[KV]]:
+        self,
+        frames: Tensor,
+        level: Tensor,
+        rays: Tensor,
+        position: Tensor,
+        memory: KV,
+        valid: Tensor | None,
+    ) -> tuple[Tensor, KV]:
         """One pass over a chunk against a window of remembered keys and values.
 
-        frames   [B, F, 3, height, width], level [B, F], pose [B, F, 4, 4]
+        frames   [B, F, 3, height, width], level [B, F] in 0..1
+        rays     [B, N, D] of `embed_rays`, the same for every pass of a chunk
         position [B]: time position of the chunk's first frame
-        memory   per layer, keys already placed and values, each [B, M, H, K]
-        valid    [B, M] bool: which memory tokens may be attended
-        want_kv  also return the chunk's own keys (chunk-local time) and values, per layer
+        memory   keys, already placed in time, and values, each [layers, B, M, H, K]
+        valid    [B, M] bool: which memory tokens may be attended; None means all
 
-        Returns the clean frames and, if asked, per layer [B, N, H, K] keys and values.
+        Returns the clean frames [B, F, 3, height, width], and the chunk's own keys, in chunk-local time, and
+        values, each [layers, B, N, H, K].
         """
         c = self.config
         x, time = self.embed(frames, level)
-        rays = self.embed_rays(pose)
         time_6 = self.time_projection(time).unflatten(-1, (6, c.dim))
         local = phases(c.rope, torch.arange(frames.shape[1], device=x.device), c.rows, c.columns)[:, None]
-        own = valid.new_ones(valid.shape[0], x.shape[1])
-        mask = torch.cat([valid, own], 1)[:, None, None]
-        kept: list[KV] = []
-        for block, (memory_k, memory_v) in zip(self.blocks, memory, strict=True):
+        mask = None
+        if valid is not None:
+            mask = torch.cat([valid, valid.new_ones(len(x), x.shape[1])], 1)[:, None, None]
+        kept: list[tuple[Tensor, Tensor]] = []
+        for block, memory_k, memory_v in zip(self.blocks, *memory, strict=True):
             mod = block.modulate(time_6)
             q, k, v = block.queries(x, mod[0], mod[1], rays)
-            q, k = place(rotate(q, local), c.rope, position), rotate(k, local)
-            if want_kv:
-                kept.append((k, v))
+            q, k = rotate(q, local), rotate(k, local)
+            kept.append((k, v))
             keys = torch.cat([memory_k, place(k, c.rope, position)], 1).transpose(1, 2)
             values = torch.cat([memory_v, v], 1).transpose(1, 2)
-            a = functional.scaled_dot_product_attention(q.transpose(1, 2), keys, values, attn_mask=mask)
-            x = block.finish(x, a.transpose(1, 2), mod)
-        return self.predict(x, time), kept
+            q = place(q, c.rope, position).transpose(1, 2)
+            attended = functional.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+            x = block.finish(x, attended.transpose(1, 2), mod)
+        keys, values = (torch.stack(part) for part in zip(*kept, strict=True))
+        return self.predict(x, time), (keys, values)
 
 
 def ray_features(pose: Tensor, config: PocketConfig) -> Tensor:

@@ -1,0 +1,53 @@
+"""The seam to a world model: what the session loop needs of it, and nothing about memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from worldkv.chunk import ModelSpec
+from worldkv.pose import Matrix
+from worldkv.window import KV, Window
+
+
+class Conditioning(NamedTuple):
+    """What a chunk is drawn from besides the window.
+
+    poses [frames, 4, 4] float64, camera-to-world of each latent frame
+    extra opaque bytes of the adapter (motion, actions, prompt digest)
+    """
+
+    poses: Matrix
+    extra: bytes = b""
+
+
+class State(Protocol):
+    """What an adapter carries from chunk to chunk besides KV (VAE cache, action history)."""
+
+    def to_bytes(self) -> bytes: ...
+
+    def from_bytes(self, data: bytes) -> None: ...
+
+
+class WorldModel(Protocol):
+    """A causal video world model that draws a chunk at a time against a window of remembered KV.
+
+    All calls are batched over sessions: row b of the window belongs to entry b of the other arguments.
+    A latent chunk is [frames, channels, height, width] float32.
+    """
+
+    spec: ModelSpec
+
+    def start(self) -> State:
+        """Fresh state of a session."""
+
+    def generate(self, window: Window, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
+        """Denoise the coming chunks: noise and result [batch, frames, channels, height, width] float32."""
+
+    def encode(self, latents: Tensor, window: Window, conditions: Sequence[Conditioning]) -> list[KV]:
+        """The clean pass (t = 0) over given latents: each chunk's own keys, in chunk-local time, and values."""
+
+    def decode(self, states: Sequence[State], latents: Tensor) -> Tensor:
+        """Pictures [batch, pictures, 3, height, width] float32 in 0..1 of latent chunks."""
