@@ -1,0 +1,78 @@
+"""What is kept of an evaluated walk: truth, pictures, what was recalled, what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocket.rooms import Rooms
+from worldkv.pose import Matrix, angle, distance
+
+REVISIT_DISTANCE = 0.25
+"""How near, in units, a shown view must be for a generated frame to revisit it."""
+REVISIT_ANGLE = 5.0
+"""How near, in degrees, its direction must be."""
+
+Pictures = NDArray[np.uint8]
+"""[frames, height, width, 3]."""
+
+
+class ChunkLog(NamedTuple):
+    """One chunk of a walk.
+
+    index     chunk number
+    recalled  chunk numbers in the recalled slots, as they stand in the window
+    seconds   wall time of the whole step
+    memory_seconds  of that, recall, window and remember
+    recalled_bytes  bytes of keys and values that were fetched or decoded for this step
+    kv_bytes  bytes of keys and values kept for this world after the step, coded as they are kept
+    """
+
+    index: int
+    recalled: tuple[int, ...]
+    seconds: float
+    memory_seconds: float
+    recalled_bytes: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A walk as one mode drew it.
+
+    mode     "window", "full" or "worldkv", or the name of a variant
+    truth, pictures  the true renders and what the walker saw, per latent frame
+    poses    [frames, 4, 4] camera-to-world
+    shown    latent frames, from the first, that came from the true renderer
+    chunks   one log entry a chunk, shown ones included
+    """
+
+    scenario: str
+    seed: int
+    mode: str
+    rooms: Rooms
+    truth: Pictures
+    pictures: Pictures
+    poses: Matrix
+    shown: int
+    chunks: tuple[ChunkLog, ...] = field(repr=False)
+
+
+def revisits(poses: Matrix, shown: int, gap: int) -> list[tuple[int, int]]:
+    """Pairs (generated frame, shown frame) in which the generated one looks again at what was shown.
+
+    The shown frame is the nearest (distance in units plus angle in radians) of those within
+    `REVISIT_DISTANCE` and `REVISIT_ANGLE`. What was also shown within the last `gap` latent frames is no
+    revisit: a window alone would remember it.
+    """
+    pairs = []
+    for now in range(shown, len(poses)):
+        near = distance(poses[:shown], poses[now])
+        turned = angle(poses[:shown, :3, :3], poses[now, :3, :3])
+        seen = np.flatnonzero((near <= REVISIT_DISTANCE) & (turned <= np.radians(REVISIT_ANGLE)))
+        if len(seen) and now - seen[-1] > gap:
+            pairs.append((now, int(seen[np.argmin((near + turned)[seen])])))
+    return pairs
