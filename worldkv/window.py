@@ -158,8 +158,7 @@ class Window:
 def positions(entries: Sequence[Entry | None], begin: int, placement: Placement) -> tuple[list[int], int]:
     """Time positions of a window's chunks, and of the current chunk, which begins at frame `begin`.
 
-    Raises InvalidConfig if the chunks are not in rising time order where they are rebased, since their order
-    in the window is then all the model knows of time.
+    Rebased, chunks count on from 0 in the order in which they are given, without gaps.
     """
     if placement == "original":
         return [0 if e is None else e.begin for e in entries], begin

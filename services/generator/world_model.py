@@ -46,6 +46,9 @@ class WorldModel(Protocol):
     def generate(self, window: Window, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         """Denoise the coming chunks: noise and result [batch, frames, channels, height, width] float32."""
 
+    def see(self, pictures: Tensor) -> Tensor:
+        """Latents [frames, channels, height, width] of pictures from elsewhere [pictures, 3, height, width] in 0..1."""
+
     def encode(self, latents: Tensor, window: Window, conditions: Sequence[Conditioning]) -> list[KV]:
         """The clean pass (t = 0) over given latents: each chunk's own keys, in chunk-local time, and values."""
 

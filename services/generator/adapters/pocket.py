@@ -106,6 +106,9 @@ class PocketWorldModel:
             x = clean + (x - clean) * (after / level)
         return x.clamp(-1, 1)
 
+    def see(self, pictures: Tensor) -> Tensor:
+        return pictures * 2 - 1
+
     def encode(self, latents: Tensor, window: Window, conditions: Sequence[Conditioning]) -> list[KV]:
         _, (keys, values) = self._pass(latents, 0.0, window, self._rays(conditions))
         return [KV(keys[:, b], values[:, b]) for b in range(len(latents))]

@@ -1,0 +1,183 @@
+"""Run a scenario in one way of remembering, and record it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pocket.rooms import FIELD_OF_VIEW, Renderer, build, slide
+from services.generator.actions import Walker
+from services.generator.recording import ChunkLog, Pictures, Recording
+from services.generator.scenarios import Scenario
+from services.generator.session import Mode, Session, SessionConfig
+from services.generator.world_model import WorldModel
+from worldkv.chunk import Lineage
+from worldkv.chunk import Part
+from worldkv.coding import Coding, coded_bytes
+from worldkv.index import ScanIndex
+from worldkv.memory import Memory, MemoryConfig, Order
+from worldkv.prune import Pruning, Similarity
+from worldkv.select import make_selector
+from worldkv.store import RamStore
+from worldkv.window import KV, Placement, WindowConfig
+
+ELSEWHERE = 500_000
+"""Added to a world's seed to get another world, for the control that recalls foreign chunks."""
+STORE_BYTES = 8 << 30
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of remembering; the defaults are the service's.
+
+    selector   name of a selector
+    keep       share of tokens kept of every frame but a chunk's first
+    similarity, pooled  how they are chosen
+    codec      of keys and values
+    placement  of the window in time
+    recalled   frame-equivalents of recalled tokens
+    order      of recalled chunks in the window
+    budget_chunks  whole chunks' worth of coded bytes a world may keep, 0 for no limit
+    foreign    recall the chunks of another world in place of one's own: a control
+    """
+
+    name: str
+    mode: Mode = "worldkv"
+    selector: str = "coverage"
+    keep: float = 1.0
+    similarity: Similarity = "anchor_mean"
+    pooled: bool = False
+    codec: str = "int4"
+    placement: Placement = "rebased"
+    recalled: int = 6
+    order: Order = "time"
+    budget_chunks: int = 0
+    foreign: bool = False
+
+    @property
+    def coding(self) -> Coding:
+        pruning = Pruning(self.keep, self.similarity, self.pooled)
+        return Coding(self.codec, self.codec, pruning)
+
+    @property
+    def window(self) -> WindowConfig:
+        return WindowConfig(recalled=self.recalled, placement=self.placement)
+
+
+WINDOW = Variant("window", mode="window")
+FULL = Variant("full", mode="full")
+DEFAULT = Variant("worldkv")
+PAPER = Variant("paper", selector="pose", keep=0.25, codec="raw", placement="original")
+"""The paper's setting: recall by pose, a quarter of the other frames' tokens, original positions."""
+
+VARIANTS = {v.name: v for v in (WINDOW, FULL, DEFAULT, PAPER)}
+
+BASELINE_GAP = WindowConfig().frames(3) + 3
+"""Latent frames after which a view counts as out of the baseline's window: the window and one chunk more."""
+
+
+class Swapped(Memory):
+    """A memory whose chunks hold another world's keys and values: worse than forgetting, if memory works."""
+
+    def __init__(self, *args: Any, other: dict[int, KV]) -> None:
+        super().__init__(*args)
+        self._other = other
+
+    async def remember(self, part: Part, kv: KV) -> None:
+        await super().remember(part, self._other[part.meta.key.index])
+
+
+class Copied(Memory):
+    """A memory that also keeps every chunk's keys and values as they came, by chunk number."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.copies: dict[int, KV] = {}
+
+    async def remember(self, part: Part, kv: KV) -> None:
+        self.copies[part.meta.key.index] = kv
+        await super().remember(part, kv)
+
+
+def run_walk(
+    model: WorldModel, scenario: Scenario, variant: Variant, progress: Callable[[], None] | None = None
+) -> Recording:
+    """Walk a scenario from end to end, calling `progress` after each chunk."""
+    tick = progress or (lambda: None)
+    parts = _memory_parts(model, scenario, variant)
+    if variant.mode != "worldkv":
+        return asyncio.run(_walk(model, scenario, variant, None, tick))
+    if not variant.foreign:
+        return asyncio.run(_walk(model, scenario, variant, Memory(*parts), tick))
+    elsewhere = Copied(*_memory_parts(model, scenario, variant))
+    other = replace(scenario, rooms=build(scenario.rooms.seed + ELSEWHERE))
+    asyncio.run(_walk(model, other, variant, elsewhere, lambda: None))
+    return asyncio.run(_walk(model, scenario, variant, Swapped(*parts, other=elsewhere.copies), tick))
+
+
+def _memory_parts(model: WorldModel, scenario: Scenario, variant: Variant) -> tuple[Any, ...]:
+    window = variant.window
+    budget = variant.budget_chunks * coded_bytes(variant.coding, model.spec)
+    config = MemoryConfig(variant.coding, variant.order, budget)
+    choose = make_selector(variant.selector, scenario.seed)
+    return model.spec, window, config, RamStore(STORE_BYTES), ScanIndex(), choose, Lineage.begin()
+
+
+async def _walk(
+    model: WorldModel, scenario: Scenario, variant: Variant, memory: Memory | None, tick: Callable[[], None]
+) -> Recording:
+    walkers, frames = scenario.walkers, model.spec.frames
+    truth = render(model, scenario, walkers)
+    config = SessionConfig(variant.mode, variant.window, seed=scenario.seed)
+    session = Session(model, config, scenario.start, memory, partial(slide, scenario.rooms))
+    drawn: list[Tensor] = []
+    log: list[ChunkLog] = []
+    for begin in range(0, len(walkers), frames):
+        fetched = memory.stats.decoded_bytes if memory else 0
+        if begin < scenario.shown:
+            step = await session.show(truth[begin : begin + frames], walkers[begin : begin + frames])
+        else:
+            step = await session.step(scenario.actions[begin - 1 : begin - 1 + frames])
+        drawn.append(step.pictures)
+        log.append(
+            ChunkLog(
+                index=step.index,
+                recalled=tuple(r.hit.key.index for r in step.recalled),
+                seconds=sum(step.seconds),
+                memory_seconds=step.seconds.memory,
+                recalled_bytes=memory.stats.decoded_bytes - fetched if memory else 0,
+                kv_bytes=memory.kv_bytes if memory else session.raw_bytes,
+            )
+        )
+        tick()
+    return Recording(
+        scenario=scenario.name,
+        seed=scenario.seed,
+        mode=variant.name,
+        rooms=scenario.rooms,
+        truth=to_bytes(truth),
+        pictures=to_bytes(torch.cat(drawn)),
+        poses=np.stack([w.pose for w in walkers]),
+        shown=scenario.shown,
+        chunks=tuple(log),
+    )
+
+
+def render(model: WorldModel, scenario: Scenario, walkers: Sequence[Walker]) -> Tensor:
+    """The true pictures of a walk: [frames, 3, height, width] float32 in 0..1."""
+    _, height, width = model.spec.latent
+    renderer = Renderer([scenario.rooms], height, width, FIELD_OF_VIEW)
+    poses = torch.from_numpy(np.stack([w.pose for w in walkers]))
+    return renderer(torch.zeros(len(walkers), dtype=torch.int64), poses)[0]
+
+
+def to_bytes(pictures: Tensor) -> Pictures:
+    """[frames, 3, height, width] float32 in 0..1 to [frames, height, width, 3] uint8."""
+    return np.asarray((pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
