@@ -158,7 +158,7 @@ class Session:
         clock.append(perf_counter())
         condition = [Conditioning(poses)]
         if shown is None:
-            latents = self.model.generate(self._window, condition, self._noise(index)[None])
+            latents = self.model.generate(self._window, condition, self.noise(index)[None])
         else:
             latents = shown[None]
         (kv,) = self.model.encode(latents, self._window, condition)
@@ -170,7 +170,8 @@ class Session:
         seconds = Seconds(*(after - before for before, after in zip(clock, clock[1:], strict=False)))
         return Step(index, pictures, poses, tuple(recalled), seconds)
 
-    def _noise(self, index: int) -> Tensor:
+    def noise(self, index: int) -> Tensor:
+        """Noise of chunk `index`, [frames, channels, height, width]: the same for the same seed, on every machine."""
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.config.seed, index)).generate_state(1)[0]))
         return torch.randn(self.frames, *self.model.spec.latent, generator=generator)
 

@@ -111,22 +111,27 @@ def run_walk(
 ) -> Recording:
     """Walk a scenario from end to end, calling `progress` after each chunk."""
     tick = progress or (lambda: None)
-    parts = _memory_parts(model, scenario, variant)
     if variant.mode != "worldkv":
         return asyncio.run(_walk(model, scenario, variant, None, tick))
     if not variant.foreign:
-        return asyncio.run(_walk(model, scenario, variant, Memory(*parts), tick))
-    elsewhere = Copied(*_memory_parts(model, scenario, variant))
+        return asyncio.run(_walk(model, scenario, variant, make_memory(model, variant, scenario.seed), tick))
+    parts = _memory_parts(model, variant, scenario.seed)
+    elsewhere = Copied(*_memory_parts(model, variant, scenario.seed))
     other = replace(scenario, rooms=build(scenario.rooms.seed + ELSEWHERE))
     asyncio.run(_walk(model, other, variant, elsewhere, lambda: None))
     return asyncio.run(_walk(model, scenario, variant, Swapped(*parts, other=elsewhere.copies), tick))
 
 
-def _memory_parts(model: WorldModel, scenario: Scenario, variant: Variant) -> tuple[Any, ...]:
+def make_memory(model: WorldModel, variant: Variant, seed: int) -> Memory:
+    """A memory in this process, as a variant says; the seed is for controls that choose at random."""
+    return Memory(*_memory_parts(model, variant, seed))
+
+
+def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, ...]:
     window = variant.window
     budget = variant.budget_chunks * coded_bytes(variant.coding, model.spec)
     config = MemoryConfig(variant.coding, variant.order, budget)
-    choose = make_selector(variant.selector, scenario.seed)
+    choose = make_selector(variant.selector, seed)
     return model.spec, window, config, RamStore(STORE_BYTES), ScanIndex(), choose, Lineage.begin()
 
 
