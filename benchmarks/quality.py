@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from benchmarks.registry import Case, bench
+from worldkv.coding import coded_bytes
 
 from benchmarks.judged import LONG, LONG_PANS, PANS, differences, gain, mean_psnr, model, psnrs
-from benchmarks.registry import Case, bench
 from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, Variant
-from worldkv.coding import coded_bytes
 
 POSE = replace(DEFAULT, name="pose", selector="pose")
 RAW = replace(DEFAULT, name="raw", codec="raw")
@@ -105,6 +105,6 @@ def random_chunks() -> Iterator[Case]:
 @bench("demo.controls.foreign", bar="<= 0.1", about="wide walks: gain closed by another world's chunks")
 def foreign_chunks() -> Iterator[Case]:
     value = gain("wide", FOREIGN, WIDE_SEEDS)
-    yield Case("wide", value, "share of full minus window", mean_psnr("wide", WINDOW), psnrs("wide", FOREIGN, WIDE_SEEDS))
-
-
+    yield Case(
+        "wide", value, "share of full minus window", mean_psnr("wide", WINDOW), psnrs("wide", FOREIGN, WIDE_SEEDS)
+    )

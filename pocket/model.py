@@ -64,6 +64,8 @@ KV = tuple[Tensor, Tensor]
 
 
 class Block(nn.Module):
+    """Attention and FFN of one layer, modulated by the time step, with the camera's rays added before q, k and v."""
+
     def __init__(self, config: PocketConfig) -> None:
         super().__init__()
         self.config = config
@@ -96,12 +98,16 @@ class Block(nn.Module):
 
 
 class PocketModel(nn.Module):
+    """The whole network; `forward` trains on clips, `chunk` draws and encodes one chunk against a window."""
+
     def __init__(self, config: PocketConfig | None = None) -> None:
         super().__init__()
         self.config = c = config or PocketConfig()
         pixels = 3 * c.patch**2
         self.patch_embedding = nn.Linear(pixels, c.dim)
-        self.ray_embedding = nn.Sequential(nn.Linear(8 * (1 + 2 * c.octaves), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
+        self.ray_embedding = nn.Sequential(
+            nn.Linear(8 * (1 + 2 * c.octaves), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
+        )
         self.time_embedding = nn.Sequential(nn.Linear(64, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))

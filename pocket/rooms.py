@@ -178,9 +178,7 @@ class Renderer:
         focal = columns / 2 / tan(fov * pi / 360)
         u = (torch.arange(columns) + 0.5 - columns / 2) / focal
         v = (torch.arange(rows) + 0.5 - rows / 2) / focal
-        self._rays = torch.stack(
-            [u.expand(rows, -1), v[:, None].expand(-1, columns), torch.ones(rows, columns)], -1
-        )
+        self._rays = torch.stack([u.expand(rows, -1), v[:, None].expand(-1, columns), torch.ones(rows, columns)], -1)
 
     def __call__(self, world: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
         """Render views.

@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pocket.model import PocketConfig, PocketModel
 from pocket.rooms import TEST_SEEDS, Renderer, build
 from pocket.walks import moves, walk
+from pocket.weights_file import load, save
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ def mix(pictures: Tensor, level: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Trainer:
+    """A model, its weight average and its optimizers: Muon for the blocks' matrices, AdamW for the rest."""
+
     def __init__(self, config: TrainConfig, model: PocketModel, out: Path) -> None:
         self.config, self.model, self.out = config, model, out
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
@@ -179,10 +184,8 @@ class Trainer:
         }
         torch.save(state, self.out / "checkpoint.tmp")
         (self.out / "checkpoint.tmp").rename(self.out / "checkpoint.pt")
-        halves = {k: v.half().contiguous() for k, v in self.average.module.state_dict().items()}
-        about = {"config": json.dumps(asdict(self.model.config)), "steps": str(self.step)}
-        save_file(halves, self.out / "weights.tmp", metadata=about)
-        (self.out / "weights.tmp").rename(self.out / "weights.safetensors")
+        about = {"steps": str(self.step), "seconds": str(round(self.seconds)), "run": json.dumps(asdict(self.config))}
+        save(self.out / "weights.safetensors", self.average.module, about)
 
     def restore(self) -> bool:
         path = self.out / "checkpoint.pt"
@@ -197,14 +200,17 @@ class Trainer:
         return True
 
     def run(self) -> None:
+        """Train until the planned time is over, with a progress bar, a log line every 100 steps and a curve picture."""
         c = self.config
         self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / "log.jsonl").open("a") as log:
-            losses: list[float] = []
+        losses: list[float] = []
+        with (self.out / "log.jsonl").open("a") as log, Progress(*_columns(), console=Console(stderr=True)) as bar:
+            task = bar.add_task("training", total=c.minutes * 60, completed=self.seconds)
             while self.seconds < c.minutes * 60:
                 begin = time.perf_counter()
                 losses.append(self.train_step())
                 self.seconds += time.perf_counter() - begin
+                bar.update(task, completed=self.seconds, description=f"step {self.step}")
                 if self.step % 100:
                     continue
                 done = self.seconds / (c.minutes * 60)
@@ -212,10 +218,32 @@ class Trainer:
                 row |= {k: round(v, 2) for k, v in self.probe(c.short if done < c.lengthen else c.long).items()}
                 losses.clear()
                 print(json.dumps(row), file=log, flush=True)
-                print(row, flush=True)
+                bar.console.print(row)
                 if self.step % 500 == 0:
                     self.save()
         self.save()
+        draw_curve(self.out)
+
+
+def draw_curve(out: Path) -> None:
+    """Draw `log.jsonl` as `curve.png`: the loss, and the probe's PSNR with all of the past and with little of it."""
+    from matplotlib.figure import Figure
+
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, [row["loss"] for row in rows])
+    left.set(xlabel="step", ylabel="loss", yscale="log")
+    right.plot(steps, [row["all"] for row in rows], label="all of the past")
+    right.plot(steps, [row["few"] for row in rows], label="the last 4 chunks")
+    right.set(xlabel="step", ylabel="PSNR of a chunk seen before, dB")
+    right.legend()
+    figure.savefig(out / "curve.png", dpi=110)
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
 
 
 def main() -> None:
@@ -227,12 +255,10 @@ def main() -> None:
     args = vars(parser.parse_args())
     out, init = args.pop("out"), args.pop("init")
     torch.manual_seed(args["seed"])
-    model = PocketModel(PocketConfig())
-    if init:
-        model.load_state_dict({k: v.float() for k, v in load_file(init).items()})
+    model = load(init)[0] if init else PocketModel(PocketConfig())
     trainer = Trainer(TrainConfig(**args), model, out)
     if trainer.restore():
-        print(f"going on from step {trainer.step}")
+        print(f"going on from step {trainer.step}", file=sys.stderr)
     trainer.run()
 
 

@@ -75,7 +75,7 @@ class Recalled(NamedTuple):
 
 
 class Reencode(Protocol):
-    """Makes a chunk's keys and values again: one clean pass over its latents behind the sink and the chunk before it."""
+    """Makes a chunk's KV again: one clean pass over its latents, behind the sink and the chunk before it."""
 
     def __call__(self, part: Part, before: Sequence[Entry]) -> KV: ...
 
@@ -167,7 +167,7 @@ class Memory:
             self._hot.popitem(last=False)
 
     async def _mend(self, key: ChunkKey, reencode: Reencode) -> Entry | None:
-        """A lost chunk's keys and values, made again from its latents and stored as such; None if those are gone too."""
+        """A lost chunk's KV, made again from its latents and stored as such; None if those are gone too."""
         (frame,) = (await self.store.get([PartKey(key, "part")])).values()
         if isinstance(frame, Miss):
             return None

@@ -73,7 +73,9 @@ class WindowConfig:
     def __post_init__(self) -> None:
         for name in ("sink", "recalled", "recent"):
             if getattr(self, name) < 0:
-                raise InvalidConfig(f"window.{name} counts latent frames and must not be negative, got {getattr(self, name)}")
+                raise InvalidConfig(
+                    f"window.{name} counts latent frames and must not be negative, got {getattr(self, name)}"
+                )
         if self.placement not in ("original", "rebased"):
             raise InvalidConfig(f"window.placement is 'original' or 'rebased', got {self.placement!r}")
 
@@ -93,7 +95,9 @@ class Window:
     `keys` and `values` hold leftovers in slots that are not valid: attend under the mask.
     """
 
-    def __init__(self, spec: ModelSpec, sizes: Sequence[int], batch: int = 1, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self, spec: ModelSpec, sizes: Sequence[int], batch: int = 1, device: str | torch.device = "cpu"
+    ) -> None:
         self.spec, self.sizes, self.batch = spec, list(sizes), batch
         self.rope = Rope(*spec.rope, theta=spec.theta)
         shape = (spec.layers, batch, sum(sizes), spec.heads, spec.head_dim)

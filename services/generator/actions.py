@@ -89,7 +89,7 @@ class Pace:
 
 
 def parse_path(path: str, pace: Pace | None = None) -> list[Action]:
-    """Actions of a path, one a latent frame, each piece at an even pace. Raises InvalidInput at the first odd letter."""
+    """Actions of a path, one a latent frame, each piece at an even pace. Raises InvalidInput at an odd letter."""
     pace = pace or Pace()
     tokens: list[tuple[str, str | None]] = []
     at = 0

@@ -148,7 +148,9 @@ def tour(rooms: Rooms, rng: np.random.Generator, start: Walker, frames: int, loo
         targets = [free_place(rooms, rng, 0.7) for _ in range(60)]
         targets += [(float(x), float(z)) for x, z in rooms.doors]
         open_ways = [
-            (x, z) for x, z in targets if 1.0 < hypot(x - at.x, z - at.z) < 6 and clear_line(rooms, at.x, at.z, x, z, 0.4)
+            (x, z)
+            for x, z in targets
+            if 1.0 < hypot(x - at.x, z - at.z) < 6 and clear_line(rooms, at.x, at.z, x, z, 0.4)
         ]
         if not open_ways:
             actions += turn(90.0)
@@ -215,4 +217,3 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "never returns": away,
 }
 """All named walks, by a seed from 0."""
-

@@ -11,6 +11,7 @@ Noise is counter-based on (seed, chunk number): there is no random state to save
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import radians
@@ -20,6 +21,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from worldkv.select import Query
 
 from services.generator.actions import Action, Slide, Walker, unhindered
 from services.generator.world_model import Conditioning, WorldModel
@@ -27,7 +29,6 @@ from worldkv.chunk import Lineage, Meta, Part
 from worldkv.errors import InvalidConfig, InvalidInput
 from worldkv.memory import Memory, Recalled
 from worldkv.pose import Matrix
-from worldkv.select import Query
 from worldkv.window import GROWTH, KV, Entry, Window, WindowConfig, positions
 
 Mode = Literal["window", "full", "worldkv"]
@@ -144,7 +145,9 @@ class Session:
             raise InvalidInput(f"show takes {self.frames} pictures and places, got {len(pictures)} and {len(walkers)}")
         latents = self.model.see(pictures)
         if tuple(latents.shape[1:]) != (channels, height, width) or not latents.isfinite().all():
-            raise InvalidInput(f"pictures must give finite latents {(channels, height, width)}, got {tuple(latents.shape)}")
+            raise InvalidInput(
+                f"pictures must give finite latents {(channels, height, width)}, got {tuple(latents.shape)}"
+            )
         self.walker = walkers[-1]
         return await self._chunk(np.stack([w.pose for w in walkers]), latents)
 
@@ -167,12 +170,14 @@ class Session:
         await self._keep(poses, latents[0], kv, recalled, shown is not None)
         clock.append(perf_counter())
         self.next += 1
-        seconds = Seconds(*(after - before for before, after in zip(clock, clock[1:], strict=False)))
+        seconds = Seconds(*(after - before for before, after in itertools.pairwise(clock)))
         return Step(index, pictures, poses, tuple(recalled), seconds)
 
     def noise(self, index: int) -> Tensor:
         """Noise of chunk `index`, [frames, channels, height, width]: the same for the same seed, on every machine."""
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence((self.config.seed, index)).generate_state(1)[0]))
+        generator = torch.Generator().manual_seed(
+            int(np.random.SeedSequence((self.config.seed, index)).generate_state(1)[0])
+        )
         return torch.randn(self.frames, *self.model.spec.latent, generator=generator)
 
     def _slots(self) -> list[int]:

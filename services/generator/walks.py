@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from worldkv.coding import Coding, coded_bytes
+from worldkv.index import ScanIndex
+from worldkv.select import make_selector
 
 from pocket.rooms import FIELD_OF_VIEW, Renderer, build, slide
 from services.generator.actions import Walker
@@ -18,13 +21,9 @@ from services.generator.recording import ChunkLog, Pictures, Recording
 from services.generator.scenarios import Scenario
 from services.generator.session import Mode, Session, SessionConfig
 from services.generator.world_model import WorldModel
-from worldkv.chunk import Lineage
-from worldkv.chunk import Part
-from worldkv.coding import Coding, coded_bytes
-from worldkv.index import ScanIndex
+from worldkv.chunk import Lineage, Part
 from worldkv.memory import Memory, MemoryConfig, Order
 from worldkv.prune import Pruning, Similarity
-from worldkv.select import make_selector
 from worldkv.store import RamStore
 from worldkv.window import KV, Placement, WindowConfig
 

@@ -3,17 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from worldkv.coding import Coding
+from worldkv.index import ScanIndex
+from worldkv.select import make_selector
 
 from benchmarks.rolling_cache import RollingCache
 from services.generator.actions import Action, Walker
 from services.generator.session import Session, SessionConfig
 from tests.toys import TOY, toy_model
 from worldkv.chunk import Lineage
-from worldkv.coding import Coding
 from worldkv.errors import InvalidConfig, InvalidInput
-from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig
-from worldkv.select import make_selector
 from worldkv.store import PartKey, RamStore
 from worldkv.window import WindowConfig
 
@@ -115,7 +115,8 @@ async def test_pictures_that_are_not_finite_are_refused_and_nothing_is_kept() ->
     session = session_of("worldkv")
     with pytest.raises(InvalidInput, match="finite"):
         await session.show(torch.full((3, 3, TOY.height, TOY.width), float("nan")), [START] * 3)
-    assert session.next == 0 and len(session.memory.index) == 0
+    assert session.next == 0
+    assert len(session.memory.index) == 0
 
 
 async def test_a_lost_chunk_is_made_again_from_its_latents_at_most_one_a_step() -> None:

@@ -13,7 +13,9 @@ TOKENS = SPEC.frames * SPEC.frame_tokens
 def entry(tag: str, begin: int, tokens: int = TOKENS) -> Entry:
     shape = (SPEC.layers, tokens, SPEC.heads, SPEC.head_dim)
     generator = torch.Generator().manual_seed(hash(tag) % 1000)
-    return Entry(tag, begin, SPEC.frames, KV(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)))
+    return Entry(
+        tag, begin, SPEC.frames, KV(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))
+    )
 
 
 def test_an_empty_window_attends_to_nothing() -> None:
@@ -40,7 +42,8 @@ def test_empty_slots_and_unused_tokens_are_masked() -> None:
 def test_a_full_window_needs_no_mask() -> None:
     window = Window(SPEC, [TOKENS])
     window.fill(0, [entry("a", 0)], 3, [0])
-    assert window.whole and window.valid.all()
+    assert window.whole
+    assert window.valid.all()
 
 
 def test_a_chunk_that_stays_is_not_moved_again() -> None:

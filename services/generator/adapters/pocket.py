@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pocket.model import PocketConfig, PocketModel
+from pocket.model import PocketModel
+from pocket.weights_file import SHIPPED, load
 from services.generator.world_model import Conditioning, State
 from worldkv.chunk import ModelSpec
-from worldkv.errors import WeightsMismatch, WeightsMissing
-from worldkv.rope import Rope
+from worldkv.errors import InvalidInput
 from worldkv.window import KV, Window
 
-WEIGHTS = Path(__file__).parents[3] / "pocket" / "weights" / "pocket.safetensors"
-"""Where the shipped weights lie."""
 LEVELS = (1.0, 0.85, 0.6, 0.3)
 """Noise levels of the denoise passes, from pure noise down; the last one's prediction is kept."""
 VIEW_RANGE = 8.0
@@ -36,7 +30,7 @@ class NoState:
 
     def from_bytes(self, data: bytes) -> None:
         if data:
-            raise WeightsMismatch(f"the pocket model keeps no state, got {len(data)} bytes")
+            raise InvalidInput(f"the pocket model keeps no state, got {len(data)} bytes")
 
 
 class PocketWorldModel:
@@ -67,33 +61,9 @@ class PocketWorldModel:
         )
 
     @classmethod
-    def load(cls, path: Path = WEIGHTS, levels: Sequence[float] = LEVELS) -> PocketWorldModel:
-        """Read fp16 or fp32 safetensors with the model's config in their metadata.
-
-        Raises WeightsMissing if there is no file and WeightsMismatch if it is not a pocket model's.
-        """
-        if not path.is_file():
-            raise WeightsMissing(f"no weights at {path}: train them with `python -m pocket.train`")
-        try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise WeightsMismatch(f"{path} is not a whole safetensors file: {error}") from error
-        if "config" not in about:
-            raise WeightsMismatch(f"{path} says nothing of a pocket config in its metadata")
-        fields = json.loads(about["config"])
-        fields["rope"] = Rope(**fields["rope"])
-        fields["ray_centre"] = tuple(fields["ray_centre"])
-        model = PocketModel(PocketConfig(**fields))
-        wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-        found = {name: tuple(t.shape) for name, t in tensors.items()}
-        if wanted != found:
-            wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))[:3]
-            raise WeightsMismatch(f"{path}: wrong tensors {', '.join(f'{n} {found.get(n)} != {wanted.get(n)}' for n in wrong)}")
-        model.load_state_dict(tensors)
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        return cls(model, digest, levels)
+    def load(cls, path: Path = SHIPPED, levels: Sequence[float] = LEVELS) -> PocketWorldModel:
+        """The model of a weights file; raises WeightsMissing or WeightsMismatch."""
+        return cls(*load(path), levels)
 
     def start(self) -> State:
         return NoState()
@@ -126,8 +96,3 @@ class PocketWorldModel:
         valid = None if window.whole else window.valid
         with torch.inference_mode():
             return self.model.chunk(x, levels, rays, window.position, (window.keys, window.values), valid)
-
-
-def config_metadata(config: PocketConfig) -> str:
-    """The metadata entry that `load` reads."""
-    return json.dumps(asdict(config))
