@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Literal, NamedTuple
 
 import msgpack
@@ -23,6 +24,14 @@ BRANCH_BYTES = 16
 """Length of a branch id."""
 MAX_CONDITIONING = 1 << 20
 """Bytes of conditioning and latents together, at most, that a session keeps before its frames go out."""
+MAX_INDEX = (1 << 63) - 1
+"""Largest chunk number, and largest time in latent frames."""
+MAX_NAME = 64
+"""Length of a codec's name, at most; printable ASCII."""
+DIGEST_DIGITS = 32
+"""Length of a spec digest, lower-case hex digits."""
+DTYPES = ("float32", "float16", "bfloat16")
+"""What keys and values may be made of."""
 
 Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
 
@@ -61,15 +70,31 @@ class ModelSpec:
     camera_in_keys: Literal["none", "world"]
 
     def __post_init__(self) -> None:
-        for name in ("heads", "head_dim", "frame_tokens", "frames", "kv_sets"):
+        for name in ("latent", "rope"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("theta", "view_range"):  # 10000 and 10000.0 are one spec
+            object.__setattr__(self, name, float(getattr(self, name)))
+        for name in ("heads", "head_dim", "frame_tokens", "frames"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"a model spec's {name} must be at least 1, got {getattr(self, name)}")
         if self.layers < 0:
             raise InvalidInput(f"a model spec's layers must not be negative, got {self.layers}")
+        if len(self.latent) != 3 or min(self.latent) < 1:
+            raise InvalidInput(f"a spec's latent is (channels, height, width), each at least 1, got {self.latent}")
+        if len(self.rope) != 3 or min(self.rope) < 0:
+            raise InvalidInput(f"a spec's rope is (time, height, width), none negative, got {self.rope}")
         if self.layers and sum(self.rope) * 2 > self.head_dim:
             raise InvalidInput(f"rope pairs {self.rope} need more channels than head_dim {self.head_dim}")
-        if not 0 < self.view_range < float("inf"):
+        if not 0 < self.theta < inf:
+            raise InvalidInput(f"theta must be a positive number, got {self.theta}")
+        if not 0 < self.view_range < inf:
             raise InvalidInput(f"view_range must be a positive number of units, got {self.view_range}")
+        if self.dtype not in DTYPES:
+            raise InvalidInput(f"a model spec's dtype is one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.kv_sets not in (1, 2):
+            raise InvalidInput(f"a model spec's kv_sets is 1, or 2 under guidance, got {self.kv_sets}")
+        if self.camera_in_keys not in ("none", "world"):
+            raise InvalidInput(f"camera_in_keys is none or world, got {self.camera_in_keys!r}")
 
     @property
     def digest(self) -> str:
@@ -103,10 +128,26 @@ class ChunkKey(NamedTuple):
     """Name of a chunk: the branch that wrote it and its number in the lineage, from 0."""
 
     branch: Branch
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a key
 
     def __str__(self) -> str:
         return f"{self.branch.hex()}/{self.index}"
+
+
+def check_key(key: ChunkKey) -> ChunkKey:
+    """The key itself, or InvalidInput if its branch has not `BRANCH_BYTES` bytes or its number is out of range."""
+    if not isinstance(key.branch, bytes) or len(key.branch) != BRANCH_BYTES:
+        raise InvalidInput(f"a branch id has {BRANCH_BYTES} bytes, got {key.branch!r}")
+    if not 0 <= key.index <= MAX_INDEX:
+        raise InvalidInput(f"a chunk's number lies between 0 and {MAX_INDEX}, got {key.index}")
+    return key
+
+
+def check_digest(spec: str) -> str:
+    """The spec digest itself, or InvalidInput if it is not `DIGEST_DIGITS` lower-case hex digits."""
+    if len(spec) != DIGEST_DIGITS or not set(spec) <= set("0123456789abcdef"):
+        raise InvalidInput(f"a spec digest has {DIGEST_DIGITS} lower-case hex digits, got {spec[:80]!r}")
+    return spec
 
 
 @dataclass(frozen=True)
@@ -127,8 +168,9 @@ class Lineage:
         if any(e is None or e <= b for b, e in zip([0, *ends], ends, strict=False) if b is not None):
             raise InvalidInput(f"the ends of a lineage's branches must rise from 1, got {ends}")
         for branch, _ in self.parts:
-            if len(branch) != BRANCH_BYTES:
-                raise InvalidInput(f"a branch id has {BRANCH_BYTES} bytes, got {len(branch)}")
+            check_key(ChunkKey(branch, 0))
+        if len({branch for branch, _ in self.parts}) != len(self.parts):
+            raise InvalidInput("a branch id is never reused, but a lineage names one twice")
 
     @classmethod
     def begin(cls, branch: Branch | None = None) -> Lineage:
@@ -193,7 +235,9 @@ class Meta:
     recalled  keys of the chunks that were in the window when it was made
     shown     True if its pictures came from outside (a tour), not from the model
     descriptor  optional [n] float32 for selectors that compare content
-    depth     optional [frames, h, w] float32: small depth maps along the viewing axis, units
+    depth     optional [frames, h, w] float32: small depth maps along the viewing axis, units; inf: nothing there
+
+    Raises InvalidInput (InvalidPose for poses) naming the value that is wrong.
     """
 
     key: ChunkKey
@@ -215,12 +259,19 @@ class Meta:
         object.__setattr__(self, "poses", poses)
         if not 0 < self.fov < np.pi:
             raise InvalidInput(f"a field of view lies between 0 and pi radians, got {self.fov}")
-        if not 0 < self.aspect < float("inf"):
+        if not 0 < self.aspect < inf:
             raise InvalidInput(f"an aspect (height over width) is positive, got {self.aspect}")
-        if self.begin < 0 or self.key.index < 0:
-            raise InvalidInput(f"chunk {self.key} begins at a frame and a number from 0, got {self.begin}")
-        if self.depth is not None and (self.depth.ndim != 3 or len(self.depth) != len(poses)):
-            raise InvalidInput(f"depth has shape [{len(poses)}, height, width], got {self.depth.shape}")
+        if not 0 <= self.begin <= MAX_INDEX:
+            raise InvalidInput(f"chunk {self.key} begins at a latent frame from 0, got {self.begin}")
+        check_digest(self.spec)
+        for key in (self.key, *self.recalled):
+            check_key(key)
+        if (n := self.descriptor) is not None and (n.dtype != np.float32 or n.ndim != 1 or not np.isfinite(n).all()):
+            raise InvalidInput(f"a descriptor is finite float32 [n], got {n.dtype} {n.shape}")
+        if (d := self.depth) is not None and (d.dtype != np.float32 or d.ndim != 3 or len(d) != len(poses)):
+            raise InvalidInput(f"depth is float32 [{len(poses)}, height, width], got {d.dtype} {d.shape}")
+        if d is not None and not (d >= 0).all():
+            raise InvalidInput("depth is a distance from 0 to infinity, got negative values or NaN")
 
     @property
     def end(self) -> int:
@@ -234,6 +285,8 @@ class Part:
 
     latents       [frames, channels, height, width] float16: the clean latents
     conditioning  opaque bytes of the adapter (motion, actions, prompt digest)
+
+    Raises InvalidInput for other shapes or types, NonFinite for NaN or infinity.
     """
 
     meta: Meta
@@ -249,6 +302,8 @@ class Part:
             raise InvalidInput(f"{len(self.latents)} latent frames but {len(self.meta.poses)} poses")
         if not np.isfinite(self.latents).all():
             raise NonFinite(f"latents of chunk {self.meta.key} hold values that are not finite")
+        if not isinstance(self.conditioning, bytes):
+            raise InvalidInput(f"conditioning is bytes, got {type(self.conditioning).__name__}")
 
     @property
     def nbytes(self) -> int:
@@ -260,12 +315,14 @@ class Segment:
     """Keys or values of one layer (and group of heads), coded.
 
     kind        "k" or "v"
-    layer       from 0
+    layer       from 0; the layers of a second KV set follow those of the first
     head_group  from 0: which rank's heads, 0 where heads are not split
-    dtype       of the decoded tensor
+    dtype       of the decoded tensor, one of `DTYPES`
     shape       of the decoded tensor, (tokens, heads, head_dim)
-    codec       name of the codec of `data`
-    data        the coded bytes
+    codec       name of the codec of `data`, 1 to `MAX_NAME` printable ASCII characters
+    data        the coded bytes, [n] uint8, contiguous
+
+    Raises InvalidInput naming the value that is wrong.
     """
 
     kind: Literal["k", "v"]
@@ -276,6 +333,25 @@ class Segment:
     codec: str
     data: NDArray[np.uint8]
 
+    def __post_init__(self) -> None:
+        if self.kind not in ("k", "v"):
+            raise InvalidInput(f"a segment holds k or v, got {self.kind!r}")
+        if not (0 <= self.layer <= MAX_INDEX and 0 <= self.head_group <= MAX_INDEX):
+            raise InvalidInput(f"a segment's layer and head group count from 0, got {self.layer}, {self.head_group}")
+        if self.dtype not in DTYPES:
+            raise InvalidInput(f"a segment's dtype is one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if len(self.shape) != 3 or min(self.shape) < 0:
+            raise InvalidInput(f"a segment's shape is (tokens, heads, head_dim), got {self.shape}")
+        if not (0 < len(self.codec) <= MAX_NAME and self.codec.isascii() and self.codec.isprintable()):
+            raise InvalidInput(f"a codec's name is 1 to {MAX_NAME} printable ASCII characters, got {self.codec[:80]!r}")
+        if self.data.dtype != np.uint8 or self.data.ndim != 1 or not self.data.flags.c_contiguous:
+            raise InvalidInput(f"a segment's data is contiguous uint8 [n], got {self.data.dtype} {self.data.shape}")
+
+    @property
+    def label(self) -> tuple[str, int, int]:
+        """What only one segment of a chunk may be: (kind, layer, head group)."""
+        return self.kind, self.layer, self.head_group
+
 
 @dataclass(frozen=True, eq=False)
 class KVPart:
@@ -283,10 +359,19 @@ class KVPart:
 
     segments   all layers' keys and values; none for a model without KV
     reencoded  True if made again from the latents: close to the first KV, not equal to it
+
+    Raises InvalidInput if two segments are of the same kind, layer and head group.
     """
 
     segments: tuple[Segment, ...]
     reencoded: bool = False
+
+    def __post_init__(self) -> None:
+        seen: set[tuple[str, int, int]] = set()
+        for segment in self.segments:
+            if segment.label in seen:
+                raise InvalidInput(f"a chunk holds {segment.kind} of layer {segment.layer} twice")
+            seen.add(segment.label)
 
     @property
     def nbytes(self) -> int:

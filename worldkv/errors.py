@@ -19,7 +19,7 @@
     │   ├── Truncated           ends before its declared size
     │   ├── Oversized           larger than declared, or than the named limit
     │   ├── BadHeader           a header that contradicts itself
-    │   └── ChecksumMismatch    a segment's bytes changed
+    │   └── ChecksumMismatch    bytes of header, segment or padding changed
     └── WeightsError            a model's weights cannot be used
         ├── WeightsMissing      no file where they should be
         └── WeightsMismatch     other names or shapes than the model's
@@ -65,7 +65,7 @@ class AlreadyExists(WorldKVError):
 
 
 class Conflict(WorldKVError):
-    """The record changed since it was read."""
+    """The record changed since it was read, or the chunk has been deleted since."""
 
 
 class OverBudget(WorldKVError):
@@ -105,7 +105,7 @@ class BadHeader(ChunkCorrupt):
 
 
 class ChecksumMismatch(ChunkCorrupt):
-    """A segment's bytes do not match their checksum."""
+    """Bytes of a header, a segment or the padding between are not those that were written."""
 
 
 class WeightsError(WorldKVError):

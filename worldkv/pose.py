@@ -17,6 +17,9 @@ from worldkv.errors import InvalidPose
 RIGID_TOLERANCE = 1e-4
 """How far R^T R may be from the identity, and det R from 1, by absolute value."""
 
+MAX_UNITS = 1e9
+"""How far a camera may be from the origin along an axis, world units: squares of distances stay finite."""
+
 Matrix = NDArray[np.float64]
 
 
@@ -57,7 +60,7 @@ class Pose:
 
 
 def check(matrices: ArrayLike) -> Matrix:
-    """The matrices [..., 4, 4] as float64, or InvalidPose if one is not a finite rigid motion."""
+    """The matrices [..., 4, 4] as float64, or InvalidPose if one is not a finite rigid motion within `MAX_UNITS`."""
     m = np.asarray(matrices, np.float64)
     if m.shape[-2:] != (4, 4):
         raise InvalidPose(f"poses have shape [..., 4, 4], got {m.shape}")
@@ -66,11 +69,14 @@ def check(matrices: ArrayLike) -> Matrix:
     if np.abs(m[..., 3, :] - (0, 0, 0, 1)).max(initial=0.0) > RIGID_TOLERANCE:
         raise InvalidPose("the last row of a pose must be 0 0 0 1")
     r = m[..., :3, :3]
-    off = np.abs(np.swapaxes(r, -1, -2) @ r - np.eye(3)).max(initial=0.0)
-    if off > RIGID_TOLERANCE:
+    with np.errstate(over="ignore", invalid="ignore"):
+        off = np.abs(np.swapaxes(r, -1, -2) @ r - np.eye(3)).max(initial=0.0)
+    if not off <= RIGID_TOLERANCE:  # also where the product overflows to NaN
         raise InvalidPose(f"a pose must hold a rotation, R^T R is off the identity by {off:.3g}")
     if r.size and np.linalg.det(r).min() < 0:
         raise InvalidPose("a pose must hold a proper rotation, got a reflection (determinant -1)")
+    if (far := np.abs(m[..., :3, 3]).max(initial=0.0)) > MAX_UNITS:
+        raise InvalidPose(f"a camera stands within {MAX_UNITS:.3g} units of the origin, got {far:.3g}")
     return m
 
 
