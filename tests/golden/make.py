@@ -34,7 +34,7 @@ def part() -> Part:
         descriptor=np.array([0.5, -1, 2], np.float32),
         depth=np.array([[[1, 2]], [[3, np.inf]]], np.float32),
     )
-    latents = (np.arange(24, dtype=np.float16) / 8).reshape(2, 3, 2, 2)
+    latents = (np.arange(24) / 8).astype(np.float16).reshape(2, 3, 2, 2)
     return Part(meta, latents, b"turn right")
 
 

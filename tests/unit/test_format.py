@@ -2,12 +2,14 @@
 
 import struct
 from math import inf
+from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from tests import strategies as some
@@ -34,20 +36,17 @@ KEY = ChunkKey(BRANCH, 7)
 SPEC = "00112233445566778899aabbccddeeff"
 
 
+def same_array(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
+    return a is b if a is None or b is None else a.dtype == b.dtype and np.array_equal(a, b)
+
+
 def same_part(a: Part, b: Part) -> bool:
-    same = (
-        np.array_equal(x, y) and getattr(x, "dtype", None) == getattr(y, "dtype", None)
-        for x, y in [
-            (a.meta.poses, b.meta.poses),
-            (a.meta.descriptor, b.meta.descriptor),
-            (a.meta.depth, b.meta.depth),
-            (a.latents, b.latents),
-        ]
-    )
     plain = ("key", "spec", "begin", "fov", "aspect", "recalled", "shown")
+    arrays = ("poses", "descriptor", "depth")
     return (
-        all(same)
-        and all(getattr(a.meta, name) == getattr(b.meta, name) for name in plain)
+        all(getattr(a.meta, name) == getattr(b.meta, name) for name in plain)
+        and all(same_array(getattr(a.meta, name), getattr(b.meta, name)) for name in arrays)
+        and same_array(a.latents, b.latents)
         and a.conditioning == b.conditioning
     )
 
@@ -160,8 +159,9 @@ def test_what_is_decoded_cannot_be_written_to():
     part = decode_part(data)
     kv = decode_kv(bytearray(join(encode_kv(KEY, SPEC, make.kv()))))[2]
     for array in (part.latents, part.meta.poses, part.meta.depth, kv.segments[0].data):
+        assert array is not None
         with pytest.raises(ValueError, match="read-only"):
-            array[...] = 0
+            array.fill(0)
 
 
 @given(some.chunk_keys, some.digests, some.kv_parts().filter(lambda kv: kv.segments), st.data())
