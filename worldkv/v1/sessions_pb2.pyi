@@ -723,7 +723,7 @@ class RewindRequest(_message.Message):
     session: _builtins.str
     """The session's id."""
     at: _builtins.int
-    """Number of the next chunk to be drawn. OUT_OF_RANGE past the last chunk. Zero: back to the begin."""
+    """Number of the next chunk to be drawn. Past the last chunk is INVALID_ARGUMENT. Zero: back to the begin."""
     def __init__(
         self,
         *,
