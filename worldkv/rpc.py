@@ -1,0 +1,250 @@
+"""gRPC edges: channels, servers, who is calling, and the one table between errors and status codes.
+
+A server translates every WorldKVError to a status; a client translates it back within `with translated():`. The
+status carries the error's words, and its class in the trailing metadata, so that it arrives as what it left as.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import StatusCode, aio
+
+from worldkv import errors
+from worldkv.errors import InvalidConfig, InvalidInput, Unavailable, WorldKVError
+
+MAX_MESSAGE_BYTES = 4 << 20
+"""Largest message either side accepts: gRPC's own default, kept as a guard rail. Larger things travel in pieces."""
+DEADLINE_SECONDS = 30.0
+"""Deadline of a call that names none."""
+LASTING = (("worldkv.v1.Sessions", "Walk"), ("grpc.health.v1.Health", "Watch"))
+"""Calls that last as long as somebody listens: no deadline unless they name one."""
+MAX_DETAILS = 1000
+"""Characters of an error's words that cross the wire: metadata is limited to 8 KiB."""
+TENANT_KEY = "worldkv-tenant"
+ERROR_KEY = "worldkv-error"
+DEFAULT_TENANT = "default"
+
+STATUS: dict[type[WorldKVError], StatusCode] = {
+    # The first error of a code is what that code becomes when it comes without a class name.
+    errors.WorldKVError: StatusCode.UNKNOWN,
+    errors.InvalidInput: StatusCode.INVALID_ARGUMENT,
+    errors.InvalidPose: StatusCode.INVALID_ARGUMENT,
+    errors.InvalidConfig: StatusCode.INVALID_ARGUMENT,
+    errors.UnknownCodec: StatusCode.INVALID_ARGUMENT,
+    errors.NonFinite: StatusCode.INVALID_ARGUMENT,
+    errors.SpecMismatch: StatusCode.FAILED_PRECONDITION,
+    errors.NotFound: StatusCode.NOT_FOUND,
+    errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
+    errors.Conflict: StatusCode.ABORTED,
+    errors.OverBudget: StatusCode.RESOURCE_EXHAUSTED,
+    errors.Unavailable: StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
+    errors.ChunkCorrupt: StatusCode.DATA_LOSS,
+    errors.BadMagic: StatusCode.DATA_LOSS,
+    errors.UnknownVersion: StatusCode.DATA_LOSS,
+    errors.Truncated: StatusCode.DATA_LOSS,
+    errors.Oversized: StatusCode.DATA_LOSS,
+    errors.BadHeader: StatusCode.DATA_LOSS,
+    errors.ChecksumMismatch: StatusCode.DATA_LOSS,
+    errors.WeightsError: StatusCode.FAILED_PRECONDITION,
+    errors.WeightsMissing: StatusCode.FAILED_PRECONDITION,
+    errors.WeightsMismatch: StatusCode.FAILED_PRECONDITION,
+}
+_BY_NAME = {kind.__name__: kind for kind in STATUS}
+# Reversed, so that of the errors that share a code the first remains. A server that stops cancels what it still
+# serves; who cancels a call of his own sees asyncio.CancelledError instead.
+_BY_CODE = {code: kind for kind, code in reversed(STATUS.items())} | {StatusCode.CANCELLED: Unavailable}
+
+_log = logging.getLogger(__name__)
+
+
+def status_of(error: WorldKVError) -> StatusCode:
+    """The status code of an error: the one of its class, or of the nearest class above it that has one."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_of(code: StatusCode, details: str, name: str = "") -> WorldKVError:
+    """The error of a status: of the class called `name` if that has this code, else the first of the code."""
+    named = _BY_NAME.get(name)
+    if named is not None and STATUS[named] == code:
+        return named(details)
+    if code in _BY_CODE and code != StatusCode.UNKNOWN:
+        return _BY_CODE[code](details)
+    return WorldKVError(f"{code.name}: {details}")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Around calls of a client: raises what the server raised instead of AioRpcError."""
+    try:
+        yield
+    except aio.AioRpcError as error:
+        trailing = error.trailing_metadata() or ()
+        name = next((str(value) for key, value in trailing if key == ERROR_KEY), "")
+        raise error_of(error.code(), error.details() or "", name) from error
+
+
+Context = aio.ServicerContext[Any, Any]
+Guard = Callable[[str, Context], AbstractAsyncContextManager[None]]
+"""Made for one call, from its method (`/package.Service/Method`) and context."""
+
+
+@asynccontextmanager
+async def statuses(method: str, context: Context) -> AsyncIterator[None]:
+    """Guard that turns errors into statuses. What is not ours is a bug: logged here, and not told to strangers."""
+    try:
+        yield
+    except WorldKVError as error:
+        name = next(kind.__name__ for kind in type(error).__mro__ if kind in STATUS)
+        await context.abort(status_of(error), str(error)[:MAX_DETAILS], ((ERROR_KEY, name),))
+    except aio.AbortError:
+        raise
+    except Exception:  # noqa: BLE001 - the edge of the process: told, counted, never carried on with
+        _log.exception("%s failed", method)
+        await context.abort(StatusCode.INTERNAL, "internal error")
+
+
+class Guarded(aio.ServerInterceptor):
+    """Puts a guard around every call of a server, whatever its kind."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
+        wrap = _around_stream if handler.response_streaming else _around_single
+        behaviour = wrap(getattr(handler, kind), self.guard, handler_call_details.method)
+        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+_KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]]] = {
+    (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+    (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+    (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+    (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+}
+
+
+def _around_single(behaviour: Any, guard: Guard, method: str) -> Any:
+    async def single(request: Any, context: Context) -> Any:
+        async with guard(method, context):
+            return await behaviour(request, context)
+
+    return single
+
+
+def _around_stream(behaviour: Any, guard: Guard, method: str) -> Any:
+    async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
+        async with guard(method, context):
+            answers = behaviour(request, context)
+            if hasattr(answers, "__await__"):  # a servicer that writes to its context, as the health servicer does
+                await answers
+                return
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield answer
+
+    return stream
+
+
+@dataclass(frozen=True)
+class TLS:
+    """Transport security, the same for either end; nothing set means none.
+
+    certificate  PEM file: the own certificate chain. A server needs one; a client, to prove who it is
+    key          PEM file: the private key of `certificate`
+    authority    PEM file: who signs the other side. A server that has one accepts only clients it signed
+
+    Raises InvalidConfig if one of certificate and key is given without the other.
+    """
+
+    certificate: Path | None = None
+    key: Path | None = None
+    authority: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            raise InvalidConfig(f"tls.certificate ({self.certificate}) and tls.key ({self.key}) go together")
+
+    def __bool__(self) -> bool:
+        return self.certificate is not None or self.authority is not None
+
+    def client(self) -> grpc.ChannelCredentials:
+        """Credentials of a channel. Raises InvalidConfig for a file that cannot be read."""
+        return grpc.ssl_channel_credentials(_pem(self.authority), _pem(self.key), _pem(self.certificate))
+
+    def server(self) -> grpc.ServerCredentials:
+        """Credentials of a server. Raises InvalidConfig for a file that cannot be read, or without a certificate."""
+        key, certificate, authority = _pem(self.key), _pem(self.certificate), _pem(self.authority)
+        if key is None or certificate is None:
+            raise InvalidConfig("a server with tls.authority needs tls.certificate and tls.key too")
+        return grpc.ssl_server_credentials([(key, certificate)], authority, authority is not None)
+
+
+def _pem(file: Path | None) -> bytes | None:
+    try:
+        return None if file is None else file.read_bytes()
+    except OSError as error:
+        raise InvalidConfig(f"tls: {file} cannot be read: {error.strerror}") from error
+
+
+_SIZES = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
+
+
+def channel(address: str, tls: TLS | None = None, deadline_seconds: float = DEADLINE_SECONDS) -> aio.Channel:
+    """A channel to `host:port`; closes itself as an async context manager.
+
+    deadline_seconds  of calls that name no deadline, and the longest any call but the `LASTING` ones may name
+    """
+    lasting = {"name": [{"service": service, "method": method} for service, method in LASTING]}
+    policy = {"methodConfig": [{"name": [{}], "timeout": f"{deadline_seconds:.3f}s"}, lasting]}
+    options: list[tuple[str, Any]] = [*_SIZES, ("grpc.service_config", json.dumps(policy))]
+    if tls:
+        return aio.secure_channel(address, tls.client(), options)
+    return aio.insecure_channel(address, options)
+
+
+def server(guards: Sequence[Guard] = ()) -> aio.Server:
+    """A server, not yet listening, that answers errors with their status.
+
+    guards  put around every call, the first outermost; `statuses` stands inside them all
+    """
+    # Without sharing of ports a second process on the same port fails at once instead of taking half the calls.
+    options = [*_SIZES, ("grpc.so_reuseport", 0)]
+    return aio.server(interceptors=[Guarded(guard) for guard in (*guards, statuses)], options=options)
+
+
+def listen(to: aio.Server, address: str, tls: TLS | None = None) -> int:
+    """Let a server listen on `host:port`, port 0 for any that is free; answers the port.
+
+    Raises Unavailable if the address cannot be had.
+    """
+    try:
+        return to.add_secure_port(address, tls.server()) if tls else to.add_insecure_port(address)
+    except RuntimeError as error:
+        raise Unavailable(f"cannot listen on {address}: {error}") from error
+
+
+def tenant(context: Context) -> str:
+    """Whose call this is, from its metadata. Raises InvalidInput for a name that is none."""
+    given = next((value for key, value in context.invocation_metadata() or () if key == TENANT_KEY), DEFAULT_TENANT)
+    name = str(given)
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
+        raise InvalidInput(f"a tenant's name has 1 to 63 of a-z, 0-9 and -, got {name[:80]!r}")
+    return name
