@@ -1,0 +1,125 @@
+"""The command line. Heavy libraries are imported inside the commands, so that `worldkv --help` is instant.
+
+Exit codes: 0 done; 1 it could not be done; 2 the input was not what was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worldkv.errors import InvalidInput, NotFound, WorldKVError
+
+if TYPE_CHECKING:
+    from benchmarks.registry import Bench, Case
+
+FAILED = 1
+BAD_INPUT = 2
+
+app = typer.Typer(
+    help="A memory service for interactive video world models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the films.")] = Path("out/demo"),
+    quick: Annotated[bool, typer.Option(help="Fewer walks and seeds: a first look.")] = False,
+) -> None:
+    """Walk the same paths with and without memory, and show both."""
+    with extra("demo"):
+        from services.generator.demo import run
+    run(out=out, quick=quick)
+
+
+@app.command("eval")
+def evaluate(
+    matrix: Annotated[bool, typer.Option(help="Every combination of selectors, codings and placements.")] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Worlds a path is walked in.")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/eval"),
+) -> None:
+    """Score ways of remembering on many walks."""
+    with extra("demo"):
+        from services.generator.evaluate import run
+    run(matrix=matrix, seeds=seeds, out=out)
+
+
+@app.command()
+def bench(
+    id: Annotated[str, typer.Argument(help="Which benchmark.", show_default=False)] = "",
+    show_list: Annotated[bool, typer.Option("--list", help="What there is.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per case instead of a table.")] = False,
+) -> None:
+    """Measure one claim."""
+    from benchmarks.registry import catalogue, find
+
+    if show_list:
+        _print_list(catalogue())
+    elif not id:
+        raise InvalidInput("name a benchmark, or ask for the list with --list")
+    elif as_json:
+        for case in find(id).run():
+            print(json.dumps({"id": id, **asdict(case)}, allow_nan=False), flush=True)
+    else:
+        each = find(id)
+        _print_cases(each, list(each.run()))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed
+
+    print(installed("worldkv"))
+
+
+def main() -> None:
+    """Run the command line: errors become one line on stderr and an exit code."""
+    try:
+        app()
+    except WorldKVError as error:
+        print(f"worldkv: {error}", file=sys.stderr)
+        sys.exit(BAD_INPUT if isinstance(error, InvalidInput | NotFound) else FAILED)
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around imports that need an optional part of the installation: says which one is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] in ("benchmarks", "pocket", "services", "worldkv"):
+            raise
+        raise WorldKVError(f"{error.name} is not installed; this command needs worldkv[{name}]") from error
+
+
+def _print_list(benches: dict[str, Bench]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "bar", "about", box=None)
+    for each in benches.values():
+        table.add_row(each.id, each.bar, each.about)
+    Console().print(table)
+
+
+def _print_cases(each: Bench, cases: list[Case]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("case", "value", "unit", "baseline", "bar", "", title=f"{each.id}: {each.about}", box=None)
+    for case in cases:
+        baseline = "" if case.baseline is None else f"{case.baseline:.4g}"
+        verdict = "" if not each.bar else "met" if each.met(case.value) else "missed"
+        table.add_row(case.case, f"{case.value:.4g}", case.unit, baseline, each.bar, verdict)
+    Console().print(table)
