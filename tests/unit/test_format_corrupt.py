@@ -274,6 +274,22 @@ CONTRADICTIONS = {
 }
 
 
+def with_key_twice(data: bytes) -> bytes:
+    header, body = open_up(data)
+    packed = msgpack.packb(header)
+    return seal(bytes([packed[0] + 1]) + packed[1:] + msgpack.packb("kind") + msgpack.packb("kv"), body)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [with_key_twice(KV), CONTRADICTIONS["k of layer 0 twice"], CONTRADICTIONS["shape of many axes"]],
+    ids=["key twice", "segment twice", "many axes"],
+)
+def test_a_header_read_alone_is_checked_as_strictly(wrong: bytes):
+    with pytest.raises(BadHeader):
+        decode_header(wrong)
+
+
 @pytest.mark.parametrize("wrong", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_a_header_that_contradicts_itself_is_a_bad_header(wrong: bytes):
     with pytest.raises(BadHeader):
