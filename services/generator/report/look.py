@@ -16,6 +16,8 @@ Anchor = Literal["lt", "mt", "rt", "lm", "mm", "rm"]
 GROUND = "#0e1117"
 PANEL = "#161b24"
 LINE = "#2b3342"
+FAINT = "#1d2430"
+KEPT = "#3a4458"
 TEXT = "#e8ebf1"
 MUTED = "#8d96a8"
 SHOWN = "#8d96a8"
@@ -58,12 +60,15 @@ def write(
 
 def badge(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, colour: str, size: int = 12) -> float:
     """A filled label with its left end at `at` and centred on its height; returns its width, pixels."""
-    face = font(size, bold=True)
-    width, half = face.getlength(text) + 2 * size * 0.7, size * 0.95
-    x, y = at
+    (x, y), width, half = at, badge_width(text, size), size * 0.95
     draw.rounded_rectangle((x, y - half, x + width, y + half), radius=half, fill=colour)
-    draw.text((x + width / 2, y), text, fill=GROUND, font=face, anchor="mm")
+    draw.text((x + width / 2, y), text, fill=GROUND, font=font(size, bold=True), anchor="mm")
     return width
+
+
+def badge_width(text: str, size: int = 12) -> float:
+    """Pixels that a badge takes."""
+    return font(size, bold=True).getlength(text) + 1.4 * size
 
 
 def enlarge(picture: Pictures, width: int) -> Image.Image:

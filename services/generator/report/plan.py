@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import cached_property
 from math import radians
 
@@ -49,17 +50,18 @@ class Plan:
         chunk = frame // self.frames
         recalled, held = set(self.walk.chunks[chunk].recalled), self.in_window(chunk)
         canvas = self._ground.copy()
-        faint = [i for i in range(chunk) if i not in recalled and i not in held]
-        for chunks, colour, strength in ((faint, look.TEXT, 9), (held, look.WINDOW, 70), (recalled, look.RECALLED, 125)):
-            for i in sorted(chunks):
-                self._paint(canvas, self._views[i], colour, strength)
+        stored = set(range(chunk)) - recalled - held
+        for chunks, colour, fill, edge in ((stored, look.TEXT, 20, 40), (held, look.WINDOW, 75, 130)):
+            self._paint(canvas, chunks, colour, fill, edge)
+        for i in sorted(recalled):
+            self._paint(canvas, {i}, look.RECALLED, 120, 220)
         draw = ImageDraw.Draw(canvas)
         self._walls(draw)
         self._trail(draw, frame)
         for i in sorted(recalled):
             self._dot(draw, self._middle(i), 0.13, look.RECALLED)
         self._walker(canvas, frame)
-        return canvas.resize((self.size, self.size), Image.Resampling.BOX)
+        return canvas.reduce(SMOOTH)
 
     def _at(self, x: float, z: float) -> tuple[float, float]:
         return (x + MARGIN) * self._scale, (SIDE - z + MARGIN) * self._scale
@@ -87,12 +89,16 @@ class Plan:
         middle = self.walk.poses[self.frames // 2 :: self.frames]
         return [[self._at(x, z) for x, z in outline(self.walk.rooms, pose)] for pose in middle]
 
-    def _paint(self, canvas: Image.Image, points: Points, colour: str, strength: int) -> None:
-        x0, y0 = (int(min(p[i] for p in points)) for i in (0, 1))
-        x1, y1 = (int(max(p[i] for p in points)) + 2 for i in (0, 1))
-        mask = Image.new("L", (x1 - x0, y1 - y0))
-        ImageDraw.Draw(mask).polygon([(x - x0, y - y0) for x, y in points], fill=strength)
-        canvas.paste(Image.new("RGB", mask.size, colour), (x0, y0), mask)
+    def _paint(self, canvas: Image.Image, chunks: Set[int], colour: str, fill: int, edge: int) -> None:
+        """Tint what chunks saw; strengths of the tint from 0 to 255. Where views overlap it is no stronger."""
+        if not chunks:
+            return
+        mask = Image.new("L", canvas.size)
+        draw = ImageDraw.Draw(mask)
+        for i in sorted(chunks):
+            draw.polygon(self._views[i], fill=fill, outline=edge)
+        box = mask.getbbox()
+        canvas.paste(colour, box, mask.crop(box))
 
     def _walls(self, draw: ImageDraw.ImageDraw) -> None:
         rooms = self.walk.rooms

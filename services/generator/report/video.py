@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from PIL import Image
 
 from services.generator.report.files import replacing
@@ -23,7 +24,7 @@ def write_video(path: Path, frames: Iterable[Image.Image], rate: int = FRAME_RAT
             if stream is None:
                 stream = film.add_stream("libx264", rate=Fraction(rate), options={"preset": "veryfast", "crf": "23"})
                 stream.width, stream.height, stream.pix_fmt = *picture.size, "yuv420p"
-            film.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
         if stream is None:
             raise ValueError("a film has at least one picture")
         film.mux(stream.encode())
