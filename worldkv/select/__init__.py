@@ -1,0 +1,54 @@
+"""Which chunks are worth recalling for a view: the `Selector` seam and its implementations.
+
+| name | chooses |
+| --- | --- |
+| `pose` | nearest poses: the paper's rule |
+| `fov` | largest overlap of views, each candidate for itself |
+| `coverage` | the set that shows most of what the window lacks; abstains |
+| `random`, `latest`, `oldest`, `nothing` | controls |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from worldkv.errors import InvalidInput
+from worldkv.select.controls import Latest, Nothing, Oldest, Random
+from worldkv.select.overlap import Coverage, Fov
+from worldkv.select.pose import Pose
+from worldkv.select.seam import Choice, Query, Selector
+from worldkv.views import Candidates
+
+__all__ = [
+    "SELECTORS",
+    "Candidates",
+    "Choice",
+    "Coverage",
+    "Fov",
+    "Latest",
+    "Nothing",
+    "Oldest",
+    "Pose",
+    "Query",
+    "Random",
+    "Selector",
+    "make_selector",
+]
+
+SELECTORS: dict[str, Callable[[int], Selector]] = {
+    "pose": lambda seed: Pose(),
+    "fov": lambda seed: Fov(),
+    "coverage": lambda seed: Coverage(),
+    "random": Random,
+    "latest": lambda seed: Latest(),
+    "oldest": lambda seed: Oldest(),
+    "nothing": lambda seed: Nothing(),
+}
+"""Factories by name; they are given a seed, which only `random` uses."""
+
+
+def make_selector(name: str, seed: int = 0) -> Selector:
+    """The selector of a name with its default options, or InvalidInput if there is none."""
+    if name not in SELECTORS:
+        raise InvalidInput(f"no selector is named {name!r}; there are {', '.join(SELECTORS)}")
+    return SELECTORS[name](seed)

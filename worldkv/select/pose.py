@@ -1,0 +1,44 @@
+"""Selection by nearness of poses, exactly as the paper does it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldkv.pose import Matrix, angle
+from worldkv.select.seam import Choice, Query, ranked
+from worldkv.views import Candidates
+
+
+class Pose:
+    """The k candidates of smallest 1/2 (squared distance / its maximum) + 1/2 (angle / its maximum).
+
+    Source: WorldKV (arXiv 2605.22718) and its released code. The pose of a chunk, and of the coming one, is the mean
+    translation and the mean rotation matrix of its latent frames; the maxima are taken over the candidates, and a
+    maximum of zero makes its term zero. There is no threshold: slots are filled as long as there are candidates.
+
+    The score is 1 minus that sum, so it is relative to the candidates at hand and not comparable between queries.
+    Ties go to the oldest.
+    """
+
+    def choose(self, query: Query, candidates: Candidates, k: int, spares: int = 0) -> list[Choice]:
+        if not len(candidates):
+            return []
+        centre, turn = query.poses[:, :3, 3].mean(0), query.poses[:, :3, :3].mean(0)
+        distance = _relative(((candidates.translation - centre) ** 2).sum(-1))
+        angles = _relative(angle(candidates.rotation, turn))
+        score = 1 - (distance + angles) / 2
+        return [
+            Choice(
+                row,
+                float(score[row]),
+                parts={"distance": float(distance[row]), "angle": float(angles[row])},
+                spare=place >= k,
+            )
+            for place, row in enumerate(ranked(score, k + spares))
+        ]
+
+
+def _relative(values: Matrix) -> Matrix:
+    """Values [n] divided by their maximum; zeros if that is zero."""
+    largest = values.max()
+    return values / largest if largest > 0 else np.zeros_like(values)

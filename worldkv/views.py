@@ -1,0 +1,174 @@
+"""Many views as arrays, and what they see of the points of another view.
+
+A view is a camera pose with a field of view and a reach: a pyramid of space that the camera looks into. Walls are
+not known here, so what is said to be seen is what would be seen in empty space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from worldkv.errors import InvalidInput
+from worldkv.pose import Matrix
+
+EDGE = 1e-6
+"""Widening of a view's edges, as a share of its reach: a point on an edge is seen, however it is rounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """The chunks that may be chosen, in order of time, as arrays.
+
+    index        [n] int64: chunk numbers, rising
+    poses        [n, frames, 4, 4] float64: camera-to-world
+    translation  [n, 3] float64: mean camera centre of the frames
+    rotation     [n, 3, 3] float64: mean rotation of the frames, not made a rotation again (as the paper does)
+    fov          [n] float64: horizontal field of view, radians
+    aspect       [n] float64: height of the picture over its width
+    """
+
+    index: NDArray[np.int64]
+    poses: Matrix
+    translation: Matrix
+    rotation: Matrix
+    fov: Matrix
+    aspect: Matrix
+
+    @classmethod
+    def of(cls, poses: ArrayLike, fov: ArrayLike, aspect: ArrayLike, index: ArrayLike | None = None) -> Candidates:
+        """Candidates of poses [n, frames, 4, 4], numbered from 0 if not told otherwise; fov and aspect may be shared.
+
+        Raises InvalidInput for another shape.
+        """
+        p = np.asarray(poses, np.float64)
+        if p.ndim != 4 or p.shape[2:] != (4, 4) or not p.shape[1]:
+            raise InvalidInput(f"candidates have poses [n, frames, 4, 4], got {p.shape}")
+        n = len(p)
+        numbers = np.arange(n) if index is None else np.asarray(index, np.int64)
+        if len(numbers) != n:
+            raise InvalidInput(f"{n} candidates but {len(numbers)} chunk numbers")
+        fovs, aspects = (np.broadcast_to(np.asarray(v, np.float64), (n,)) for v in (fov, aspect))
+        return cls(numbers, p, p[..., :3, 3].mean(1), p[..., :3, :3].mean(1), fovs, aspects)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Candidates:
+        """Some of them; a slice is not copied."""
+        return Candidates(*(column[rows] for column in self.columns))
+
+    def middle(self) -> Candidates:
+        """The same chunks by their middle frame alone, not copied."""
+        middle = self.poses.shape[1] // 2
+        return replace(self, poses=self.poses[:, middle : middle + 1])
+
+    @property
+    def columns(self) -> tuple[NDArray[Any], ...]:
+        """The arrays, in the order of the fields."""
+        return self.index, self.poses, self.translation, self.rotation, self.fov, self.aspect
+
+
+def join(parts: Sequence[Candidates]) -> Candidates:
+    """Candidates of several parts, one after the other; at least one part.
+
+    Raises InvalidInput where the chunks have different numbers of frames.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len(frames := {p.poses.shape[1] for p in parts}) > 1:
+        raise InvalidInput(f"chunks of one world have equally many frames, got {sorted(frames)}")
+    return Candidates(*(np.concatenate(columns) for columns in zip(*(p.columns for p in parts), strict=True)))
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Points of views, wanted from elsewhere.
+
+    sources  [views, 3] float64: camera centres
+    points   [views, points, 3] float64: what each camera looks at, in the world
+    """
+
+    sources: Matrix
+    points: Matrix
+
+    @property
+    def flat(self) -> Matrix:
+        """All points [views * points, 3]."""
+        return self.points.reshape(-1, 3)
+
+
+def target(
+    poses: Matrix, fov: float, aspect: float, reach: float, columns: int, rows: int, depths: int, last: float = 1.0
+) -> Target:
+    """A fixed grid of points in each view: midpoints of equal strata of its width, its height and its depth.
+
+    poses   [views, 4, 4]
+    fov     horizontal, radians
+    reach   depth of the views along their axis, units
+    last    share of the reach that is divided into strata
+    """
+
+    def midpoints(n: int) -> Matrix:
+        return (np.arange(n) + 0.5) / n
+
+    tangent = np.tan(fov / 2)
+    z = midpoints(depths) * reach * last
+    x = (midpoints(columns) * 2 - 1)[:, None, None] * tangent * z
+    y = (midpoints(rows) * 2 - 1)[None, :, None] * tangent * aspect * z
+    local = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)
+    sources = poses[:, :3, 3]
+    return Target(sources, local @ poses[:, :3, :3].swapaxes(-1, -2) + sources[:, None])
+
+
+def sees(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np.float64) -> NDArray[np.bool_]:
+    """Which points at least one frame of each view sees, [n, points].
+
+    points  [points, 3] for all views, or [n, points, 3] for each its own, float64
+    reach   how far views reach along their axis, units
+    dtype   to compute in: float32 is twice as fast, and off by 1e-6 of the distances
+    """
+    n, frames = views.poses.shape[:2]
+    origin = points.reshape(-1, 3).mean(0)
+    inverse = views.poses[..., :3, :3].swapaxes(-1, -2)
+    offset = (inverse @ (views.poses[..., :3, 3] - origin)[..., None]).astype(dtype)
+    about = (points - origin).astype(dtype)
+    turn = inverse.astype(dtype, order="C")
+    if points.ndim == 2:
+        local = (turn.reshape(-1, 3) @ about.T).reshape(n, frames, 3, -1)
+    else:
+        local = (turn.reshape(n, -1, 3) @ about.swapaxes(-1, -2)).reshape(n, frames, 3, -1)
+    local -= offset
+    x, y, z = (local[:, :, axis] for axis in range(3))
+    slack = EDGE * reach
+    tangent = np.tan(views.fov / 2).astype(dtype)[:, None, None]
+    wide = np.abs(x, out=x) <= z * tangent + slack
+    wide &= np.abs(y, out=y) <= z * (tangent * views.aspect.astype(dtype)[:, None, None]) + slack
+    wide &= (z <= reach + slack) & (z >= 0)
+    return np.asarray(wide.any(1))
+
+
+def detour(centres: Matrix, wanted: Target, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
+    """Distance of each camera centre from each line of sight, [n, views * points], units.
+
+    centres  [n, 3] float64
+    wanted   its lines of sight are the segments from a source to each of its points
+
+    Where a line of sight is free, so is what lies close to it: the nearer a camera stands to the line, the surer
+    it is that it sees the point too.
+    """
+    origin = wanted.sources.mean(0)
+    c, source = (centres - origin).astype(dtype), (wanted.sources - origin).astype(dtype)
+    sight = (wanted.points - wanted.sources[:, None]).astype(dtype)
+    length = np.linalg.norm(sight, axis=-1)
+    direction = sight / length[..., None]
+    along = (c @ direction.reshape(-1, 3).T).reshape(len(c), *length.shape)
+    along -= (direction @ source[..., None])[..., 0]
+    nearest = np.clip(along, 0, length)
+    away = ((c[:, None] - source) ** 2).sum(-1)[..., None]
+    square = away + nearest * (nearest - 2 * along)
+    return np.asarray(np.sqrt(np.maximum(square, 0, out=square), out=square).reshape(len(c), -1))
