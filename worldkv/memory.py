@@ -14,18 +14,19 @@ from typing import Literal, NamedTuple, Protocol
 
 from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
 from worldkv.coding import Coding, decode_kv, encode_kv, stored_tokens
-from worldkv.errors import InvalidConfig
-from worldkv.evict import least_useful
+from worldkv.errors import ChunkCorrupt, InvalidConfig
 from worldkv.format import decode_kv as read_kv
 from worldkv.format import decode_part as read_part
 from worldkv.format import encode_kv as write_kv
 from worldkv.format import encode_part as write_part
-from worldkv.index import PoseIndex
-from worldkv.select import Hit, Query, Selector
+from worldkv.index import Hit, PoseIndex
+from worldkv.select import Query, Selector
 from worldkv.store import Miss, PartKey, Store
 from worldkv.window import KV, Entry, WindowConfig
 
 Order = Literal["time", "nearest"]
+SPARES = 2
+"""Chunks the index names beyond the slots, for those that prove to be gone."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,21 @@ class MemoryStats:
     demoted: int = 0
 
 
+class WorldIndex(PoseIndex, Protocol):
+    """A pose index that also knows which chunks of a world others cover."""
+
+    def least_useful(
+        self,
+        lineage: Lineage,
+        count: int,
+        view_range: float,
+        protect: Collection[int] = (),
+        exclude: Collection[int] = (),
+    ) -> list[ChunkKey]:
+        """At most `count` chunks the world can do without, in the order to take them away; see `ScanIndex`."""
+        ...
+
+
 class Recalled(NamedTuple):
     """A chunk put back into the window: why, and its keys and values."""
 
@@ -93,7 +109,7 @@ class Memory:
         window: WindowConfig,
         config: MemoryConfig,
         store: Store,
-        index: PoseIndex,
+        index: WorldIndex,
         selector: Selector,
         lineage: Lineage,
     ) -> None:
@@ -112,20 +128,17 @@ class Memory:
         """
         if not self.slots:
             return []
-        hits = self.index.nearest(query, self.selector, self.slots, self.lineage, exclude, spares=2)
-        entries = await self._fetch([hit.key for hit in hits])
-        found: list[Recalled] = []
-        mended = not self.config.reencode
-        for hit in hits:
-            if len(found) == self.slots:
-                break
-            entry = entries.get(hit.key)
-            if entry is None:
-                self.stats.missed += 1
-                if not mended:
-                    mended, entry = True, await self._mend(hit.key, reencode)
-            if entry is not None:
-                found.append(Recalled(hit, entry))
+        hits = self.index.nearest(query, self.selector, self.slots, self.lineage, exclude, spares=SPARES)
+        wanted = [hit for hit in hits if not hit.spare]
+        entries = await self._fetch([hit.key for hit in wanted])
+        lost = [hit for hit in wanted if hit.key not in entries]
+        self.stats.missed += len(lost)
+        if lost and self.config.reencode:
+            mended = await self._mend(lost[0].key, reencode)
+            entries |= {lost[0].key: mended} if mended else {}
+        if len(entries) < len(wanted):
+            entries |= await self._fetch([hit.key for hit in hits if hit.spare])
+        found = [Recalled(hit, entries[hit.key]) for hit in hits if hit.key in entries][: self.slots]
         self.stats.recalled += len(found)
         self.stats.abstained += self.slots - len(found)
         return sorted(found, key=lambda r: r.entry.begin) if self.config.order == "time" else found
@@ -144,26 +157,30 @@ class Memory:
         self.kv_bytes += kv.nbytes
 
     async def _fetch(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Entry]:
-        cold = [PartKey(key, "kv") for key in keys if key not in self._hot]
-        self.stats.hot += len(keys) - len(cold)
+        """What is at hand or in the store of these chunks; the others are missing from the answer."""
+        entries = {key: self._hot[key] for key in keys if key in self._hot}
+        self.stats.hot += len(entries)
+        cold = [PartKey(key, "kv") for key in keys if key not in entries]
         for part_key, frame in (await self.store.get(cold)).items() if cold else ():
             if isinstance(frame, Miss):
                 continue
             key, spec, kv = read_kv(frame, verify=False)
             self.spec.require(spec)
-            begin = self.index.meta(key).begin
-            entry = Entry((key, kv.reencoded), begin, self.spec.frames, decode_kv(kv, self.spec))
+            if key != part_key.chunk:
+                raise ChunkCorrupt(f"asked for {part_key.chunk}, the store answered with {key}")
+            entries[key] = self._entry(key, kv)
             self.stats.decoded_bytes += kv.nbytes
-            assert key == part_key.chunk
+        for key, entry in entries.items():
             self._keep_hot(key, entry)
-        for key in keys:
-            if key in self._hot:
-                self._hot.move_to_end(key)
-        return {key: self._hot[key] for key in keys if key in self._hot}
+        return entries
+
+    def _entry(self, key: ChunkKey, kv: KVPart) -> Entry:
+        return Entry((key, kv.reencoded), key.index * self.spec.frames, self.spec.frames, decode_kv(kv, self.spec))
 
     def _keep_hot(self, key: ChunkKey, entry: Entry) -> None:
         self._hot[key] = entry
-        while sum(e.kv.nbytes for e in self._hot.values()) > self.config.hot_bytes and len(self._hot) > self.slots + 2:
+        self._hot.move_to_end(key)
+        while self._hot and sum(e.kv.nbytes for e in self._hot.values()) > self.config.hot_bytes:
             self._hot.popitem(last=False)
 
     async def _mend(self, key: ChunkKey, reencode: Reencode) -> Entry | None:
@@ -175,20 +192,22 @@ class Memory:
         kv = reencode(read_part(frame), sorted(before.values(), key=lambda e: e.begin))
         coded = encode_kv(kv, self.config.coding, self.spec, first=key.index == 0).as_reencoded()
         await self._put_kv(key, coded)
-        entry = Entry((key, True), self.index.meta(key).begin, self.spec.frames, decode_kv(coded, self.spec))
+        entry = self._entry(key, coded)
         self._keep_hot(key, entry)
         self.stats.reencoded += 1
         return entry
 
     async def _keep_budget(self, newest: int) -> None:
         """Demote to latents what other chunks cover best, until the world fits its budget."""
-        if not self.config.budget_bytes or self.kv_bytes <= self.config.budget_bytes:
+        over = self.kv_bytes - self.config.budget_bytes
+        if not self.config.budget_bytes or over <= 0:
             return
-        own = [key for key in self._sizes if self.lineage.covers(key)]
-        for key in least_useful(self.index, own, protect={0, newest}):
-            if self.kv_bytes <= self.config.budget_bytes:
-                break
-            await self.store.delete([PartKey(key, "kv")])
+        own = [key.index for key in self._sizes]
+        count = -(-over * len(own) // self.kv_bytes)
+        gone = set(range(newest + 1)) - set(own)
+        doomed = self.index.least_useful(self.lineage, count, self.spec.view_range, {0, newest}, gone)
+        await self.store.delete([PartKey(key, "kv") for key in doomed])
+        for key in doomed:
             self._hot.pop(key, None)
             self.kv_bytes -= self._sizes.pop(key)
-            self.stats.demoted += 1
+        self.stats.demoted += len(doomed)
