@@ -20,9 +20,9 @@ $(BIN)/python:
 		{ echo "WorldKV needs Python 3.11 or newer, found: $$($(PYTHON) --version)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# Repeated only when the requirements or the pins change.
+# Repeated only when the requirements or the pins change. Half of the work would be compiling what is never imported.
 $(READY): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[all]'
 	@touch $@
 
 demo: $(READY)  ## Walk the same path with and without memory; pictures and a film in out/demo
