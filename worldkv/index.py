@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldkv.chunk import Branch, ChunkKey, Lineage, Meta
-from worldkv.errors import AlreadyExists, InvalidInput, NotFound
+from worldkv.errors import AlreadyExists, InvalidInput
 from worldkv.evict import least_useful
 from worldkv.select import Query, Selector
 from worldkv.views import Candidates, join
@@ -89,7 +89,8 @@ class ScanIndex:
             if not _same_view(known, meta):
                 raise AlreadyExists(f"chunk {meta.key} is indexed with another pose or lens")
             return False
-        table = self._branches.setdefault(meta.key.branch, _Table(len(meta.poses)))
+        if (table := self._branches.get(meta.key.branch)) is None:
+            table = self._branches[meta.key.branch] = _Table(len(meta.poses))
         table.put(meta)
         self._metas[meta.key] = meta
         return True
@@ -168,12 +169,6 @@ class ScanIndex:
         found = join(parts)
         return found.take(np.argsort(found.index, kind="stable")) if new and len(parts) > 1 else found
 
-    def meta(self, key: ChunkKey) -> Meta:
-        """What was added under a key; NotFound if nothing was."""
-        if key not in self._metas:
-            raise NotFound(f"chunk {key} is not indexed")
-        return self._metas[key]
-
 
 class _Table:
     """Poses of one branch, in arrays with room to grow, sorted by chunk number.
@@ -237,8 +232,8 @@ class _Table:
 
 def _empty(capacity: int, frames: int) -> Candidates:
     """Room for so many chunks."""
-    shapes = ((), (frames, 4, 4), (3,), (3, 3), (), ())
-    return Candidates(*(np.empty((capacity, *shape), np.float64 if i else np.int64) for i, shape in enumerate(shapes)))
+    numbers, values = np.empty(capacity, np.int64), ((frames, 4, 4), (3,), (3, 3), (), ())
+    return Candidates(numbers, *(np.empty((capacity, *shape)) for shape in values))
 
 
 def _same_view(a: Meta, b: Meta) -> bool:
