@@ -18,10 +18,10 @@ benchmarks
 worldkv.cli
 services.kvstore | services.retriever | services.generator | pocket.train
 pocket
-worldkv.memory, worldkv.window, worldkv.store, worldkv.store_wrappers, worldkv.index
+worldkv.memory, worldkv.coding, worldkv.window, worldkv.store, worldkv.store_wrappers, worldkv.index
 worldkv.client | worldkv.service
 worldkv.wire | worldkv.rpc | worldkv.format
-worldkv.coding, worldkv.codec, worldkv.prune, worldkv.rope
+worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
 worldkv.pose
@@ -36,13 +36,17 @@ LIGHT = (
     "worldkv.cli",
     "worldkv.config",
     "worldkv.errors",
+    "worldkv.evict",
     "worldkv.format",
+    "worldkv.index",
     "worldkv.pose",
     "worldkv.rpc",
+    "worldkv.select",
     "worldkv.service",
     "worldkv.store",
     "worldkv.store_wrappers",
     "worldkv.v1",
+    "worldkv.views",
 )
 """What the storage services and the client are made of: imports with torch and Ray absent."""
 

@@ -170,13 +170,16 @@ class NearestRequest(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
     SELECTOR_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     SPARES_FIELD_NUMBER: _builtins.int
     EXCLUDE_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     selector: _builtins.str
-    """How to choose: name of a selector. Empty: "pose", the paper's. Unknown names are INVALID_ARGUMENT."""
+    """How to choose: name of a selector. Empty: "coverage". Unknown names are INVALID_ARGUMENT."""
+    seed: _builtins.int
+    """For the selector "random", and no other. Zero is a seed like any other."""
     count: _builtins.int
     """Chunks wanted at most. Zero: none, and an empty answer."""
     spares: _builtins.int
@@ -207,6 +210,7 @@ class NearestRequest(_message.Message):
         lineage: _chunk_pb2.Lineage | None = ...,
         query: Global___ViewQuery | None = ...,
         selector: _builtins.str = ...,
+        seed: _builtins.int = ...,
         count: _builtins.int = ...,
         spares: _builtins.int = ...,
         exclude: _abc.Iterable[_builtins.int] | None = ...,
@@ -215,7 +219,7 @@ class NearestRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "query", b"query"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "exclude", b"exclude", "lineage", b"lineage", "pending", b"pending", "published", b"published", "query", b"query", "selector", b"selector", "spares", b"spares"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "exclude", b"exclude", "lineage", b"lineage", "pending", b"pending", "published", b"published", "query", b"query", "seed", b"seed", "selector", b"selector", "spares", b"spares"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,23 +231,59 @@ class Hit(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PartsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     KEY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    GAIN_FIELD_NUMBER: _builtins.int
+    SPARE_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """The selector's measure; comparable only within one answer. Lower is better; zero is the best a pose can be."""
+    """How well it suits the query: best is 1, higher is better. Comparable between answers only where the selector
+    says so.
+    """
+    gain: _builtins.float
+    """Share of the coming view that it adds to the window and to the hits before it. Zero: nothing, or not measured."""
+    spare: _builtins.bool
+    """True if it stands in only for a hit that proves to be gone."""
     @_builtins.property
     def key(self) -> _chunk_pb2.ChunkKey:
         """Its name."""
+
+    @_builtins.property
+    def parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What the score is made of, by name. May be empty."""
 
     def __init__(
         self,
         *,
         key: _chunk_pb2.ChunkKey | None = ...,
         score: _builtins.float = ...,
+        gain: _builtins.float = ...,
+        spare: _builtins.bool = ...,
+        parts: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "key", b"key", "parts", b"parts", "score", b"score", "spare", b"spare"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -289,9 +329,10 @@ class LeastUsefulRequest(_message.Message):
 
     LINEAGE_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
-    KEEP_FIELD_NUMBER: _builtins.int
+    PROTECT_FIELD_NUMBER: _builtins.int
     OWNED_FIELD_NUMBER: _builtins.int
     VIEW_RANGE_FIELD_NUMBER: _builtins.int
+    EXCLUDE_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """Chunks wanted at most. Zero: none."""
     view_range: _builtins.float
@@ -301,25 +342,30 @@ class LeastUsefulRequest(_message.Message):
         """The whole world."""
 
     @_builtins.property
-    def keep(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.ChunkKey]:
-        """Chunks that must stay, whatever their use."""
+    def protect(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Chunk numbers that must stay, such as sink and recent."""
 
     @_builtins.property
     def owned(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Only chunks of these branches may be named: those the world opened itself. None: an empty answer."""
+
+    @_builtins.property
+    def exclude(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Chunk numbers that are gone already: never named, and not counted on to show anything."""
 
     def __init__(
         self,
         *,
         lineage: _chunk_pb2.Lineage | None = ...,
         count: _builtins.int = ...,
-        keep: _abc.Iterable[_chunk_pb2.ChunkKey] | None = ...,
+        protect: _abc.Iterable[_builtins.int] | None = ...,
         owned: _abc.Iterable[_builtins.bytes] | None = ...,
         view_range: _builtins.float = ...,
+        exclude: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "keep", b"keep", "lineage", b"lineage", "owned", b"owned", "view_range", b"view_range"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "exclude", b"exclude", "lineage", b"lineage", "owned", b"owned", "protect", b"protect", "view_range", b"view_range"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -327,7 +373,7 @@ Global___LeastUsefulRequest: _TypeAlias = LeastUsefulRequest  # noqa: Y015
 
 @_typing.final
 class LeastUsefulResponse(_message.Message):
-    """The chunks, least useful first."""
+    """The chunks, in the order to take them away."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -67,8 +67,8 @@ class RetrieverServicer:
     """
 
     def Add(self, request, context):
-        """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; another
-        chunk under a known key is ALREADY_EXISTS.
+        """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; a known
+        key with another pose or lens is ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

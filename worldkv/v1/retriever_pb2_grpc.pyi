@@ -34,8 +34,8 @@ class RetrieverStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrieverAsyncStub: ...
     Add: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.AddRequest, _retriever_pb2.AddResponse]
-    """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; another
-    chunk under a known key is ALREADY_EXISTS.
+    """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; a known
+    key with another pose or lens is ALREADY_EXISTS.
     """
     Remove: _grpc.UnaryUnaryMultiCallable[_retriever_pb2.RemoveRequest, _retriever_pb2.RemoveResponse]
     """Makes chunks, or whole branches, unfindable."""
@@ -54,8 +54,8 @@ class RetrieverAsyncStub(RetrieverStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Add: _aio.UnaryUnaryMultiCallable[_retriever_pb2.AddRequest, _retriever_pb2.AddResponse]  # type: ignore[assignment]
-    """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; another
-    chunk under a known key is ALREADY_EXISTS.
+    """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; a known
+    key with another pose or lens is ALREADY_EXISTS.
     """
     Remove: _aio.UnaryUnaryMultiCallable[_retriever_pb2.RemoveRequest, _retriever_pb2.RemoveResponse]  # type: ignore[assignment]
     """Makes chunks, or whole branches, unfindable."""
@@ -77,8 +77,8 @@ class RetrieverServicer(metaclass=_abc_1.ABCMeta):
         request: _retriever_pb2.AddRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retriever_pb2.AddResponse, _abc.Awaitable[_retriever_pb2.AddResponse]]:
-        """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; another
-        chunk under a known key is ALREADY_EXISTS.
+        """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; a known
+        key with another pose or lens is ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod

@@ -476,7 +476,7 @@ class RecalledChunk(_message.Message):
     SCORE_FIELD_NUMBER: _builtins.int
     REENCODED_FIELD_NUMBER: _builtins.int
     score: _builtins.float
-    """The selector's measure, lower is better."""
+    """The selector's measure: best is 1, higher is better."""
     reencoded: _builtins.bool
     """True if its keys and values were made again from its latents."""
     @_builtins.property
