@@ -133,7 +133,9 @@ class Film:
         if at < 0:
             return ""
         lately = {m: np.median(self._speed[m][max(0, at - 4) : at + 1]) for m in MODES if m in self._speed}
-        return "  ·  frames a second: " + ", ".join(f"{look.MODE_NAMES[m]} {v:.0f}" for m, v in lately.items())
+        return "  ·  frames a second: " + ", ".join(
+            f"{look.MODE_NAMES[m]} {v:.{1 if v < 9.95 else 0}f}" for m, v in lately.items()
+        )
 
     def _spot(self, frame: float, value: float) -> tuple[float, float]:
         """Where a frame's PSNR stands in the chart."""

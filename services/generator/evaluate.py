@@ -1,0 +1,150 @@
+"""Score ways of remembering on many walks; what is finished is kept, so that an interrupted run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pocket.weights_file import SHIPPED
+from services.generator.adapters.pocket import PocketWorldModel
+from services.generator.report.files import write_text
+from services.generator.report.matrix import markdown, tabulate
+from services.generator.report.results import SCHEMA, WalkResult, environment, measure, walk_from_json, walk_to_json
+from services.generator.scenarios import SCENARIOS, Scenario
+from services.generator.walks import BASELINE_GAP, DEFAULT, FULL, PAPER, WINDOW, Variant, run_walk
+from worldkv.chunk import ModelSpec
+from worldkv.errors import InvalidInput
+
+THREE = (WINDOW, FULL, DEFAULT)
+MATRIX_SCENARIOS = ("pan90", "pan180", "pan360", "door", "wide", "spins")
+LEAST_SEEDS = 5
+"""A matrix is over at least so many."""
+
+
+def _vary(**changes: Any) -> Variant:
+    """The default with something changed, named after it."""
+    return replace(DEFAULT, name=", ".join(f"{k}={v}" for k, v in changes.items()), **changes)
+
+
+MATRIX = (
+    *THREE,
+    PAPER,
+    *(_vary(selector=name) for name in ("pose", "fov")),
+    *(_vary(recalled=frames) for frames in (0, 3, 9, 12)),
+    *(_vary(keep=share) for share in (0.5, 0.25, 0.0)),
+    _vary(keep=0.25, similarity="mean_cosine"),
+    _vary(keep=0.25, pooled=True),
+    _vary(keep=0.25, codec="raw"),
+    *(_vary(codec=name) for name in ("raw", "int8", "int3")),
+    _vary(placement="original"),
+    *(_vary(budget_chunks=chunks) for chunks in (16, 8)),
+    _vary(order="nearest"),
+    replace(_vary(selector="random"), name="control: random chunks"),
+    replace(_vary(foreign=True), name="control: another world's chunks"),
+)
+"""One factor at a time around the default, the baselines and the controls."""
+
+
+def run(
+    out: Path, seeds: int = 5, matrix: bool = False, scenarios: Sequence[str] | None = None, weights: Path = SHIPPED
+) -> dict[str, Any]:
+    """Walk what has not been walked, and write `matrix.json` and `matrix.md` into the folder `out`.
+
+    matrix     all of `MATRIX` instead of the three modes
+    scenarios  names of walks; without them all, or `MATRIX_SCENARIOS`
+
+    Raises InvalidInput for an unknown scenario or too few seeds, WeightsError if the model cannot be loaded.
+    """
+    names = list(scenarios or (MATRIX_SCENARIOS if matrix else SCENARIOS))
+    unknown = sorted(set(names) - SCENARIOS.keys())
+    if unknown:
+        raise InvalidInput(f"no walk is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    if seeds < (LEAST_SEEDS if matrix else 1):
+        raise InvalidInput(f"needs at least {LEAST_SEEDS if matrix else 1} seeds, got {seeds}")
+    model = PocketWorldModel.load(weights)
+    variants = MATRIX if matrix else THREE
+    ledger = Ledger(out / "walks.jsonl", model.spec)
+    with _progress() as progress:
+        task = progress.add_task("", total=len(names) * seeds * len(variants))
+        walks = []
+        for name in names:
+            for seed in range(seeds):
+                scenario = SCENARIOS[name](seed)
+                for variant in variants:
+                    progress.update(task, description=f"{name}, seed {seed}: {variant.name}")
+                    walks.append(ledger.find(scenario, variant) or ledger.add(model, scenario, variant))
+                    progress.advance(task)
+    return _write(out, walks, "worldkv eval" + " --matrix" * matrix + f" --seeds {seeds}", model.spec)
+
+
+class Ledger:
+    """Finished walks, one JSON line each, added as soon as it is walked.
+
+    A line counts only for the same model, the same path and the same variant. Half a last line, from an
+    interrupted run, is dropped.
+    """
+
+    def __init__(self, path: Path, spec: ModelSpec) -> None:
+        self.path, self.spec = path, spec
+        self._walks: dict[str, WalkResult] = {}
+        whole = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            whole.append(line)
+            self._walks[entry["key"]] = walk_from_json(entry["walk"])
+        write_text(path, "".join(line + "\n" for line in whole))
+
+    def find(self, scenario: Scenario, variant: Variant) -> WalkResult | None:
+        """The walk, if it was walked before."""
+        return self._walks.get(self._key(scenario, variant))
+
+    def add(self, model: PocketWorldModel, scenario: Scenario, variant: Variant) -> WalkResult:
+        """Walk it now."""
+        walk = measure(run_walk(model, scenario, variant), BASELINE_GAP)
+        key = self._key(scenario, variant)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "walk": walk_to_json(walk)}, allow_nan=False) + "\n")
+        self._walks[key] = walk
+        return walk
+
+    def _key(self, scenario: Scenario, variant: Variant) -> str:
+        poses = np.stack([w.pose for w in scenario.walkers])
+        walk = (scenario.name, scenario.seed, scenario.rooms.seed, scenario.shown, BASELINE_GAP)
+        text = json.dumps([SCHEMA, self.spec.digest, *walk, asdict(variant)], sort_keys=True)
+        return blake2b(text.encode() + poses.tobytes(), digest_size=16).hexdigest()
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description:<44}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _write(out: Path, walks: Sequence[WalkResult], command: str, spec: ModelSpec) -> dict[str, Any]:
+    cells = tabulate(walks, DEFAULT.name)
+    machine = environment()
+    data = {
+        "schema": SCHEMA,
+        "command": command,
+        "environment": machine,
+        "model": {"name": spec.model, "weights": spec.weights, "spec": spec.digest},
+        "gap": BASELINE_GAP,
+        "default": asdict(DEFAULT),
+        "cells": [asdict(cell) for cell in cells],
+    }
+    write_text(out / "matrix.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    about = [f"model {spec.model}, weights {spec.weights}", ", ".join(f"{k} {v}" for k, v in machine.items())]
+    write_text(out / "matrix.md", markdown(cells, command, DEFAULT.name, about))
+    for file in ("matrix.json", "matrix.md"):
+        print(out / file)
+    return data
