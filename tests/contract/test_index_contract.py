@@ -1,5 +1,6 @@
 """What every pose index must do. The oracle works number by number and calls nothing of what is tested."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from math import acos, exp, sqrt, tan
@@ -11,65 +12,70 @@ from hypothesis import strategies as st
 
 from worldkv.chunk import ChunkKey, Lineage, Meta
 from worldkv.errors import AlreadyExists, InvalidInput
-from worldkv.index import PoseIndex, ScanIndex
-from worldkv.pose import camera
-from worldkv.select import Coverage, Fov, Latest, Oldest, Pose, Query
+from worldkv.index import Hit, PoseIndex, ScanIndex
+from worldkv.pose import Matrix, camera
+from worldkv.select import Coverage, Fov, Latest, Oldest, Pose, Query, Selector
 
 INDEXES = [ScanIndex]
 FOV, ASPECT, RANGE = 1.1, 0.75, 8.0
-SELECTORS = {"pose": Pose(), "fov": Fov(), "coverage": Coverage(threshold=0.02, fill=None), "filled": Coverage()}
+SELECTORS: dict[str, Selector] = {
+    "pose": Pose(),
+    "fov": Fov(),
+    "coverage": Coverage(threshold=0.02, fill=None),
+    "filled": Coverage(),
+}
 
 
 @pytest.fixture(params=INDEXES)
-def index(request) -> PoseIndex:
+def index(request):
     return request.param()
 
 
-def frames(rng, count=3):
+def frames(rng: np.random.Generator, count: int = 3) -> Matrix:
     """A camera that turns and walks, anywhere in a world of 10 units."""
-    at, yaw, pitch = rng.uniform(-5, 5, 3), rng.uniform(0, 360), rng.uniform(-15, 15)
-    return np.stack([camera(*(at + 0.2 * i), yaw + 8 * i, pitch) for i in range(count)])
+    (x, y, z), yaw, pitch = rng.uniform(-5, 5, 3), rng.uniform(0, 360), rng.uniform(-15, 15)
+    return np.stack([camera(x + 0.2 * i, y, z, yaw + 8 * i, pitch) for i in range(count)])
 
 
 @cache
-def meta(key, seed=None, count=3):
-    rng = np.random.default_rng([seed or 0, key.index, *key.branch])
+def meta(key: ChunkKey, seed: int = 0, count: int = 3) -> Meta:
+    rng = np.random.default_rng([seed, key.index, *key.branch])
     return Meta(key, "0" * 32, 3 * key.index, frames(rng, count), float(rng.uniform(0.8, 1.5)), ASPECT)
 
 
-def query(seed=0, visible=0):
+def query(seed: int = 0, visible: int = 0) -> Query:
     rng = np.random.default_rng(seed)
     return Query(frames(rng, 2), FOV, ASPECT, RANGE, frames(rng, visible) if visible else np.empty((0, 4, 4)))
 
 
-def filled(index, lineage, length):
+def filled(index: PoseIndex, lineage: Lineage, length: int) -> list[Meta]:
     metas = [meta(key) for key in lineage.keys(length)]
     for each in metas:
         index.add(each)
     return metas
 
 
-def keys(hits):
+def keys(hits: list[Hit]) -> list[ChunkKey]:
     return [hit.key for hit in hits]
 
 
 # The oracle: scalars and loops, from the formulas
 
 
-def dot(a, b):
+def dot(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in zip(a, b, strict=True))
 
 
-def minus(a, b):
+def minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
-def mean_pose(poses):
+def mean_pose(poses: Matrix) -> tuple[list[float], list[float]]:
     mean = [[sum(float(p[i][j]) for p in poses) / len(poses) for j in range(4)] for i in range(3)]
     return [row[3] for row in mean], [x for row in mean for x in row[:3]]
 
 
-def oracle_pose(asked, metas):
+def oracle_pose(asked: Query, metas: list[Meta]) -> list[float]:
     centre, turn = mean_pose(asked.poses)
     terms = []
     for each in metas:
@@ -80,7 +86,7 @@ def oracle_pose(asked, metas):
     return [1 - t[0] / worst[0] / 2 - t[1] / worst[1] / 2 for t in terms]
 
 
-def grid(asked):
+def grid(asked: Query) -> Iterator[tuple[list[float], list[float]]]:
     """(source, point) of each point of the coming view."""
     for pose in asked.poses.tolist():
         source = [row[3] for row in pose[:3]]
@@ -92,13 +98,13 @@ def grid(asked):
                     yield source, [s + dot(row[:3], (u, v, z)) for s, row in zip(source, pose[:3], strict=True)]
 
 
-def sees(pose, fov, point):
+def sees(pose: list[list[float]], fov: float, point: list[float]) -> bool:
     away = minus(point, [row[3] for row in pose[:3]])
     x, y, z = (dot([row[i] for row in pose[:3]], away) for i in range(3))
     return 0 < z <= RANGE and abs(x) <= z * tan(fov / 2) and abs(y) <= z * tan(fov / 2) * ASPECT
 
 
-def near(poses, fov, source, point):
+def near(poses: Matrix, fov: float, source: list[float], point: list[float]) -> float:
     if not any(sees(pose, fov, point) for pose in poses.tolist()):
         return 0.0
     centre, _ = mean_pose(poses)
@@ -108,27 +114,29 @@ def near(poses, fov, source, point):
     return exp(-sqrt(dot(off, off)) / RANGE)
 
 
-def oracle_fov(asked, metas):
+def oracle_fov(asked: Query, metas: list[Meta]) -> list[float]:
     points = [p for _, p in grid(asked)]
     return [sum(any(sees(f, m.fov, p) for f in m.poses.tolist()) for p in points) / len(points) for m in metas]
 
 
-def oracle_coverage(asked, metas, k, threshold, fill, trust=0.7):
+def oracle_coverage(
+    asked: Query, metas: list[Meta], k: int, threshold: float, fill: float | None, trust: float = 0.7
+) -> list[tuple[int, float]]:
     """(chunk number, gain) of each choice, in order."""
     lines = list(grid(asked))
     show = [[near(m.poses, m.fov, *line) for line in lines] for m in metas]
     missing = [1 - max((near(v[None], FOV, *line) for v in asked.visible), default=0) for line in lines]
     chosen = []
 
-    def gain(i):
+    def gain(i: int) -> float:
         return trust * dot(show[i], missing) / len(lines)
 
-    def take(i):
+    def take(i: int) -> None:
         nonlocal missing
         chosen.append((i, gain(i)))
         missing = [m * (1 - trust * s) for m, s in zip(missing, show[i], strict=True)]
 
-    def rest():
+    def rest() -> list[int]:
         return [i for i in range(len(metas)) if i not in [j for j, _ in chosen]]
 
     while len(chosen) < k and rest():

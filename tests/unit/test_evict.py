@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 
 from worldkv.errors import InvalidInput
 from worldkv.evict import Cover, least_useful, redundancy
-from worldkv.pose import camera
+from worldkv.pose import Matrix, camera
 from worldkv.views import Candidates
 
 FOV, ASPECT, RANGE = radians(65), 0.75, 8.0
 
 
-def chunk(x=0.0, z=0.0, yaw=0.0, turn=9.0):
+def chunk(x: float = 0.0, z: float = 0.0, yaw: float = 0.0, turn: float = 9.0) -> Matrix:
     return np.stack([camera(x, 0, z, yaw + turn * i) for i in range(3)])
 
 
-def chunks(*poses):
+def chunks(*poses: Matrix) -> Candidates:
     return Candidates.of(np.stack(poses), FOV, ASPECT)
 
 
-def stroll(seed, n):
+def stroll(seed: int, n: int) -> Candidates:
     """Chunks of a random walk with turns, numbered from 10."""
     rng = np.random.default_rng(seed)
     poses, x, z, yaw = [], 0.0, 0.0, 0.0

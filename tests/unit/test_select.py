@@ -9,39 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldkv.errors import InvalidInput, InvalidPose
-from worldkv.pose import camera
-from worldkv.select import SELECTORS, Candidates, Coverage, Fov, Pose, Query, make_selector
+from worldkv.pose import Matrix, camera
+from worldkv.select import SELECTORS, Candidates, Coverage, Fov, Pose, Query, Selector, make_selector
 from worldkv.select.overlap import _within_reach
 from worldkv.views import join, sees
 
 FOV, ASPECT, RANGE = radians(65), 0.75, 8.0
 
 
-def chunk(x=0.0, z=0.0, yaw=0.0, turn=0.0, step=0.0):
+def chunk(x: float = 0.0, z: float = 0.0, yaw: float = 0.0, turn: float = 0.0, step: float = 0.0) -> Matrix:
     """Poses [3, 4, 4] of a chunk that begins at (x, z), turning and going on to the right."""
     return np.stack([camera(x + step * i, 0, z, yaw + turn * i) for i in range(3)])
 
 
-def chunks(*poses):
+def chunks(*poses: Matrix) -> Candidates:
     return Candidates.of(np.stack(poses), FOV, ASPECT)
 
 
-def look(poses, visible=None):
-    visible = np.empty((0, 4, 4)) if visible is None else visible
-    return Query(poses, FOV, ASPECT, RANGE, visible)
+def look(poses: Matrix, visible: Matrix | None = None) -> Query:
+    return Query(poses, FOV, ASPECT, RANGE, np.empty((0, 4, 4)) if visible is None else visible)
 
 
-def rows(selector, query, candidates, k, spares=0):
+def rows(selector: Selector, query: Query, candidates: Candidates, k: int, spares: int = 0) -> list[int]:
     return [c.row for c in selector.choose(query, candidates, k, spares)]
 
 
-def world(seed, n, spread=4.0):
+def world(seed: int, n: int, spread: float = 4.0) -> tuple[Candidates, Query]:
     """Random chunks and a random query, in three dimensions, with some frames in the window."""
     rng = np.random.default_rng(seed)
 
-    def some(frames):
-        at, yaw, pitch = rng.uniform(-spread, spread, 3), rng.uniform(0, 360), rng.uniform(-20, 20)
-        return np.stack([camera(*(at + 0.1 * i), yaw + 9 * i, pitch) for i in range(frames)])
+    def some(frames: int) -> Matrix:
+        (x, y, z), yaw, pitch = rng.uniform(-spread, spread, 3), rng.uniform(0, 360), rng.uniform(-20, 20)
+        return np.stack([camera(x + 0.1 * i, y, z, yaw + 9 * i, pitch) for i in range(frames)])
 
     candidates = Candidates.of([some(3) for _ in range(n)], rng.uniform(0.8, 1.6, n), ASPECT)
     return candidates, look(some(3), some(2) if n % 2 else None)
@@ -50,7 +49,7 @@ def world(seed, n, spread=4.0):
 worlds = st.builds(world, st.integers(0, 10**6), st.integers(1, 40))
 
 
-def moved(motion, candidates, query):
+def moved(motion: Matrix, candidates: Candidates, query: Query) -> tuple[Candidates, Query]:
     there = Candidates.of(motion @ candidates.poses, candidates.fov, candidates.aspect, candidates.index)
     return there, look(motion @ query.poses, motion @ query.visible)
 
@@ -203,7 +202,8 @@ def test_choices_are_few_distinct_and_repeatable(name, drawn, k, spares):
 def test_scores_do_not_change_when_the_whole_world_moves(name, drawn, x, y, yaw, pitch):
     candidates, query = drawn
     here = make_selector(name).choose(query, candidates, 4)
-    there = make_selector(name).choose(*reversed(moved(camera(x, y, -x, yaw, pitch), candidates, query)), 4)
+    elsewhere, asked = moved(camera(x, y, -x, yaw, pitch), candidates, query)
+    there = make_selector(name).choose(asked, elsewhere, 4)
     assert [h.row for h in here] == [h.row for h in there]
     assert [h.score for h in here] == pytest.approx([h.score for h in there], abs=1e-5)
     assert [h.gain for h in here] == pytest.approx([h.gain for h in there], abs=1e-5)
