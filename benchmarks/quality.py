@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from benchmarks.registry import Case, bench
-from worldkv.coding import coded_bytes
 
 from benchmarks.judged import LONG, LONG_PANS, PANS, differences, gain, mean_psnr, model, psnrs
+from benchmarks.registry import Case, bench
 from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, Variant
+from worldkv.coding import coded_bytes
 
 POSE = replace(DEFAULT, name="pose", selector="pose")
 RAW = replace(DEFAULT, name="raw", codec="raw")

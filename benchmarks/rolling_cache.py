@@ -45,10 +45,10 @@ class RollingCache:
     def _run(self, frames: Tensor, level: float, poses: Tensor, keep: bool) -> Tensor:
         model, c = self.model, self.model.config
         x, time = model.embed(frames[None], frames.new_full((1, len(frames)), level))
-        time_6 = model.time_projection(time).unflatten(-1, (6, c.dim))
+        time_6 = model.project(time)
         rays = model.embed_rays(poses[None])
         turn = _turns(c.rope, self._frames, len(frames), c.rows, c.columns)
-        for i, block in enumerate(model.blocks):
+        for i, block in enumerate(model.layers):
             mod = block.modulate(time_6)
             q, k, v = block.queries(x, mod[0], mod[1], rays)
             q, k = _turned(q, turn), _turned(k, turn)

@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 import torch
-from benchmarks.registry import Case, bench
 
 from benchmarks.judged import model
+from benchmarks.registry import Case, bench
 from benchmarks.rolling_cache import RollingCache
 from pocket.rooms import slide
 from services.generator.actions import Walker

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import pi, tan
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -109,21 +110,33 @@ class PocketModel(nn.Module):
             nn.Linear(8 * (1 + 2 * c.octaves), c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim)
         )
         self.time_embedding = nn.Sequential(nn.Linear(64, c.dim), nn.SiLU(), nn.Linear(c.dim, c.dim))
-        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(c.dim, 6 * c.dim))
+        modulation = nn.Linear(c.dim, 6 * c.dim)
+        self.time_projection = nn.Sequential(nn.SiLU(), modulation)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
         self.head_modulation = nn.Parameter(torch.zeros(2, c.dim))
         self.head = nn.Linear(c.dim, pixels)
         with torch.no_grad():
             # Gates start open, so that a block is a plain residual block at first.
-            for block in self.blocks:
+            for block in self.layers:
                 block.modulation[2].fill_(1)
                 block.modulation[5].fill_(1)
-            self.time_projection[1].weight.mul_(0.1)
-            self.time_projection[1].bias.zero_()
+            modulation.weight.mul_(0.1)
+            modulation.bias.zero_()
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, in order."""
+        return cast(list[Block], list(self.blocks))
+
+    def project(self, time_BFD: Tensor) -> Tensor:
+        """Modulation of all blocks by the time vectors: [B, F, 6, D]."""
+        projected: Tensor = self.time_projection(time_BFD)
+        return projected.unflatten(-1, (6, self.config.dim))
 
     def embed_rays(self, pose: Tensor) -> Tensor:
         """Ray embedding of every patch: [B, N, D]; pose as in `ray_features`."""
-        return self.ray_embedding(ray_features(pose, self.config))
+        embedded: Tensor = self.ray_embedding(ray_features(pose, self.config))
+        return embedded
 
     def embed(self, frames: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens [B, N, D] and time vectors [B, F, D] of frames [B, F, 3, height, width] at noise level [B, F]."""
@@ -149,10 +162,10 @@ class PocketModel(nn.Module):
         c = self.config
         x, time = self.embed(frames, level)
         rays = self.embed_rays(pose)
-        time_6 = self.time_projection(time).unflatten(-1, (6, c.dim))
+        time_6 = self.project(time)
         phase = phases(c.rope, position, c.rows, c.columns)[:, None]
         step = c.frames * c.tokens
-        for block in self.blocks:
+        for block in self.layers:
             x = block_train(block, x, time_6, rays, phase, step)
         return self.predict(x, time)
 
@@ -178,13 +191,13 @@ class PocketModel(nn.Module):
         """
         c = self.config
         x, time = self.embed(frames, level)
-        time_6 = self.time_projection(time).unflatten(-1, (6, c.dim))
+        time_6 = self.project(time)
         local = phases(c.rope, torch.arange(frames.shape[1], device=x.device), c.rows, c.columns)[:, None]
         mask = None
         if valid is not None:
             mask = torch.cat([valid, valid.new_ones(len(x), x.shape[1])], 1)[:, None, None]
         kept: list[tuple[Tensor, Tensor]] = []
-        for block, memory_k, memory_v in zip(self.blocks, *memory, strict=True):
+        for block, memory_k, memory_v in zip(self.layers, *memory, strict=True):
             mod = block.modulate(time_6)
             q, k, v = block.queries(x, mod[0], mod[1], rays)
             q, k = rotate(q, local), rotate(k, local)

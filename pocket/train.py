@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -106,6 +107,11 @@ class Trainer:
         self.adam = torch.optim.AdamW(rest, lr=config.lr_adam, betas=(0.9, 0.98), weight_decay=0.0)
         self.step, self.seconds = 0, 0.0
 
+    @property
+    def averaged(self) -> PocketModel:
+        """The model with the weights' running average."""
+        return cast(PocketModel, self.average.module)
+
     def rate(self, done: float) -> float:
         """Share of the full learning rate at `done` in 0..1 of the run: warm-up, flat, linear to 0."""
         c = self.config
@@ -142,7 +148,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer, lr in ((self.muon, c.lr_muon), (self.adam, c.lr_adam)):
             optimizer.param_groups[0]["lr"] = lr * self.rate(done)
-            optimizer.step()
+            optimizer.step()  # type: ignore[no-untyped-call]
             optimizer.zero_grad()
         self.average.update_parameters(self.model)
         self.step += 1
@@ -151,7 +157,7 @@ class Trainer:
     @torch.no_grad()
     def probe(self, frames: int, clips_count: int = 8) -> dict[str, float]:
         """PSNR, dB, of the last chunk of out-and-back pans from pure noise: all the past given, or 4 chunks of it."""
-        chunk, model = self.model.config.frames, self.average.module
+        chunk, model = self.model.config.frames, self.averaged
         rng = np.random.default_rng(7)
         worlds = [build(TEST_SEEDS.start + i) for i in range(clips_count)]
         half = frames // 2 - 3
@@ -185,7 +191,7 @@ class Trainer:
         torch.save(state, self.out / "checkpoint.tmp")
         (self.out / "checkpoint.tmp").rename(self.out / "checkpoint.pt")
         about = {"steps": str(self.step), "seconds": str(round(self.seconds)), "run": json.dumps(asdict(self.config))}
-        save(self.out / "weights.safetensors", self.average.module, about)
+        save(self.out / "weights.safetensors", self.averaged, about)
 
     def restore(self) -> bool:
         path = self.out / "checkpoint.pt"
@@ -205,7 +211,7 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         losses: list[float] = []
         with (self.out / "log.jsonl").open("a") as log, Progress(*_columns(), console=Console(stderr=True)) as bar:
-            task = bar.add_task("training", total=c.minutes * 60, completed=self.seconds)
+            task = bar.add_task("training", total=c.minutes * 60, completed=int(self.seconds))
             while self.seconds < c.minutes * 60:
                 begin = time.perf_counter()
                 losses.append(self.train_step())

@@ -98,7 +98,7 @@ def select_tokens(keys: Tensor, frames: int, pruning: Pruning, reduce: Reduce = 
         return torch.arange(kept, device=keys.device)
     rest = similarities(keys, frames, pruning.similarity, reduce)[tokens:]
     groups = rest.view(1 if pruning.pooled else frames - 1, -1)
-    order = groups.sort(-1, stable=True).indices[:, : (kept - tokens) // len(groups)]
+    order = groups.sort(dim=-1, stable=True).indices[:, : (kept - tokens) // len(groups)]
     starts = tokens + torch.arange(len(groups), device=keys.device)[:, None] * groups.shape[1]
     chosen = (order + starts).flatten().sort().values
     return torch.cat([torch.arange(tokens, device=keys.device), chosen])

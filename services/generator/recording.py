@@ -28,10 +28,11 @@ class ChunkLog(NamedTuple):
     seconds   wall time of the whole step
     memory_seconds  of that, recall, window and remember
     recalled_bytes  bytes of keys and values that were fetched or decoded for this step
-    kv_bytes  bytes of keys and values kept for this world after the step, coded as they are kept
+    kv_bytes  bytes of keys and values kept for this world after the step, coded as they are kept; what is uncoded is
+              counted as bfloat16, whatever type it is held in here
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a log entry
     recalled: tuple[int, ...]
     seconds: float
     memory_seconds: float

@@ -21,7 +21,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from worldkv.select import Query
 
 from services.generator.actions import Action, Slide, Walker, unhindered
 from services.generator.world_model import Conditioning, WorldModel
@@ -29,6 +28,7 @@ from worldkv.chunk import Lineage, Meta, Part
 from worldkv.errors import InvalidConfig, InvalidInput
 from worldkv.memory import Memory, Recalled
 from worldkv.pose import Matrix
+from worldkv.select import Query
 from worldkv.window import GROWTH, KV, Entry, Window, WindowConfig, positions
 
 Mode = Literal["window", "full", "worldkv"]
@@ -69,7 +69,8 @@ class Seconds(NamedTuple):
         return self.recall + self.window + self.remember
 
 
-class Step(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Step:
     """What one chunk gave.
 
     index     chunk number

@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from worldkv.coding import Coding, coded_bytes
-from worldkv.index import ScanIndex
-from worldkv.select import make_selector
 
 from pocket.rooms import FIELD_OF_VIEW, Renderer, build, slide
 from services.generator.actions import Walker
@@ -22,10 +19,13 @@ from services.generator.scenarios import Scenario
 from services.generator.session import Mode, Session, SessionConfig
 from services.generator.world_model import WorldModel
 from worldkv.chunk import Lineage, Part
+from worldkv.coding import Coding, coded_bytes
+from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig, Order
 from worldkv.prune import Pruning, Similarity
+from worldkv.select import make_selector
 from worldkv.store import RamStore
-from worldkv.window import KV, Placement, WindowConfig
+from worldkv.window import DTYPES, KV, Placement, WindowConfig
 
 ELSEWHERE = 500_000
 """Added to a world's seed to get another world, for the control that recalls foreign chunks."""
@@ -157,7 +157,7 @@ async def _walk(
                 seconds=sum(step.seconds),
                 memory_seconds=step.seconds.memory,
                 recalled_bytes=memory.stats.decoded_bytes - fetched if memory else 0,
-                kv_bytes=memory.kv_bytes if memory else session.raw_bytes,
+                kv_bytes=_counted(model, memory, session),
             )
         )
         tick()
@@ -172,6 +172,12 @@ async def _walk(
         shown=scenario.shown,
         chunks=tuple(log),
     )
+
+
+def _counted(model: WorldModel, memory: Memory | None, session: Session) -> int:
+    """Bytes of KV kept for a world; what is uncoded is counted as bfloat16, the big models' type, two bytes a value."""
+    kept, coded = (memory.kv_bytes, memory.config.coding.keys != "raw") if memory else (session.raw_bytes, False)
+    return kept if coded else kept * 2 // DTYPES[model.spec.dtype].itemsize
 
 
 def render(model: WorldModel, scenario: Scenario, walkers: Sequence[Walker]) -> Tensor:

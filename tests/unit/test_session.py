@@ -3,17 +3,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from worldkv.coding import Coding
-from worldkv.index import ScanIndex
-from worldkv.select import make_selector
 
 from benchmarks.rolling_cache import RollingCache
 from services.generator.actions import Action, Walker
 from services.generator.session import Session, SessionConfig
 from tests.toys import TOY, toy_model
 from worldkv.chunk import Lineage
+from worldkv.coding import Coding
 from worldkv.errors import InvalidConfig, InvalidInput
+from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig
+from worldkv.select import make_selector
 from worldkv.store import PartKey, RamStore
 from worldkv.window import WindowConfig
 
