@@ -1,0 +1,143 @@
+"""How a chunk's keys and values become a KV part and come back: pruned, then coded, all layers at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldkv.chunk import KVPart, ModelSpec, Segment
+from worldkv.codec import Codec, codec
+from worldkv.errors import BadHeader, SpecMismatch
+from worldkv.prune import Pruning, kept_tokens, select_tokens
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+NONE_FITTED: Mapping[str, Codec] = MappingProxyType({})
+
+
+class KV(NamedTuple):
+    """Keys (chunk-local time) and values of one chunk, each [layers, tokens, heads, head_dim]."""
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def tokens(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What is done to the chunks of a world when they are stored.
+
+    keys, values  names of codecs
+    pruning       comes first
+    raw_first     a branch's first chunk is kept whole and bit for bit: it is the sink of every window
+    fitted        codecs made for the model, by name, beside those everybody has
+
+    Raises UnknownCodec when built with a name that is neither here nor there.
+    """
+
+    keys: str = "int4"
+    values: str = "int4"
+    pruning: Pruning = field(default_factory=Pruning)
+    raw_first: bool = True
+    fitted: Mapping[str, Codec] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        for name in (self.keys, self.values):
+            codec(name, self.fitted)
+
+
+def stored_tokens(coding: Coding, spec: ModelSpec) -> int:
+    """Tokens of a chunk that are left after pruning."""
+    return kept_tokens(coding.pruning, spec.frames, spec.frame_tokens)
+
+
+def coded_bytes(coding: Coding, spec: ModelSpec) -> int:
+    """Bytes of a chunk's KV part, headers aside; those of a raw first chunk are more."""
+    shape = (spec.layers * spec.kv_sets, stored_tokens(coding, spec), spec.heads, spec.head_dim)
+    return sum(codec(name, coding.fitted).size(shape, DTYPES[spec.dtype]) for name in (coding.keys, coding.values))
+
+
+def encode_kv(kv: tuple[Tensor, Tensor], coding: Coding, spec: ModelSpec, first: bool = False) -> KVPart:
+    """The KV part of a chunk.
+
+    kv     keys (chunk-local time) and values, each [layers, tokens, heads, head_dim]
+    first  whether this is its branch's first chunk
+
+    Raises SpecMismatch for tensors of another model, NonFinite for NaN or infinity.
+    """
+    keys, values = kv
+    wanted = (spec.layers * spec.kv_sets, spec.frames * spec.frame_tokens, spec.heads, spec.head_dim)
+    if keys.shape != wanted or values.shape != wanted:
+        raise SpecMismatch(f"a chunk of {spec.model} is {wanted}, got {tuple(keys.shape)} and {tuple(values.shape)}")
+    if not len(keys):
+        return KVPart(())
+    if first and coding.raw_first:
+        return KVPart((*_segments("k", keys, codec("raw")), *_segments("v", values, codec("raw"))))
+    if stored_tokens(coding, spec) < keys.shape[1]:
+        kept = torch.stack([select_tokens(layer, spec.frames, coding.pruning) for layer in keys])
+        layer = torch.arange(len(keys), device=keys.device)[:, None]
+        keys, values = keys[layer, kept], values[layer, kept]
+    by_keys, by_values = codec(coding.keys, coding.fitted), codec(coding.values, coding.fitted)
+    return KVPart((*_segments("k", keys, by_keys), *_segments("v", values, by_values)))
+
+
+def decode_kv(
+    part: KVPart,
+    spec: ModelSpec,
+    fitted: Mapping[str, Codec] = NONE_FITTED,
+    device: torch.device | str = "cpu",
+) -> KV:
+    """Keys and values of a KV part, of as many tokens as were kept.
+
+    Raises UnknownCodec if the part needs a fitted codec that is not given, SpecMismatch for a part of another
+    model, ChunkCorrupt if layers are missing or their bytes are not as many as they should be.
+    """
+    keys, values = (_join([s for s in part.segments if s.kind == kind], spec, fitted, device) for kind in ("k", "v"))
+    if keys.shape != values.shape:
+        raise BadHeader(f"keys {tuple(keys.shape)} and values {tuple(values.shape)} of one chunk differ in shape")
+    return KV(keys, values)
+
+
+def _segments(kind: Literal["k", "v"], x: Tensor, by: Codec) -> list[Segment]:
+    """One segment for each layer of x, [layers, tokens, heads, head_dim]."""
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    rows = by.encode(x).reshape(len(x), -1)
+    return [Segment(kind, layer, 0, NAMES[x.dtype], shape, by.name, data) for layer, data in enumerate(rows)]
+
+
+def _join(
+    segments: Sequence[Segment], spec: ModelSpec, fitted: Mapping[str, Codec], device: torch.device | str
+) -> Tensor:
+    """Keys, or values, of all layers: [layers, tokens, heads, head_dim]; groups of heads side by side."""
+    layers = spec.layers * spec.kv_sets
+    groups = []
+    for group in range(max((s.head_group for s in segments), default=-1) + 1):
+        own = sorted((s for s in segments if s.head_group == group), key=lambda s: s.layer)
+        if [s.layer for s in own] != list(range(layers)):
+            raise BadHeader(f"head group {group} has layers {[s.layer for s in own]}, not 0 to {layers - 1}")
+        if len({(s.codec, s.dtype, s.shape) for s in own}) > 1:
+            raise BadHeader(f"layers of head group {group} differ in codec, dtype or shape")
+        data = np.concatenate([s.data for s in own])
+        shape = (layers, *own[0].shape)
+        groups.append(codec(own[0].codec, fitted).decode(data, shape, DTYPES[own[0].dtype], device))
+    if not groups:
+        groups = [torch.empty(0, spec.frames * spec.frame_tokens, spec.heads, spec.head_dim, device=device)]
+    if len({(g.shape[1], g.dtype) for g in groups}) > 1:
+        raise BadHeader("head groups differ in tokens or dtype")
+    joined = torch.cat(groups, 2) if len(groups) > 1 else groups[0]
+    if (len(joined), *joined.shape[2:]) != (layers, spec.heads, spec.head_dim):
+        raise SpecMismatch(f"KV of {tuple(joined.shape)} is not {spec.model}'s: {layers} layers, {spec.heads} heads")
+    return joined
