@@ -102,22 +102,19 @@ class Target:
         return self.points.reshape(-1, 3)
 
 
-def target(
-    poses: Matrix, fov: float, aspect: float, reach: float, columns: int, rows: int, depths: int, last: float = 1.0
-) -> Target:
+def target(poses: Matrix, fov: float, aspect: float, reach: float, columns: int, rows: int, depths: int) -> Target:
     """A fixed grid of points in each view: midpoints of equal strata of its width, its height and its depth.
 
     poses   [views, 4, 4]
-    fov     horizontal, radians
+    fov     horizontal, radians; aspect: height over width
     reach   depth of the views along their axis, units
-    last    share of the reach that is divided into strata
     """
 
     def midpoints(n: int) -> Matrix:
         return (np.arange(n) + 0.5) / n
 
     tangent = np.tan(fov / 2)
-    z = midpoints(depths) * reach * last
+    z = midpoints(depths) * reach
     x = (midpoints(columns) * 2 - 1)[:, None, None] * tangent * z
     y = (midpoints(rows) * 2 - 1)[None, :, None] * tangent * aspect * z
     local = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)

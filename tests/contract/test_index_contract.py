@@ -212,7 +212,24 @@ def test_an_emptied_branch_may_be_filled_again_with_other_chunks(index):
     assert index.add(meta(lineage.key(1), count=1))
 
 
-@settings(max_examples=25)
+def test_a_branch_that_lost_most_of_its_chunks_still_finds_the_others(index):
+    lineage = Lineage.begin()
+    metas = filled(index, lineage, 200)
+    kept = metas[5::7]
+    for each in metas:
+        if each not in kept:
+            index.remove(each.key)
+    fresh = type(index)()
+    for each in kept:
+        fresh.add(each)
+    for selector in (Oldest(), Pose(), Coverage()):
+        assert index.nearest(query(), selector, 99, lineage) == fresh.nearest(query(), selector, 99, lineage)
+    for each in metas:
+        assert index.add(each) == (each not in kept)
+    assert keys(index.nearest(query(), Oldest(), 999, lineage)) == [each.key for each in metas]
+
+
+@settings(max_examples=20)
 @given(st.data())
 @pytest.mark.parametrize("make", INDEXES)
 def test_any_history_leaves_what_a_dictionary_would_hold(make, data):
@@ -252,10 +269,12 @@ def test_a_fork_sees_its_parents_chunks_and_not_its_siblings(index):
             index.add(meta(child.key(i)))
     for lineage, length in ((parent, 10), (left, 9), (right, 7)):
         assert keys(index.nearest(query(), Oldest(), 99, lineage)) == list(lineage.keys(length))
+    index.add(meta(ChunkKey(left.head, 2)))  # before the fork: no chunk of that world
+    assert keys(index.nearest(query(), Oldest(), 99, left)) == list(left.keys(9))
     grandchild = left.fork(8)
     assert keys(index.nearest(query(), Latest(), 2, grandchild)) == [left.key(7), left.key(6)]
     assert keys(index.nearest(query(), Latest(), 99, parent.fork(0))) == []
-    assert len(index) == 10 + 3 + 3
+    assert len(index) == 10 + 3 + 3 + 1
 
 
 @settings(max_examples=30)

@@ -85,7 +85,7 @@ class Coverage:
     """
 
     def __init__(
-        self, threshold: float = 0.04, fill: float | None = 0.5, trust: float = 0.7, shortlist: int = 256
+        self, threshold: float = 0.03, fill: float | None = 0.5, trust: float = 0.7, shortlist: int = 256
     ) -> None:
         for name, share in (("threshold", threshold), ("fill", fill), ("trust", trust)):
             if share is not None and not 0 <= share <= 1:
