@@ -16,8 +16,10 @@ POSE = replace(DEFAULT, name="pose", selector="pose")
 RAW = replace(DEFAULT, name="raw", codec="raw")
 RANDOM = replace(POSE, name="random", selector="random")
 FOREIGN = replace(POSE, name="foreign", foreign=True)
-CODINGS = tuple(replace(DEFAULT, name=codec, codec=codec) for codec in ("int8", "int4", "int3"))
-"""Codings that are tried for the bytes rows, largest first."""
+CODINGS = tuple(
+    replace(DEFAULT, name=codec, codec=codec) for codec in ("int8", "int4", "int3", "klt3", "klt2", "klt1.5", "klt1")
+)
+"""Codings that are tried for the bytes rows, largest first; klt is fitted to the model."""
 LOSS = 0.2
 """dB that the best coding may lose."""
 WIDE_SEEDS = range(5)
@@ -80,7 +82,7 @@ def best_bytes() -> Iterator[Case]:
     for path in LONG_PANS:
         losses = {v: float(np.mean(differences(path, RAW, v))) for v in CODINGS}
         good = [v for v in CODINGS if losses[v] <= LOSS]
-        best = max((raw / coded_bytes(v.coding, model().spec), v) for v in good) if good else (1.0, RAW)
+        best = max((raw / coded_bytes(v.coding(model()), model().spec), v) for v in good) if good else (1.0, RAW)
         case = f"{path}, {best[1].name}"
         yield Case(case, best[0], "raw over coded", raw, [losses[v] for v in CODINGS])
 
@@ -89,7 +91,7 @@ def best_bytes() -> Iterator[Case]:
 def paper_bytes() -> Iterator[Case]:
     pruned = replace(DEFAULT, name="keep 0.25", keep=0.25, codec="raw")
     raw = model().spec.raw_bytes * 2 / {"float32": 4}.get(model().spec.dtype, 2)
-    fitting = [v for v in CODINGS if coded_bytes(v.coding, model().spec) <= raw / 2]
+    fitting = [v for v in CODINGS if coded_bytes(v.coding(model()), model().spec) <= raw / 2]
     for path in LONG_PANS:
         best = max(fitting, key=lambda v: mean_psnr(path, v))
         runs = differences(path, best, pruned)

@@ -24,9 +24,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TaskProgressColum
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pocket.clips import clips
 from pocket.model import PocketConfig, PocketModel
 from pocket.rooms import TEST_SEEDS, Renderer, build
-from pocket.walks import moves, walk
+from pocket.walks import walk
 from pocket.weights_file import load, save
 
 
@@ -54,15 +55,6 @@ class TrainConfig:
     decay_from: float = 0.7
     ema: float = 0.998
     seed: int = 0
-
-
-def clips(rng: np.random.Generator, batch: int, frames: int, config: PocketConfig) -> tuple[Tensor, Tensor]:
-    """Pictures [batch, frames, 3, height, width] in -1..1 and poses [batch, frames, 4, 4] of unseen walks."""
-    worlds = [build(int(seed)) for seed in rng.integers(0, TEST_SEEDS.start, batch)]
-    poses = torch.from_numpy(np.stack([walk(w, moves(frames, rng), rng) for w in worlds])).float()
-    renderer = Renderer(worlds, config.height, config.width, config.fov)
-    pictures, _ = renderer(torch.arange(batch).repeat_interleave(frames), poses.flatten(0, 1))
-    return pictures.unflatten(0, (batch, frames)) * 2 - 1, poses
 
 
 def punch(

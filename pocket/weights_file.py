@@ -1,4 +1,7 @@
-"""The pocket model's weights as a file: fp16 safetensors with the model's config in their metadata."""
+"""The pocket model's weights, and the codecs fitted to them, as files.
+
+Weights are fp16 safetensors with the model's config in their metadata.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pocket.model import PocketConfig, PocketModel
-from worldkv.errors import WeightsMismatch, WeightsMissing
+from worldkv.codec import Klt
+from worldkv.errors import InvalidInput, WeightsMismatch, WeightsMissing
 from worldkv.rope import Rope
 
 SHIPPED = Path(__file__).parent / "weights" / "pocket.safetensors"
 """Where the shipped weights lie."""
+CODECS = SHIPPED.with_name("codecs.safetensors")
+"""Where the codecs fitted to them lie."""
 
 
 def save(path: Path, model: PocketModel, about: Mapping[str, str]) -> None:
@@ -69,3 +75,30 @@ def _read(path: Path) -> tuple[PocketConfig, dict[str, Tensor]]:
         return PocketConfig(**fields), tensors
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsMismatch(f"the metadata of {path} hold no pocket config: {error!r}") from error
+
+
+def save_codecs(path: Path, pairs: Mapping[str, tuple[Klt, Klt]]) -> None:
+    """Write codecs of keys and of values, by name; the file appears whole, by rename."""
+    tables = {
+        f"{name}/{kind}/{table}": tensor.contiguous()
+        for name, pair in pairs.items()
+        for kind, codec in zip("kv", pair, strict=True)
+        for table, tensor in codec.tensors().items()
+    }
+    temporary = path.with_suffix(".tmp")
+    save_file(tables, temporary)
+    temporary.rename(path)
+
+
+def load_codecs(path: Path = CODECS) -> dict[str, tuple[Klt, Klt]]:
+    """Codecs of keys and of values, by name; none where there is no file. Raises WeightsMismatch for any other file."""
+    if not path.is_file():
+        return {}
+    tables: dict[str, dict[str, dict[str, Tensor]]] = {}
+    try:
+        for full_name, tensor in load_file(path).items():
+            name, kind, table = full_name.split("/")
+            tables.setdefault(name, {}).setdefault(kind, {})[table] = tensor
+        return {name: (Klt.from_tensors(pair["k"]), Klt.from_tensors(pair["v"])) for name, pair in tables.items()}
+    except (SafetensorError, InvalidInput, KeyError, ValueError) as error:
+        raise WeightsMismatch(f"{path} does not hold fitted codecs: {error!r}") from error

@@ -175,7 +175,12 @@ class Memory:
         return entries
 
     def _entry(self, key: ChunkKey, kv: KVPart) -> Entry:
-        return Entry((key, kv.reencoded), key.index * self.spec.frames, self.spec.frames, decode_kv(kv, self.spec))
+        return Entry(
+            (key, kv.reencoded),
+            key.index * self.spec.frames,
+            self.spec.frames,
+            decode_kv(kv, self.spec, self.config.coding.fitted),
+        )
 
     def _keep_hot(self, key: ChunkKey, entry: Entry) -> None:
         self._hot[key] = entry

@@ -60,10 +60,13 @@ class Variant:
     budget_chunks: int = 0
     foreign: bool = False
 
-    @property
-    def coding(self) -> Coding:
+    def coding(self, model: WorldModel) -> Coding:
+        """What is done to a chunk that is stored: `codec` is looked for among the model's own codecs first."""
         pruning = Pruning(self.keep, self.similarity, self.pooled)
-        return Coding(self.codec, self.codec, pruning)
+        if self.codec not in model.codecs:
+            return Coding(self.codec, self.codec, pruning)
+        keys, values = model.codecs[self.codec]
+        return Coding(keys.name, values.name, pruning, fitted={keys.name: keys, values.name: values})
 
     @property
     def window(self) -> WindowConfig:
@@ -128,8 +131,9 @@ def make_memory(model: WorldModel, variant: Variant, seed: int) -> Memory:
 
 def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, ...]:
     window = variant.window
-    budget = variant.budget_chunks * coded_bytes(variant.coding, model.spec)
-    config = MemoryConfig(variant.coding, variant.order, budget)
+    coding = variant.coding(model)
+    budget = variant.budget_chunks * coded_bytes(coding, model.spec)
+    config = MemoryConfig(coding, variant.order, budget)
     choose = make_selector(variant.selector, seed)
     return model.spec, window, config, RamStore(STORE_BYTES), ScanIndex(), choose, Lineage.begin()
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from worldkv.chunk import ModelSpec
+from worldkv.codec import Codec
 from worldkv.pose import Matrix
 from worldkv.window import KV, Window
 
@@ -39,6 +40,8 @@ class WorldModel(Protocol):
     """
 
     spec: ModelSpec
+    codecs: Mapping[str, tuple[Codec, Codec]]
+    """Codecs fitted to this model, by name: of keys, and of values."""
 
     def start(self) -> State:
         """Fresh state of a session."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pocket.model import PocketModel
-from pocket.weights_file import SHIPPED, load
+from pocket.weights_file import CODECS, SHIPPED, load, load_codecs
 from services.generator.world_model import Conditioning, State
 from worldkv.chunk import ModelSpec
+from worldkv.codec import Codec
 from worldkv.errors import InvalidInput
 from worldkv.window import KV, Window
 
@@ -39,7 +41,14 @@ class PocketWorldModel:
     levels  noise levels of the denoise passes, falling from 1
     """
 
-    def __init__(self, model: PocketModel, digest: str, levels: Sequence[float] = LEVELS) -> None:
+    def __init__(
+        self,
+        model: PocketModel,
+        digest: str,
+        levels: Sequence[float] = LEVELS,
+        codecs: Mapping[str, tuple[Codec, Codec]] = MappingProxyType({}),
+    ) -> None:
+        self.codecs = codecs
         self.model, self.levels = model.eval().requires_grad_(False), tuple(levels)
         c = model.config
         self.spec = ModelSpec(
@@ -62,8 +71,8 @@ class PocketWorldModel:
 
     @classmethod
     def load(cls, path: Path = SHIPPED, levels: Sequence[float] = LEVELS) -> PocketWorldModel:
-        """The model of a weights file; raises WeightsMissing or WeightsMismatch."""
-        return cls(*load(path), levels)
+        """The model of a weights file, with the codecs that lie beside it; raises WeightsMissing or WeightsMismatch."""
+        return cls(*load(path), levels, load_codecs(path.with_name(CODECS.name)))
 
     def start(self) -> State:
         return NoState()
