@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
-from worldkv.coding import Coding, decode_kv, encode_kv, stored_tokens
+from worldkv.coding import KV, Coding, decode_kv, encode_kv, stored_tokens
 from worldkv.errors import ChunkCorrupt, InvalidConfig
 from worldkv.format import decode_kv as read_kv
 from worldkv.format import decode_part as read_part
@@ -22,7 +22,7 @@ from worldkv.format import encode_part as write_part
 from worldkv.index import Hit, PoseIndex
 from worldkv.select import Query, Selector
 from worldkv.store import Miss, PartKey, Store
-from worldkv.window import KV, Entry, WindowConfig
+from worldkv.window import Entry, WindowConfig
 
 Order = Literal["time", "nearest"]
 SPARES = 2

@@ -17,31 +17,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
 
 from worldkv.chunk import ModelSpec
+from worldkv.coding import DTYPES, KV
 from worldkv.errors import InvalidConfig, OverBudget
 from worldkv.rope import Rope, place
 
 Placement = Literal["original", "rebased"]
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 GROWTH = 8
 """Chunks by which a window without eviction grows at a time."""
-
-
-class KV(NamedTuple):
-    """Keys (chunk-local time) and values of one chunk, each [layers, tokens, heads, head_dim]."""
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def tokens(self) -> int:
-        return self.keys.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
 
 
 class Entry(NamedTuple):

@@ -25,11 +25,12 @@ from torch import Tensor
 from services.generator.actions import Action, Slide, Walker, unhindered
 from services.generator.world_model import Conditioning, WorldModel
 from worldkv.chunk import Lineage, Meta, Part
+from worldkv.coding import KV
 from worldkv.errors import InvalidConfig, InvalidInput
 from worldkv.memory import Memory, Recalled
 from worldkv.pose import Matrix
 from worldkv.select import Query
-from worldkv.window import GROWTH, KV, Entry, Window, WindowConfig, positions
+from worldkv.window import GROWTH, Entry, Window, WindowConfig, positions
 
 Mode = Literal["window", "full", "worldkv"]
 

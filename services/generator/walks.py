@@ -19,13 +19,13 @@ from services.generator.scenarios import Scenario
 from services.generator.session import Mode, Session, SessionConfig
 from services.generator.world_model import WorldModel
 from worldkv.chunk import Lineage, Part
-from worldkv.coding import Coding, coded_bytes
+from worldkv.coding import DTYPES, KV, Coding, coded_bytes
 from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig, Order
 from worldkv.prune import Pruning, Similarity
 from worldkv.select import make_selector
 from worldkv.store import RamStore
-from worldkv.window import DTYPES, KV, Placement, WindowConfig
+from worldkv.window import Placement, WindowConfig
 
 ELSEWHERE = 500_000
 """Added to a world's seed to get another world, for the control that recalls foreign chunks."""
@@ -53,7 +53,7 @@ class Variant:
     keep: float = 1.0
     similarity: Similarity = "anchor_mean"
     pooled: bool = False
-    codec: str = "int4"
+    codec: str = "klt2"
     placement: Placement = "rebased"
     recalled: int = 6
     order: Order = "time"

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
+from worldkv.coding import KV
 from worldkv.pose import Matrix
-from worldkv.window import KV, Window
+from worldkv.window import Window
 
 
 class Conditioning(NamedTuple):

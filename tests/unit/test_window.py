@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from tests.toys import toy_spec
+from worldkv.coding import KV
 from worldkv.errors import InvalidConfig, OverBudget
 from worldkv.rope import Rope, place
-from worldkv.window import KV, Entry, Window, WindowConfig, positions
+from worldkv.window import Entry, Window, WindowConfig, positions
 
 SPEC = toy_spec()
 TOKENS = SPEC.frames * SPEC.frame_tokens

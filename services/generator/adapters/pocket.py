@@ -15,8 +15,9 @@ from pocket.weights_file import CODECS, SHIPPED, load, load_codecs
 from services.generator.world_model import Conditioning, State
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
+from worldkv.coding import KV
 from worldkv.errors import InvalidInput
-from worldkv.window import KV, Window
+from worldkv.window import Window
 
 LEVELS = (1.0, 0.85, 0.6, 0.3)
 """Noise levels of the denoise passes, from pure noise down; the last one's prediction is kept."""
