@@ -44,35 +44,36 @@ def demo(
 
 @app.command("eval")
 def evaluate(
-    matrix: Annotated[bool, typer.Option(help="Every combination of selectors, codings and placements.")] = False,
+    matrix: Annotated[bool, typer.Option(help="One factor at a time: selector, codec, placement and so on.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Worlds a path is walked in.")] = 5,
+    scenario: Annotated[list[str] | None, typer.Option(help="Only these walks; may be given several times.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/eval"),
 ) -> None:
     """Score ways of remembering on many walks."""
     with extra("demo"):
         from services.generator.evaluate import run
-    run(matrix=matrix, seeds=seeds, out=out)
+    run(matrix=matrix, seeds=seeds, scenarios=scenario, out=out)
 
 
 @app.command()
 def bench(
-    id: Annotated[str, typer.Argument(help="Which benchmark.", show_default=False)] = "",
+    ids: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; walks are shared.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="What there is.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per case instead of a table.")] = False,
 ) -> None:
-    """Measure one claim."""
+    """Measure a claim, or several."""
     from benchmarks.registry import catalogue, find
 
     if show_list:
         _print_list(catalogue())
-    elif not id:
+    elif not ids:
         raise InvalidInput("name a benchmark, or ask for the list with --list")
-    elif as_json:
-        for case in find(id).run():
-            print(json.dumps({"id": id, **asdict(case)}, allow_nan=False), flush=True)
-    else:
-        each = find(id)
-        _print_cases(each, list(each.run()))
+    for each in [find(id) for id in ids or ()]:
+        if as_json:
+            for case in each.run():
+                print(json.dumps({"id": each.id, **asdict(case)}, allow_nan=False), flush=True)
+        else:
+            _print_cases(each, list(each.run()))
 
 
 @app.command()
