@@ -93,7 +93,7 @@ class Klt:
         check_values(x)
         items, tokens = self._cut(x.shape)
         forward, offset, _ = self._tables(x.device)
-        levels = torch.baddbmm(offset, x.float().reshape(items, tokens, -1), forward)
+        levels = torch.baddbmm(offset, x.float().reshape(items, tokens, self.mean.shape[1]), forward)
         coded = [
             # Half a level is in the offset, for the conversion to integers cuts off.
             pack(part.clamp(0, 2**bits - 0.5).to(torch.uint8).flatten(1), bits)
