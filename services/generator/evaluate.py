@@ -20,6 +20,7 @@ from services.generator.report.matrix import markdown, tabulate
 from services.generator.report.results import SCHEMA, WalkResult, environment, measure, walk_from_json, walk_to_json
 from services.generator.scenarios import SCENARIOS, Scenario
 from services.generator.walks import BASELINE_GAP, DEFAULT, FULL, PAPER, WINDOW, Variant, run_walk
+from services.generator.world_model import WorldModel
 from worldkv.chunk import ModelSpec
 from worldkv.errors import InvalidInput
 
@@ -71,7 +72,7 @@ def run(
         raise InvalidInput(f"needs at least {LEAST_SEEDS if matrix else 1} seeds, got {seeds}")
     model = PocketWorldModel.load(weights)
     variants = MATRIX if matrix else THREE
-    ledger = Ledger(out / "walks.jsonl", model.spec)
+    ledger = Ledger(out / "walks.jsonl", model)
     with _progress() as progress:
         task = progress.add_task("", total=len(names) * seeds * len(variants))
         walks = []
@@ -80,7 +81,7 @@ def run(
                 scenario = SCENARIOS[name](seed)
                 for variant in variants:
                     progress.update(task, description=f"{name}, seed {seed}: {variant.name}")
-                    walks.append(ledger.find(scenario, variant) or ledger.add(model, scenario, variant))
+                    walks.append(ledger.find(scenario, variant) or ledger.add(scenario, variant))
                     progress.advance(task)
     return _write(out, walks, "worldkv eval" + " --matrix" * matrix + f" --seeds {seeds}", model.spec)
 
@@ -88,12 +89,12 @@ def run(
 class Ledger:
     """Finished walks, one JSON line each, added as soon as it is walked.
 
-    A line counts only for the same model, the same path and the same variant. Half a last line, from an
+    A line counts only for the same model and codecs, the same path and the same variant. Half a last line, from an
     interrupted run, is dropped.
     """
 
-    def __init__(self, path: Path, spec: ModelSpec) -> None:
-        self.path, self.spec = path, spec
+    def __init__(self, path: Path, model: WorldModel) -> None:
+        self.path, self.model = path, model
         self._walks: dict[str, WalkResult] = {}
         whole = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
@@ -109,9 +110,9 @@ class Ledger:
         """The walk, if it was walked before."""
         return self._walks.get(self._key(scenario, variant))
 
-    def add(self, model: PocketWorldModel, scenario: Scenario, variant: Variant) -> WalkResult:
+    def add(self, scenario: Scenario, variant: Variant) -> WalkResult:
         """Walk it now."""
-        walk = measure(run_walk(model, scenario, variant), BASELINE_GAP)
+        walk = measure(run_walk(self.model, scenario, variant), BASELINE_GAP)
         key = self._key(scenario, variant)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"key": key, "walk": walk_to_json(walk)}, allow_nan=False) + "\n")
@@ -121,7 +122,9 @@ class Ledger:
     def _key(self, scenario: Scenario, variant: Variant) -> str:
         poses = np.stack([w.pose for w in scenario.walkers])
         walk = (scenario.name, scenario.seed, scenario.rooms.seed, scenario.shown, BASELINE_GAP)
-        text = json.dumps([SCHEMA, self.spec.digest, *walk, asdict(variant)], sort_keys=True)
+        coding = variant.coding(self.model) if variant.mode == "worldkv" else None
+        codecs = (coding.keys, coding.values) if coding else ()  # a fitted codec's name holds its digest
+        text = json.dumps([SCHEMA, self.model.spec.digest, *walk, *codecs, asdict(variant)], sort_keys=True)
         return blake2b(text.encode() + poses.tobytes(), digest_size=16).hexdigest()
 
 

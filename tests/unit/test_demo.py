@@ -1,6 +1,7 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -16,11 +17,23 @@ from tests.toys import TOY, toy_model
 from worldkv.errors import InvalidInput, WeightsMissing
 from worldkv.select import SELECTORS
 
+PLAIN = replace(DEFAULT, codec="int4")
+"""The default, for a model without codecs of its own."""
 
-def test_a_demo_of_a_model_that_knows_nothing_still_reports(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("services.generator.demo.QUICK", ("pan90",))
-    save(tmp_path / "toy.safetensors", PocketModel(TOY), {})
-    data = demo.run(tmp_path / "out", quick=True, weights=tmp_path / "toy.safetensors")
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Weights of a model that knows nothing, and the modes to walk it in."""
+    monkeypatch.setattr(demo, "VARIANTS", {"window": WINDOW, "full": FULL, "worldkv": PLAIN})
+    monkeypatch.setattr(demo, "QUICK", ("pan90",))
+    monkeypatch.setattr(evaluate, "THREE", (WINDOW, FULL, PLAIN))
+    path = tmp_path / "toy.safetensors"
+    save(path, PocketModel(TOY), {})
+    return path
+
+
+def test_a_demo_of_a_model_that_knows_nothing_still_reports(toy, tmp_path, capsys):
+    data = demo.run(tmp_path / "out", quick=True, weights=toy)
     assert {row["mode"] for row in data["rows"]} == set(MODES)
     assert data["command"] == "worldkv demo --quick"
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"report.html", "results.json", "contact.png", "pan90.mp4"}
@@ -35,24 +48,24 @@ def test_missing_weights_are_named(tmp_path):
 
 def test_an_interrupted_evaluation_goes_on(tmp_path):
     model, walk = toy_model(), SCENARIOS["pan90"](0)
-    first = Ledger(tmp_path / "walks.jsonl", model.spec).add(model, walk, WINDOW)
+    first = Ledger(tmp_path / "walks.jsonl", model).add(walk, WINDOW)
     with (tmp_path / "walks.jsonl").open("a") as file:
         file.write('{"key": "half a li')
-    again = Ledger(tmp_path / "walks.jsonl", model.spec)
+    again = Ledger(tmp_path / "walks.jsonl", model)
     assert again.find(walk, WINDOW) == first
     assert again.find(walk, FULL) is None
+    assert again.find(walk, PLAIN) is None
     assert again.find(SCENARIOS["pan90"](1), WINDOW) is None
-    assert Ledger(tmp_path / "walks.jsonl", toy_model(1).spec).find(walk, WINDOW) is None
+    assert Ledger(tmp_path / "walks.jsonl", toy_model(1)).find(walk, WINDOW) is None
     assert (tmp_path / "walks.jsonl").read_text().count("\n") == 1
 
 
-def test_an_evaluation_writes_its_table_and_walks_nothing_twice(tmp_path, monkeypatch):
-    save(tmp_path / "toy.safetensors", PocketModel(TOY), {})
-    ask = partial(evaluate.run, tmp_path, seeds=1, scenarios=["pan90"], weights=tmp_path / "toy.safetensors")
+def test_an_evaluation_writes_its_table_and_walks_nothing_twice(toy, tmp_path, monkeypatch):
+    ask = partial(evaluate.run, tmp_path, seeds=1, scenarios=["pan90"], weights=toy)
     first = ask()
     monkeypatch.setattr(evaluate, "run_walk", None)
     assert ask()["cells"] == first["cells"]
-    assert (tmp_path / "matrix.md").read_text().count("\n| ") == 4
+    assert (tmp_path / "matrix.md").read_text().count("\n| ") == 5  # head, rule and three lines
     assert json.loads((tmp_path / "matrix.json").read_text())["cells"] == first["cells"]
 
 

@@ -84,13 +84,13 @@ def standard_error(values: Sequence[float]) -> float | None:
 def markdown(cells: Sequence[Cell], command: str, default: str, about: Sequence[str]) -> str:
     """The cells as one Markdown table a scenario, under the command that made them."""
     lines = [
-        "# One factor at a time",
+        "# Ways of remembering, compared",
         "",
         f"`{command}`",
         "",
-        f"Every line changes one thing of the default, `{default}`. PSNR against the truth over revisit frames, mean",
-        "and standard error over seeds; *beside the default* compares the same seeds; *gain closed* is (line − window)",
-        "/ (full − window), a dash where full is less than 3 dB above the window or nothing is revisited.",
+        f"The default is `{default}`; other lines name what they change of it. PSNR against the truth over revisit",
+        "frames, mean and standard error over seeds; *beside the default* compares the same seeds; *gain closed* is",
+        "(line − window) / (full − window), a dash where full is less than 3 dB above the window or nothing is revisited.",
         "",
         *(f"- {line}" for line in about),
     ]
