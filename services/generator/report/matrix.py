@@ -90,7 +90,7 @@ def markdown(cells: Sequence[Cell], command: str, default: str, about: Sequence[
         "",
         f"The default is `{default}`; other lines name what they change of it. PSNR against the truth over revisit",
         "frames, mean and standard error over seeds; *beside the default* compares the same seeds; *gain closed* is",
-        "(line − window) / (full − window), a dash where full is less than 3 dB above the window or nothing is revisited.",
+        "(line − window) / (full − window): a dash where full is not 3 dB above the window, or nothing is revisited.",
         "",
         *(f"- {line}" for line in about),
     ]
