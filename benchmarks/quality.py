@@ -91,7 +91,8 @@ def best_bytes() -> Iterator[Case]:
 def paper_bytes() -> Iterator[Case]:
     pruned = replace(DEFAULT, name="keep 0.25", keep=0.25, codec="raw")
     raw = model().spec.raw_bytes * 2 / {"float32": 4}.get(model().spec.dtype, 2)
-    fitting = [v for v in CODINGS if coded_bytes(v.coding(model()), model().spec) <= raw / 2]
+    mixed = tuple(replace(DEFAULT, name=f"keep 0.5, {codec}", keep=0.5, codec=codec) for codec in ("int8", "klt3"))
+    fitting = [v for v in (*CODINGS, *mixed) if coded_bytes(v.coding(model()), model().spec) <= raw / 2]
     for path in LONG_PANS:
         best = max(fitting, key=lambda v: mean_psnr(path, v))
         runs = differences(path, best, pruned)

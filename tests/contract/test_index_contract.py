@@ -120,7 +120,7 @@ def oracle_fov(asked: Query, metas: list[Meta]) -> list[float]:
 
 
 def oracle_coverage(
-    asked: Query, metas: list[Meta], k: int, threshold: float, fill: float | None, trust: float = 0.7
+    asked: Query, metas: list[Meta], k: int, threshold: float, fill: float | None, trust: float = 1.0
 ) -> list[tuple[int, float]]:
     """(chunk number, gain) of each choice, in order."""
     lines = list(grid(asked))
