@@ -90,7 +90,7 @@ class Block(nn.Module):
         c = self.config
         h = _norm(x_BND) * (1 + scale) + shift + self.ray(rays)
         q, k, v = self.qkv(h).unflatten(-1, (3, c.heads, c.head_dim)).unbind(-3)
-        return self.norm_q(q), self.norm_k(k), v
+        return self.norm_q(q.float()), self.norm_k(k.float()), v
 
     def finish(self, x: Tensor, attended_BNHK: Tensor, mod: tuple[Tensor, ...]) -> Tensor:
         x = x + mod[2] * self.out(attended_BNHK.flatten(2))

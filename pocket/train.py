@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pocket.clips import clips
 from pocket.model import PocketConfig, PocketModel
+from pocket.resize import resized
 from pocket.rooms import TEST_SEEDS, Renderer, build
 from pocket.walks import walk
 from pocket.weights_file import load, save
@@ -39,7 +40,8 @@ class TrainConfig:
     tokens       frames per step: short clips in larger batches first, long clips later
     short, long  clip lengths, latent frames; `lengthen` is the share of the run after which clips are long
     holes        share of steps after `lengthen` whose clips miss chunks of a longer walk
-    own_errors   share of steps in the last quarter whose context holds the model's own predictions
+    own_errors   share of steps after `own_from` of the run whose context holds the model's own predictions
+    bf16         matrix products in bfloat16 (weights and sums stay float32): half the time where the CPU has AMX
     """
 
     minutes: float = 100.0
@@ -49,6 +51,8 @@ class TrainConfig:
     lengthen: float = 0.35
     holes: float = 0.0
     own_errors: float = 0.0
+    own_from: float = 0.75
+    bf16: int = 0
     lr_muon: float = 2e-3
     lr_adam: float = 1e-3
     warmup: int = 100
@@ -117,6 +121,11 @@ class Trainer:
             return punch(rng, *clips(rng, batch, frames * 3 // 2, self.model.config), frames, chunk)
         return (*clips(rng, batch, frames, self.model.config), torch.arange(frames))
 
+    def predict(self, *inputs: Tensor) -> Tensor:
+        """The model's clean pictures, float32; arguments as `PocketModel.forward`."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=bool(self.config.bf16)):
+            return cast(Tensor, self.model(*inputs)).float()
+
     def train_step(self) -> float:
         c, chunk = self.config, self.model.config.frames
         rng = np.random.default_rng((c.seed, self.step))
@@ -125,14 +134,14 @@ class Trainer:
         pictures, poses, position = self.batch(rng, done)
         level = noise_levels(rng, len(pictures), len(position) // chunk).repeat_interleave(chunk, 1)
         shown = pictures
-        if done > 0.75 and rng.random() < c.own_errors:
+        if done > c.own_from and rng.random() < c.own_errors:
             first = noise_levels(rng, len(pictures), len(position) // chunk).repeat_interleave(chunk, 1)
             with torch.no_grad():
-                guess = self.model(mix(pictures, first, generator), first, poses, position)
+                guess = self.predict(mix(pictures, first, generator), first, poses, position)
             shown = torch.where((first > 0)[..., None, None, None], guess.clamp(-1, 1), pictures)
         noisy = (level > 0)[..., None, None, None]
         frames = torch.where(noisy, mix(pictures, level, generator), shown)
-        guess = self.model(frames, level, poses, position)
+        guess = self.predict(frames, level, poses, position)
         weight = (level > 0) / level.clamp(min=0.15)
         error = (guess - pictures).square().mean((2, 3, 4))
         loss = (error * weight).sum() / (level > 0).sum().clamp(min=1)
@@ -248,12 +257,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("out/train"))
     parser.add_argument("--init", type=Path, help="weights to begin from")
+    parser.add_argument("--scale", type=float, default=1.0, help="enlarge pictures and patches of those weights")
     for name, value in asdict(TrainConfig()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = vars(parser.parse_args())
-    out, init = args.pop("out"), args.pop("init")
+    out, init, scale = args.pop("out"), args.pop("init"), args.pop("scale")
     torch.manual_seed(args["seed"])
-    model = load(init)[0] if init else PocketModel(PocketConfig())
+    model = resized(load(init)[0] if init else PocketModel(PocketConfig()), scale)
     trainer = Trainer(TrainConfig(**args), model, out)
     if trainer.restore():
         print(f"going on from step {trainer.step}", file=sys.stderr)

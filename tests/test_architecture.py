@@ -18,8 +18,10 @@ benchmarks
 worldkv.cli
 services.kvstore | services.retriever | services.generator | pocket.train
 pocket
-worldkv.memory, worldkv.coding, worldkv.window, worldkv.store, worldkv.store_wrappers, worldkv.index
+worldkv.memory, worldkv.coding, worldkv.window, worldkv.index
 worldkv.client | worldkv.service
+worldkv.shared, worldkv.worlds
+worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.wire | worldkv.rpc | worldkv.format
 worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
