@@ -1,0 +1,1 @@
+"""Keeps chunks: bytes by key in host memory and Redis, served over gRPC to the rest of the project."""
