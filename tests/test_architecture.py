@@ -34,6 +34,7 @@ worldkv, services
 cycles. A name stands for the modules below it too, unless one of them stands elsewhere."""
 
 LIGHT = (
+    "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",
     "worldkv.config",
