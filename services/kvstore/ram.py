@@ -8,16 +8,20 @@ Synchronous, without I/O, for one thread; only the bytes of a reservation may be
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import chain
 
 from services.kvstore.arena import Arena
+from services.kvstore.held import Held, Reservation
+from services.kvstore.ledger import Ledger, Short
+from services.kvstore.tombstones import Tombstones
 from worldkv.chunk import Branch
+from worldkv.errors import Conflict, InvalidConfig, InvalidInput, OverBudget
 from worldkv.format import Kind
 from worldkv.shared import Extent
 from worldkv.store import Miss, PartKey
 
-__all__ = ["Extent", "Held", "RamConfig", "RamStats", "RamTier", "Reservation"]
+__all__ = ["Extent", "Held", "RamConfig", "RamStats", "RamTier", "Reservation", "TenantStats"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class RamConfig:
     prefix        begin of the segment's name under /dev/shm
     max_evicted   evicted keys that are remembered as such; older ones are misses like any other
 
-    Raises InvalidInput naming the value that is out of range.
+    Raises InvalidConfig naming the value that is out of range.
     """
 
     budget_bytes: int = 1 << 30
@@ -39,48 +43,12 @@ class RamConfig:
     prefix: str = "worldkv-arena"
     max_evicted: int = 100_000
 
-
-class Held:
-    """A part that is held.
-
-    size, checksum  bytes, and xxh3-64 of all of them
-    extents         where they lie in the arena
-    views           the same, read-only, for this process
-    """
-
-    size: int
-    checksum: int
-    extents: tuple[Extent, ...]
-    views: tuple[memoryview, ...]
-
-    def pin(self) -> AbstractContextManager[None]:
-        """Within it the bytes stay as they are, also if the part is dropped meanwhile.
-
-        A part that is pinned is not chosen to make room; if it is deleted its room comes back with the last pin.
-        """
-        raise NotImplementedError
-
-
-class Reservation:
-    """Room for a part that nobody sees yet: fill `views`, then `commit` or `abort`, once.
-
-    size   bytes asked for
-    views  writable, in order, together `size` bytes. Nobody may write there after commit or abort
-    """
-
-    size: int
-    views: tuple[memoryview, ...]
-
-    def commit(self, checksum: int) -> Held:
-        """The part is held from now on; if somebody else was faster, what they put is.
-
-        Raises Conflict, and gives the room back, if the chunk was deleted meanwhile.
-        """
-        raise NotImplementedError
-
-    def abort(self) -> None:
-        """Give the room back. Harmless after either."""
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        if self.budget_bytes < 1:
+            raise InvalidConfig(f"budget_bytes must be at least 1, got {self.budget_bytes}")
+        for name in ("tenant_bytes", "max_evicted"):
+            if getattr(self, name) < 0:
+                raise InvalidConfig(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -130,10 +98,14 @@ class RamTier:
     Raises Unavailable if the host has not so much shared memory.
     """
 
-    arena: Arena
-
     def __init__(self, config: RamConfig) -> None:
-        raise NotImplementedError
+        self.config = config
+        self.arena = Arena(config.budget_bytes, config.prefix, config.huge_pages)
+        self._ledger = Ledger()
+        self._tombstones = Tombstones(config.max_evicted)
+        self._reserved: set[Held] = set()  # being written
+        self._pinned: set[Held] = set()  # dropped, but still read
+        self._evictions = self._refusals = 0
 
     def reserve(self, tenant: str, key: PartKey, size: int) -> Reservation | Held:
         """Room for a part of `size` bytes, or the part if it is held. Room is made at once.
@@ -145,42 +117,171 @@ class RamTier:
 
     def reserve_all(self, tenant: str, sizes: Mapping[PartKey, int]) -> dict[PartKey, Reservation | Held]:
         """`reserve` of several parts, all or none; none of them makes room for another."""
-        raise NotImplementedError
+        gone = [str(key) for key in sizes if self._tombstones.deleted(tenant, key.chunk)]
+        if gone:
+            raise Conflict(f"what was deleted stays deleted: {', '.join(gone)}")
+        for key, size in sizes.items():
+            if size < 0:
+                raise InvalidInput(f"{key} cannot have {size} bytes")
+        new = {key: size for key, size in sizes.items() if (tenant, key) not in self._ledger.held}
+        for victim in self._victims(tenant, new, sizes.keys()):
+            self._drop(victim)
+            self._tombstones.bury(victim.tenant, victim.key, Miss.EVICTED)
+            self._evictions += 1
+        return {key: self._reserve(tenant, key, sizes[key]) if key in new else self._use(tenant, key) for key in sizes}
 
     def find(self, tenant: str, key: PartKey) -> Held | Miss:
         """The part, or why it is not here. Counts as a use."""
-        raise NotImplementedError
+        held = (tenant, key) in self._ledger.held
+        return self._use(tenant, key) if held else self._tombstones.why(tenant, key)
 
     def delete(self, tenant: str, keys: Collection[PartKey]) -> int:
         """Drop these parts as `Store.delete` does; answers how many were held. A part that is pinned goes too."""
-        raise NotImplementedError
+        chunks = {key.chunk for key in keys if key.kind == "part"}
+        doomed = {*keys, *(PartKey(chunk, "kv") for chunk in chunks)}
+        held = [part for key in doomed if (part := self._ledger.held.get((tenant, key)))]
+        for part in held:
+            self._drop(part)
+            if part.key.chunk not in chunks:
+                self._tombstones.bury(tenant, part.key, Miss.EVICTED)
+        for chunk in chunks:
+            self._tombstones.delete(tenant, chunk)
+        return len(held)
 
     def scan(
         self, tenant: str, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None
     ) -> list[PartKey]:
         """Keys held of a branch, chunk numbers `begin` up to `end`, in order, the immutable part first."""
-        raise NotImplementedError
+        found = (
+            key
+            for key in self._ledger.branch(tenant, branch)
+            if begin <= key.chunk.index and (end is None or key.chunk.index < end) and kind in (None, key.kind)
+        )
+        return sorted(found, key=lambda key: (key.chunk.index, key.kind != "part"))
 
     def mark_safe(self, tenant: str, key: PartKey, safe: bool = True) -> None:
-        """A copy of the part exists elsewhere, or no longer does; nothing if it is not held."""
-        raise NotImplementedError
+        """A copy of the part exists elsewhere, or no longer does; nothing if it is not held. Counts as a use."""
+        part = self._ledger.held.get((tenant, key))
+        if part:
+            self._ledger.mark_safe(part, safe)
+
+    def mark_none_safe(self) -> None:
+        """Nothing has a copy elsewhere any more: the place where they were has lost them."""
+        self._ledger.mark_none_safe()
 
     def mark_corrupt(self, tenant: str, key: PartKey) -> None:
         """Drop a part whose bytes are not what was written: from now on CORRUPT, until it is put again."""
-        raise NotImplementedError
+        part = self._ledger.held.get((tenant, key))
+        if part:
+            self._drop(part)
+            self._tombstones.bury(tenant, key, Miss.CORRUPT)
 
     def last_copies(self) -> list[tuple[str, PartKey]]:
         """Parts not marked safe, with their tenants; immutable parts first, then KV, most recently used first."""
-        raise NotImplementedError
+        parts = [part for part in self._ledger.held.values() if not part.safe]
+        parts.sort(key=lambda part: (part.key.kind != "part", -part.used))
+        return [(part.tenant, part.key) for part in parts]
 
     def stats(self) -> RamStats:
         """What is held now."""
-        raise NotImplementedError
+        return RamStats(
+            used_bytes=self._ledger.used_bytes,
+            budget_bytes=self.config.budget_bytes,
+            reserved_bytes=sum(part.size for part in self._reserved),
+            pinned_bytes=sum(part.size for part in self._pinned),
+            free_bytes=self.arena.free_bytes,
+            parts=len(self._ledger.held),
+            slots_used=self.arena.slots - self.arena.free_slots,
+            tombstones=len(self._tombstones),
+            evicted=self._evictions,
+            refused=self._refusals,
+            tenants={
+                name: TenantStats(
+                    tenant.used,
+                    sum(group.nbytes for (kind, _), group in tenant.groups.items() if kind == "kv"),
+                    sum(map(len, tenant.groups.values())),
+                )
+                for name, tenant in self._ledger.tenants.items()
+            },
+        )
 
     def check_integrity(self) -> None:
         """Assert that what is held, counted, guarded and remembered fits together. Slow: looks at everything."""
-        raise NotImplementedError
+        self._ledger.check_integrity()
+        everything = [*self._ledger.held.values(), *self._reserved, *self._pinned]
+        assert sum(part.size for part in everything) <= self.config.budget_bytes
+        self.arena.check_integrity(part.extents for part in everything)
+        assert not any(part.dropped for part in self._ledger.held.values())
+        assert all(part.dropped and part.pins for part in self._pinned)
+        for name, tenant in self._ledger.tenants.items():
+            assert tenant.reserved == sum(part.size for part in self._reserved if part.tenant == name)
+            assert not self.config.tenant_bytes or tenant.used + tenant.reserved <= self.config.tenant_bytes
+        self._tombstones.check_integrity(set(self._ledger.held))
 
     def close(self) -> None:
         """Give the arena back; nothing works afterwards. Harmless a second time."""
-        raise NotImplementedError
+        self.arena.close()
+
+    def _victims(self, tenant: str, new: Mapping[PartKey, int], asked: Collection[PartKey]) -> list[Held]:
+        """Parts to drop so that `new` fits, none of them in `asked`; OverBudget if nothing can make enough room."""
+        if not new:
+            return []
+        need, limit, mine = sum(new.values()), self.config.tenant_bytes, self._ledger.tenant(tenant)
+        taken = self._ledger.used_bytes + sum(part.size for part in chain(self._reserved, self._pinned))
+        short = Short(
+            mine.used + mine.reserved + need - limit if limit else 0,
+            taken + need - self.config.budget_bytes,
+            sum(map(self.arena.rounded, new.values())) - self.arena.free_bytes,
+            sum(size > 0 for size in new.values()) - self.arena.free_slots,
+        )
+        victims = self._ledger.victims(tenant, short, asked, any(key.kind == "kv" for key in new), self.arena.rounded)
+        if short.own > 0 or short.shared:
+            self._refusals += 1
+            whose = f"tenant {tenant!r} may have {limit}" if short.own > 0 else f"shard has {self.config.budget_bytes}"
+            raise OverBudget(f"no room for {need} bytes: the {whose}, and nothing else may make room")
+        return victims
+
+    def _use(self, tenant: str, key: PartKey) -> Held:
+        part = self._ledger.held[tenant, key]
+        self._ledger.touch(part)
+        return part
+
+    def _reserve(self, tenant: str, key: PartKey, size: int) -> Reservation:
+        extents = self.arena.allocate(size)
+        assert extents is not None, "room was made, and is not there"
+        part = Held(self.arena, tenant, key, extents, self._let_go)
+        self._reserved.add(part)
+        self._ledger.reserve(tenant, size)
+        return Reservation(self.arena, part, self._commit, self._abort)
+
+    def _commit(self, part: Held) -> Held:
+        deleted = self._tombstones.deleted(part.tenant, part.key.chunk)
+        if deleted or (part.tenant, part.key) in self._ledger.held:
+            self._abort(part)
+            if deleted:
+                raise Conflict(f"what was deleted stays deleted: {part.key}")
+            return self._use(part.tenant, part.key)
+        self._ledger.add(part)
+        self._unreserve(part)
+        self._tombstones.forget(part.tenant, part.key)
+        return part
+
+    def _abort(self, part: Held) -> None:
+        self._unreserve(part)
+        self.arena.free(part.extents)
+
+    def _unreserve(self, part: Held) -> None:
+        self._reserved.remove(part)
+        self._ledger.reserve(part.tenant, -part.size)
+
+    def _drop(self, part: Held) -> None:
+        self._ledger.remove(part)
+        part.dropped = True
+        if part.pins:
+            self._pinned.add(part)
+        else:
+            self.arena.free(part.extents)
+
+    def _let_go(self, part: Held) -> None:
+        self._pinned.remove(part)
+        self.arena.free(part.extents)
