@@ -20,9 +20,10 @@ services.kvstore | services.retriever | services.generator | pocket.train
 pocket
 worldkv.memory, worldkv.coding, worldkv.window, worldkv.index
 worldkv.client | worldkv.service
+worldkv.wire
 worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
-worldkv.wire | worldkv.rpc | worldkv.format
+worldkv.rpc | worldkv.format
 worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
@@ -50,6 +51,7 @@ LIGHT = (
     "worldkv.store_wrappers",
     "worldkv.v1",
     "worldkv.views",
+    "worldkv.wire",
 )
 """What the storage services and the client are made of: imports with torch and Ray absent."""
 
