@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from worldkv.catalog import World
+from worldkv.catalog import Stored, World
 from worldkv.chunk import ChunkKey, Lineage, check_key
 from worldkv.errors import InvalidInput
 from worldkv.format import Kind
@@ -223,6 +223,11 @@ def world_message(world: World) -> chunk_pb2.World:
         spec=world.spec,
         chunks=world.chunks,
     )
+
+
+def stored_of(message: kvstore_pb2.ReadWorldResponse | kvstore_pb2.SwapWorldResponse) -> Stored:
+    """The record of an answer, and how safe it is."""
+    return Stored(world_of(message.world), level_of(message.level) or Level.ONE)
 
 
 _KINDS: dict[int, Kind] = {chunk_pb2.PART_IMMUTABLE: "part", chunk_pb2.PART_KV: "kv"}

@@ -118,7 +118,9 @@ class Piece(_message.Message):
     item: _builtins.int
     """Which item of this call it belongs to, counted from 0."""
     offset: _builtins.int
-    """Where its first byte stands in the item, bytes. Zero: at the begin. Pieces leave no holes."""
+    """Where its first byte stands in the item, or in the slice asked for, bytes. Zero: at the begin. Pieces leave no
+    holes.
+    """
     data: _builtins.bytes
     """The bytes, about 1 MiB, never more than 3 MiB; not empty."""
     def __init__(
@@ -196,7 +198,7 @@ Global___InlinePieces: _TypeAlias = InlinePieces  # noqa: Y015
 
 @_typing.final
 class SharedExtents(_message.Message):
-    """The bytes lie in the shard's arena; joined in this order they are the part."""
+    """The bytes lie in the shard's arena; joined in this order they are the part, or the slice asked for."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -401,6 +403,32 @@ class ArenaProof(_message.Message):
 Global___ArenaProof: _TypeAlias = ArenaProof  # noqa: Y015
 
 @_typing.final
+class Slice(_message.Message):
+    """A run of a part's bytes, such as its header or the segments of some layers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    offset: _builtins.int
+    """Where it begins in the part, bytes."""
+    length: _builtins.int
+    """Bytes. Zero, or more than there are: to the end of the part."""
+    def __init__(
+        self,
+        *,
+        offset: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["length", b"length", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Slice: _TypeAlias = Slice  # noqa: Y015
+
+@_typing.final
 class GetRequest(_message.Message):
     """Asks for parts."""
 
@@ -409,8 +437,14 @@ class GetRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     ARENAS_FIELD_NUMBER: _builtins.int
     PIECE_BYTES_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    VERIFY_FIELD_NUMBER: _builtins.int
     piece_bytes: _builtins.int
     """Bytes of inline pieces. Zero: 1 MiB. The server may choose fewer."""
+    verify: _builtins.bool
+    """True: look at all of a part's bytes before answering, and drop what is damaged. For a reader to whom a checksum
+    came out wrong. False: the reader verifies.
+    """
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.PartKey]:
         """At most 1024, none twice. None: an empty answer."""
@@ -419,16 +453,22 @@ class GetRequest(_message.Message):
     def arenas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArenaProof]:
         """Arenas this reader has mapped. None: all plans are inline."""
 
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Slice]:
+        """What is wanted of each key, in their order. None: all of every part. Any other count is INVALID_ARGUMENT."""
+
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_chunk_pb2.PartKey] | None = ...,
         arenas: _abc.Iterable[Global___ArenaProof] | None = ...,
         piece_bytes: _builtins.int = ...,
+        slices: _abc.Iterable[Global___Slice] | None = ...,
+        verify: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arenas", b"arenas", "keys", b"keys", "piece_bytes", b"piece_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arenas", b"arenas", "keys", b"keys", "piece_bytes", b"piece_bytes", "slices", b"slices", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -449,9 +489,11 @@ class Plan(_message.Message):
     item: _builtins.int
     """Which of the request's keys, counted from 0."""
     size: _builtins.int
-    """Bytes of the part; never zero."""
+    """Bytes of the whole part; never zero."""
     checksum: _builtins.int
-    """xxh3-64 of all its bytes; zero is a checksum like any other."""
+    """xxh3-64 of all its bytes; zero is a checksum like any other. It says nothing of a slice, whose segments have
+    checksums of their own.
+    """
     level: _chunk_pb2.Level.ValueType
     """Where it was found: ONE in this shard's memory, REDIS there."""
     @_builtins.property
@@ -484,7 +526,7 @@ Global___Plan: _TypeAlias = Plan  # noqa: Y015
 
 @_typing.final
 class Miss(_message.Message):
-    """A key without bytes: a value, not an error."""
+    """A key without bytes: a value, not an error. After a plan of the same item it takes that back."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

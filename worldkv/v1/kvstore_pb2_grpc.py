@@ -111,8 +111,9 @@ class KVStoreServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """Reads parts. Every key is answered exactly once, by a plan or a miss; the pieces of an inline plan follow it
-        directly, in order.
+        """Reads parts, or runs of their bytes. Every key is answered once and in order, by a plan or a miss; the pieces of
+        an inline plan follow it directly, in order. If they end early, because the deadline came or the bytes proved
+        damaged, a miss with the same item takes the plan back.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,8 +43,9 @@ class KVStoreStub:
     leaves nothing behind. Putting what is held is a no-op that answers where it is held.
     """
     Get: _grpc.UnaryStreamMultiCallable[_kvstore_pb2.GetRequest, _kvstore_pb2.GetResponse]
-    """Reads parts. Every key is answered exactly once, by a plan or a miss; the pieces of an inline plan follow it
-    directly, in order.
+    """Reads parts, or runs of their bytes. Every key is answered once and in order, by a plan or a miss; the pieces of
+    an inline plan follow it directly, in order. If they end early, because the deadline came or the bytes proved
+    damaged, a miss with the same item takes the plan back.
     """
     Delete: _grpc.UnaryUnaryMultiCallable[_kvstore_pb2.DeleteRequest, _kvstore_pb2.DeleteResponse]
     """Drops parts. Dropping an immutable part drops its chunk for good; dropping a KV part alone makes room, and it
@@ -84,8 +85,9 @@ class KVStoreAsyncStub(KVStoreStub):
     leaves nothing behind. Putting what is held is a no-op that answers where it is held.
     """
     Get: _aio.UnaryStreamMultiCallable[_kvstore_pb2.GetRequest, _kvstore_pb2.GetResponse]  # type: ignore[assignment]
-    """Reads parts. Every key is answered exactly once, by a plan or a miss; the pieces of an inline plan follow it
-    directly, in order.
+    """Reads parts, or runs of their bytes. Every key is answered once and in order, by a plan or a miss; the pieces of
+    an inline plan follow it directly, in order. If they end early, because the deadline came or the bytes proved
+    damaged, a miss with the same item takes the plan back.
     """
     Delete: _aio.UnaryUnaryMultiCallable[_kvstore_pb2.DeleteRequest, _kvstore_pb2.DeleteResponse]  # type: ignore[assignment]
     """Drops parts. Dropping an immutable part drops its chunk for good; dropping a KV part alone makes room, and it
@@ -134,8 +136,9 @@ class KVStoreServicer(metaclass=_abc_1.ABCMeta):
         request: _kvstore_pb2.GetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_kvstore_pb2.GetResponse], _abc.AsyncIterator[_kvstore_pb2.GetResponse]]:
-        """Reads parts. Every key is answered exactly once, by a plan or a miss; the pieces of an inline plan follow it
-        directly, in order.
+        """Reads parts, or runs of their bytes. Every key is answered once and in order, by a plan or a miss; the pieces of
+        an inline plan follow it directly, in order. If they end early, because the deadline came or the bytes proved
+        damaged, a miss with the same item takes the plan back.
         """
 
     @_abc_1.abstractmethod
