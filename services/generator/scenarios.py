@@ -120,8 +120,12 @@ def square(seed: int) -> Scenario:
             return _finish("square", seed, rooms, Walker(x, z, yaw), loop, loop)
 
 
-def door(seed: int) -> Scenario:
-    """Look round in one room, go through a door, look round, and come back; the way back is generated."""
+def door(seed: int, name: str = "door", backwards: bool = False) -> Scenario:
+    """Look round in one room, go through a door, look round there; come back and look round again, generated.
+
+    One comes back as one walks, facing where one goes. `backwards` undoes the way out instead, step by step: then every
+    view has its exact twin among the shown ones, and the nearest pose is as good a choice as any.
+    """
     rooms, rng, _ = _place(seed)
     while True:
         dx, dz = (float(v) for v in rooms.doors[rng.integers(len(rooms.doors))])
@@ -136,7 +140,11 @@ def door(seed: int) -> Scenario:
     out += towards(follow(start, out)[-1], dx, dz)
     out += towards(follow(start, out)[-1], bx, bz)
     out += turn(180.0)
-    return _finish("door", seed, rooms, start, out, reverse(out))
+    if backwards:
+        return _finish(name, seed, rooms, start, out, reverse(out))
+    back = towards(follow(start, out)[-1], dx, dz)
+    back += towards(follow(start, out + back)[-1], ax, az)
+    return _finish(name, seed, rooms, start, out, back + turn(270.0))
 
 
 def tour(rooms: Rooms, rng: np.random.Generator, start: Walker, frames: int, look: float) -> list[Action]:
@@ -211,6 +219,7 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "pan360": partial(pan, name="pan360", by=360.0, pause=6),
     "square": square,
     "door": door,
+    "door backwards": partial(door, name="door backwards", backwards=True),
     "wander": wander,
     "wide": wide,
     "spins": spins,

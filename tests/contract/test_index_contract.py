@@ -111,7 +111,8 @@ def near(poses: Matrix, fov: float, source: list[float], point: list[float]) -> 
     line, to = minus(point, source), minus(centre, source)
     along = min(1, max(0, dot(line, to) / dot(line, line)))
     off = minus(to, [along * x for x in line])
-    return exp(-sqrt(dot(off, off)) / RANGE)
+    away = sqrt(dot(off, off)) / RANGE
+    return (exp(-away) + exp(-8 * away)) / 2
 
 
 def oracle_fov(asked: Query, metas: list[Meta]) -> list[float]:

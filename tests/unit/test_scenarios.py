@@ -49,7 +49,7 @@ def test_a_seed_gives_the_same_walk_and_another_seed_another():
     assert not np.array_equal(poses(scenario("pan90"))[0], poses(scenario("pan90", 1))[0])
 
 
-@pytest.mark.parametrize("name", ["pan90", "pan180", "pan360", "square", "door", "wander", "spins", "wide"])
+@pytest.mark.parametrize("name", ["pan90", "pan180", "pan360", "square", "door", "door backwards", "wander", "spins", "wide"])
 def test_a_walk_that_returns_revisits_what_was_shown(name):
     s = scenario(name)
     assert len(revisits(poses(s), s.shown, GAP)) >= 8
@@ -69,15 +69,25 @@ def test_a_pan_ends_where_it_began_and_stays_on_the_spot(name):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_door_is_passed_and_the_way_back_leads_home(seed):
-    s = scenario("door", seed)
+@pytest.mark.parametrize("name", ["door", "door backwards"])
+def test_the_door_is_passed_and_the_way_back_leads_home(name, seed):
+    s = scenario(name, seed)
     rooms = [room_of(s.rooms, w.x, w.z) for w in s.walkers]
     there = rooms[s.shown - 1]
     assert rooms[0] != there
     assert rooms[-1] == rooms[0]
     nearest = min(hypot(w.x - x, w.z - z) for w in s.walkers[: s.shown] for x, z in s.rooms.doors)
     assert nearest < STEP_A_FRAME
-    assert np.allclose(poses(s)[-1], poses(s)[0], atol=1e-6)
+    assert np.allclose(poses(s)[-1][:3, 3], poses(s)[0][:3, 3], atol=1e-6)
+
+
+def test_one_walks_back_from_the_door_as_one_looks_unless_backwards():
+    s, b = scenario("door"), scenario("door backwards")
+    assert s.shown == b.shown
+    assert np.array_equal(poses(s)[: s.shown], poses(b)[: b.shown])
+    assert all(a.forward >= 0 for a in s.actions)
+    assert any(a.forward < 0 for a in b.actions)
+    assert np.allclose(poses(b)[-1], poses(b)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -63,15 +63,16 @@ class Coverage:
 
     A point p of the coming view is shown by candidate i with probability
 
-        show(i, p) = trust * near(i, p),    near(i, p) = [a frame of i sees p] * exp(-d(i, p) / view range)
+        show(i, p) = trust * near(i, p),    near(i, p) = [a frame of i sees p] * (f + f^8) / 2,    f = exp(-d(i, p) / R)
 
-    where d is the distance of i's mean camera centre from the line of sight to p. Walls are unknown; but where a
-    line of sight is free, so is what lies close to it, and pictures from close by look alike. Candidates are taken to
-    be independent: the share of the view still missing after a set S is the mean over points of
-    the product over S of (1 - show), times 1 - near of the best frame that is in the window anyway. The set is
-    grown greedily, which is within 1 - 1/e of the best set as the share shown is submodular. `trust` below 1 keeps a
-    point from counting as shown after one pick that may have had a wall before it. Geometry alone would have it at
-    0.7; drawn by the pocket model, walks through doors come out half a dB better at 1.
+    where R is the view range and d the distance of i's mean camera centre from the line of sight to p. Walls are
+    unknown; but where a line of sight is free, so is what lies close to it, and pictures from close by look alike: half
+    of near fades over the view range, half over an eighth of it. With the first half alone, views from anywhere in a
+    room count as nearly the same; with the second alone, a view from across the room counts for nothing. Candidates are
+    taken to be independent: the share of the view still missing after a set S is the mean over points of the product
+    over S of (1 - show), times 1 - near of the best frame that is in the window anyway. The set is grown greedily,
+    which is within 1 - 1/e of the best set as the share shown is submodular. `trust` below 1 keeps a point from counting
+    as shown after one pick that may have had a wall before it.
 
     threshold  abstain: a candidate that adds less than this share of the view is not chosen for what it adds
     fill       slots left over go to the candidates of highest score, if that is at least `fill`; None: left empty
@@ -86,7 +87,7 @@ class Coverage:
     """
 
     def __init__(
-        self, threshold: float = 0.03, fill: float | None = 0.5, trust: float = 1.0, shortlist: int = 256
+        self, threshold: float = 0.015, fill: float | None = 0.35, trust: float = 1.0, shortlist: int = 256
     ) -> None:
         for name, share in (("threshold", threshold), ("fill", fill), ("trust", trust)):
             if share is not None and not 0 <= share <= 1:
@@ -154,7 +155,13 @@ def _near(candidates: Candidates, wanted: Target, reach: float, dtype: DTypeLike
     seen = sees(candidates, wanted.flat, reach, dtype)
     away = detour(candidates.translation, wanted, dtype)
     away *= -1 / reach
-    return np.asarray(seen * np.exp(away, out=away))
+    fade = np.exp(away, out=away)
+    close = fade**2
+    close *= close
+    close *= close
+    fade += close
+    fade *= 0.5
+    return np.asarray(seen * fade)
 
 
 def _in_window(query: Query, wanted: Target) -> Matrix:
