@@ -71,8 +71,14 @@ class Store(Protocol):
         it was not here yet. Deleting a KV part alone makes room like an eviction: it may be put again.
         """
 
-    def scan(self, branch: Branch) -> AsyncIterator[PartKey]:
-        """Keys held of a branch, by chunk number, the immutable part first; may or may not see changes meanwhile."""
+    def scan(
+        self, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None
+    ) -> AsyncIterator[PartKey]:
+        """Keys held of a branch, by chunk number, the immutable part first; may or may not see changes meanwhile.
+
+        begin, end  chunk numbers wanted, `end` exclusive; None: to the last
+        kind        which parts; None: both
+        """
 
 
 class RamStore:
@@ -122,9 +128,14 @@ class RamStore:
         self._evicted -= {key for key in doomed if key.chunk in self._deleted}
         return len(held)
 
-    async def scan(self, branch: Branch) -> AsyncIterator[PartKey]:
-        for key in sorted(self._branches.get(branch, ()), key=lambda key: (key.chunk.index, key.kind != "part")):
-            yield key
+    async def scan(
+        self, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None
+    ) -> AsyncIterator[PartKey]:
+        held = self._branches.get(branch, ())
+        wanted = [key for key in held if begin <= key.chunk.index and (end is None or key.chunk.index < end)]
+        for key in sorted(wanted, key=lambda key: (key.chunk.index, key.kind != "part")):
+            if kind is None or key.kind == kind:
+                yield key
 
     def check_integrity(self) -> None:
         """Assert that what is held, counted and remembered as gone fits together."""

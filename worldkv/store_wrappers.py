@@ -12,7 +12,7 @@ from random import Random
 
 from worldkv.chunk import Branch
 from worldkv.errors import InvalidInput, Unavailable, WorldKVError
-from worldkv.format import Frame
+from worldkv.format import Frame, Kind
 from worldkv.store import Level, Miss, PartKey, Store
 
 
@@ -75,9 +75,11 @@ class ObservedStore:
         self.counters.deleted += count
         return count
 
-    async def scan(self, branch: Branch) -> AsyncIterator[PartKey]:
+    async def scan(
+        self, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None
+    ) -> AsyncIterator[PartKey]:
         with self._call("scan"):
-            async for key in self.inner.scan(branch):
+            async for key in self.inner.scan(branch, begin, end, kind):
                 yield key
 
     @contextmanager
@@ -142,9 +144,11 @@ class FaultyStore:
         self._after("delete")
         return count
 
-    async def scan(self, branch: Branch) -> AsyncIterator[PartKey]:
+    async def scan(
+        self, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None
+    ) -> AsyncIterator[PartKey]:
         await self._before("scan")
-        async for key in self.inner.scan(branch):
+        async for key in self.inner.scan(branch, begin, end, kind):
             yield key
         self._after("scan")
 

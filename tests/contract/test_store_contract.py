@@ -5,6 +5,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from services.kvstore.ram import RamConfig, RamTier
+from tests.contract.ram_tier import TierStore
 from worldkv.chunk import ChunkKey
 from worldkv.errors import Conflict
 from worldkv.format import Frame, join
@@ -34,10 +36,19 @@ async def faultless() -> AsyncIterator[Store]:
         yield FaultyStore(inner, Faults())
 
 
+@asynccontextmanager
+async def arena() -> AsyncIterator[Store]:
+    tier = RamTier(RamConfig(ROOM, prefix="worldkv-contract"))
+    yield TierStore(tier)
+    tier.check_integrity()
+    tier.close()
+
+
 STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "ram": ram,
     "observed": observed,
     "faultless": faultless,
+    "arena": arena,
 }
 
 
@@ -169,6 +180,15 @@ async def test_scan_lists_a_branch_by_number_with_the_immutable_part_first(store
     assert await keys_of(store) == [part(0), part(2), kv(2), kv(9), part(10), kv(10)]
     assert await keys_of(store, OTHER) == [part(3, OTHER)]
     assert await keys_of(store, b"n" * 16) == []
+
+
+async def test_scan_lists_what_is_asked_for(store: Store):
+    await store.put({key: frame() for n in range(5) for key in (part(n), kv(n))})
+    assert [key async for key in store.scan(BRANCH, 1, 3)] == [part(1), kv(1), part(2), kv(2)]
+    assert [key async for key in store.scan(BRANCH, 3, kind="part")] == [part(3), part(4)]
+    assert [key async for key in store.scan(BRANCH, end=2, kind="kv")] == [kv(0), kv(1)]
+    assert [key async for key in store.scan(BRANCH, 2, 2)] == []
+    assert [key async for key in store.scan(BRANCH, 9)] == []
 
 
 async def test_a_scan_may_be_left_and_the_store_changed_meanwhile(store: Store):
