@@ -38,6 +38,7 @@ LIGHT = (
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",
+    "worldkv.client",
     "worldkv.config",
     "worldkv.errors",
     "worldkv.evict",

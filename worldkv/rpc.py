@@ -214,7 +214,9 @@ def channel(address: str, tls: TLS | None = None, deadline_seconds: float = DEAD
     """
     lasting = {"name": [{"service": service, "method": method} for service, method in LASTING]}
     policy = {"methodConfig": [{"name": [{}], "timeout": f"{deadline_seconds:.3f}s"}, lasting]}
-    options: list[tuple[str, Any]] = [*_SIZES, ("grpc.service_config", json.dumps(policy))]
+    # A server that comes back is found again within a second; gRPC alone would wait up to two minutes.
+    backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
+    options: list[tuple[str, Any]] = [*_SIZES, *backoff, ("grpc.service_config", json.dumps(policy))]
     if tls:
         return aio.secure_channel(address, tls.client(), options)
     return aio.insecure_channel(address, options)

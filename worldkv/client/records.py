@@ -1,0 +1,164 @@
+"""World records over several shards: the `Catalog` of a client.
+
+Where there is Redis every shard reads and swaps the same records there. Without it records are copied to two shards.
+Of what the shards say of a record the highest version is true, and the first in rank of those that have it decides
+its next swap: when a shard comes the others keep their order, so all clients go to the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from worldkv import wire
+from worldkv.catalog import Stored, World, check_name
+from worldkv.client.policy import Deadline, together
+from worldkv.client.ring import Ring
+from worldkv.client.shard import Shard
+from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.store import Level
+from worldkv.v1 import kvstore_pb2 as pb
+
+T = TypeVar("T")
+_PAGE = 1000
+"""Records of a page of a list."""
+
+
+class Worlds:
+    """A `Catalog` over all shards."""
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+
+    async def read(self, name: str) -> Stored:
+        held = await self._held(name, self._ring.deadline())
+        if not held:
+            raise NotFound(f"no world {name!r}")
+        return _highest(held)
+
+    async def swap(self, name: str, expected: int, record: World) -> Stored:
+        """As `Catalog.swap`. Raises Unavailable if it is not known whether the record was written: read it again."""
+        if check_name(name) != record.name:
+            raise InvalidInput(f"a record of world {record.name!r} cannot be swapped into {name!r}")
+        deadline = self._ring.deadline()
+        held = await self._held(name, deadline)
+        found = _highest(held).world.version if held else 0
+        if found != expected:
+            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
+        request = pb.SwapWorldRequest(
+            world=wire.world_message(record), expected=expected, membership=self._ring.membership.number
+        )
+
+        async def ask(shard: Shard) -> Stored:
+            async with shard.line.calling("swap", deadline) as watch:
+                told = await shard.line.stub.SwapWorld(request, **watch.limits)
+            return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
+
+        # Those that have the newest record first, in rank; then the others, in rank too.
+        newest = [shard for shard in held if held[shard].world.version == found]
+        order = sorted(self._ring.ranked(name.encode(), writing=True), key=lambda shard: shard not in newest)
+        stored = await ask(order[0])
+        if stored.level == Level.ONE and await any_of(ask, order[1:]):
+            return stored._replace(level=Level.TWO)
+        return stored
+
+    async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[World]:
+        """As `Catalog.list`. Raises Unavailable if a shard does not answer."""
+        deadline = self._ring.deadline()
+        newest: dict[str, World] = {}
+
+        async def ask(shard: Shard) -> None:
+            token = ""
+            while True:
+                request = pb.ListWorldsRequest(prefix=prefix, page_size=_PAGE, page_token=token)
+                async with shard.line.calling("list", deadline) as watch:
+                    page = await shard.line.stub.ListWorlds(request, **watch.limits)
+                for world in map(wire.world_of, page.worlds):
+                    if world.name not in newest or newest[world.name].version < world.version:
+                        newest[world.name] = world
+                if not (token := page.next_page_token):
+                    return
+
+        await together(map(ask, self._ring.ranked(b"")))
+        for name in sorted(newest):
+            if name > after:
+                yield newest[name]
+
+    async def remove(self, name: str, expected: int = 0) -> None:
+        """As `Catalog.remove`. Raises Unavailable if a shard may still have the record: remove it again."""
+        deadline = self._ring.deadline()
+        held = await self._held(name, deadline)
+        if not held:
+            raise NotFound(f"no world {name!r}")
+        found = _highest(held).world.version
+        if expected and found != expected:
+            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
+        first = next(shard for shard in held if held[shard].world.version == found)
+
+        async def ask(shard: Shard) -> None:
+            version = expected if shard is first else 0
+            request = pb.RemoveWorldRequest(name=name, expected=version, membership=self._ring.membership.number)
+            async with shard.line.calling("remove", deadline) as watch:
+                await shard.line.stub.RemoveWorld(request, **watch.limits)
+
+        await ask(first)
+        silent = (await everyone(ask, [shard for shard in held if shard is not first]))[1]
+        if silent:
+            raise Unavailable(f"world {name!r} may still be on shards that do not answer: {names(silent)}")
+
+    async def _held(self, name: str, deadline: Deadline) -> dict[Shard, Stored]:
+        """The record as each shard knows it, first in rank first.
+
+        Raises Unavailable if nobody who answers has it and somebody does not answer.
+        """
+        request = pb.ReadWorldRequest(name=check_name(name))
+
+        async def ask(shard: Shard) -> Stored:
+            async with shard.line.calling("read", deadline) as watch:
+                told = await shard.line.stub.ReadWorld(request, **watch.limits)
+            return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
+
+        held, silent = await everyone(ask, self._ring.ranked(name.encode()))
+        if silent and not held:
+            raise Unavailable(f"world {name!r} may be on shards that do not answer: {names(silent)}")
+        return held
+
+
+async def everyone(ask: Callable[[Shard], Awaitable[T]], shards: Sequence[Shard]) -> tuple[dict[Shard, T], list[Shard]]:
+    """What each shard answers, in this order, without those that raise NotFound; and those that do not answer."""
+    found: dict[Shard, T] = {}
+    silent: list[Shard] = []
+
+    async def one(shard: Shard) -> None:
+        try:
+            found[shard] = await ask(shard)
+        except NotFound:
+            pass
+        except (Unavailable, DeadlineExceeded):
+            silent.append(shard)
+
+    await together(map(one, shards))
+    return {shard: found[shard] for shard in shards if shard in found}, silent
+
+
+async def any_of(ask: Callable[[Shard], Awaitable[object]], shards: Iterable[Shard]) -> bool:
+    """Whether one of these shards does it; the first that does is enough."""
+    for shard in shards:
+        try:
+            await ask(shard)
+        except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
+            continue
+        return True
+    return False
+
+
+def names(shards: Sequence[Shard]) -> str:
+    return ", ".join(sorted(shard.member.name for shard in shards))
+
+
+def _highest(held: Mapping[Shard, Stored]) -> Stored:
+    """The record of the highest version; two shards that have it are level TWO."""
+    version = max(stored.world.version for stored in held.values())
+    newest = [stored for stored in held.values() if stored.world.version == version]
+    level = max(stored.level for stored in newest)
+    return newest[0]._replace(level=max(level, Level.TWO) if len(newest) > 1 else level)

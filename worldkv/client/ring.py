@@ -1,0 +1,62 @@
+"""The shards of a client: who they are now, how they are ranked, and the connections to them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from worldkv.client.config import ClientConfig
+from worldkv.client.connection import Connection
+from worldkv.client.landing import Landing
+from worldkv.client.membership import Member, Members, Membership
+from worldkv.client.policy import Deadline
+from worldkv.client.shard import Shard
+from worldkv.client.staging import Stages
+
+
+class Ring:
+    """Connections are made when a shard is first asked, and kept until `close`.
+
+    landing   where frames land
+    counters  of all connections
+    """
+
+    def __init__(self, members: Members, config: ClientConfig) -> None:
+        self.config, self.landing, self.counters = config, Landing(config.landing_bytes), Counter[str]()
+        self._stages = Stages(config.staging_bytes)
+        self._members, self._newest = members, members()
+        self._shards: dict[Member, Shard] = {}
+
+    @property
+    def membership(self) -> Membership:
+        """The newest membership that was seen."""
+        told = self._members()
+        if told.number >= self._newest.number:
+            self._newest = told
+        return self._newest
+
+    def everyone(self) -> list[Shard]:
+        """All shards, also those that leave."""
+        return [*map(self._shard, self.membership.everyone)]
+
+    def ranked(self, name: bytes, writing: bool = False, membership: Membership | None = None) -> Sequence[Shard]:
+        """All shards, first who should have what is called `name`; for writing without those that leave."""
+        now = membership or self.membership
+        return [self._shard(each) for each in now.ranked(name) if not writing or each not in now.leaving]
+
+    def deadline(self, seconds: float | None = None) -> Deadline:
+        """Of a call that begins now, and may take so many seconds; None: as the config says."""
+        return Deadline(self.config.deadline_seconds if seconds is None else seconds)
+
+    async def close(self) -> None:
+        """End all connections and give shared memory back."""
+        shards, self._shards = list(self._shards.values()), {}
+        for shard in shards:
+            await shard.line.close()
+        self._stages.close()
+
+    def _shard(self, member: Member) -> Shard:
+        if member not in self._shards:
+            line = Connection(member, self.config, self.counters)
+            self._shards[member] = Shard(member, line, self.landing, self._stages)
+        return self._shards[member]

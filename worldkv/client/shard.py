@@ -1,0 +1,354 @@
+"""What one shard is asked: nouns in, nouns out, every call under a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import islice
+
+from grpc import aio
+
+from worldkv import wire
+from worldkv.chunk import Branch
+from worldkv.client.connection import SERVICE, Connection
+from worldkv.client.landing import Arrival, Landing
+from worldkv.client.membership import Member
+from worldkv.client.policy import Deadline, together
+from worldkv.client.staging import Filled, Stages
+from worldkv.errors import (
+    ChecksumMismatch,
+    ChunkCorrupt,
+    Conflict,
+    OverBudget,
+    Unavailable,
+    WorldKVError,
+)
+from worldkv.format import MAX_KV_BYTES, Frame, Kind
+from worldkv.shared import ArenaReader, checksum
+from worldkv.store import Level, Miss, PartKey
+from worldkv.v1 import kvstore_pb2 as pb
+
+MAX_KEYS = 1024
+"""Keys of one request."""
+THREAD_BYTES = 1 << 20
+"""Bytes from which copying and summing are left to a thread, so that the event loop goes on."""
+
+Answered = Callable[[PartKey, Frame | Miss], None]
+"""Told of every key as its answer comes."""
+
+
+class Outdated(Conflict):
+    """A write was routed by an older membership than a shard knows."""
+
+
+class NotShared(WorldKVError):
+    """The shard does not see this process' shared memory."""
+
+
+@dataclass(frozen=True)
+class ShardStats:
+    """What a shard says of itself.
+
+    membership    highest number it has seen; 0: none
+    level         highest it reaches now
+    used_bytes    of parts held in RAM
+    budget_bytes  of parts it may hold there
+    parts         held in RAM
+    waiting       parts kept at a lower level that wait to be copied up
+    shared        whether this client reads its memory directly
+    """
+
+    shard: str
+    membership: int
+    level: Level
+    used_bytes: int
+    budget_bytes: int
+    parts: int
+    waiting: int
+    shared: bool
+
+
+class Shard:
+    """A shard, for what has to do with parts; `line` is for all else.
+
+    All methods raise Unavailable if it does not answer, DeadlineExceeded if the deadline came first, and what it
+    raised.
+    """
+
+    def __init__(self, member: Member, line: Connection, landing: Landing, stages: Stages) -> None:
+        self.member, self.line, self._landing, self._stages = member, line, landing, stages
+        # Pieces cross as raw bytes: the protobuf runtime would copy them twice more.
+        self._get: aio.UnaryStreamMultiCallable[pb.GetRequest, bytes]
+        self._get = line.channel.unary_stream(f"{SERVICE}/Get", pb.GetRequest.SerializeToString)
+        self._put: aio.StreamStreamMultiCallable[bytes, pb.PutResponse]
+        self._put = line.channel.stream_stream(f"{SERVICE}/Put", None, pb.PutResponse.FromString)
+        self._staging = True
+
+    @property
+    def resting(self) -> bool:
+        return self.line.resting
+
+    async def get(self, keys: Collection[PartKey], deadline: Deadline, answered: Answered) -> None:
+        """Ask for keys, and tell each answer as it comes; what was told before an error stays true."""
+        arena = await self.line.arena(deadline)
+        for some in _batches(keys):
+            unsure = await self._read(some, arena, deadline, answered)
+            if unsure:  # their memory was used again meanwhile, or is damaged: the shard may have them elsewhere
+                for key in await self._read(unsure, None, deadline, answered, verify=True):
+                    answered(key, Miss.CORRUPT)
+
+    async def put(
+        self, items: Mapping[PartKey, Frame], level: Level | None, membership: int, deadline: Deadline
+    ) -> dict[PartKey, Level | WorldKVError]:
+        """Send frames; answers where each is kept, or why it is not.
+
+        level  below which the shard refuses them; None: whatever it has
+        """
+        shared = await self.line.arena(deadline) is not None and self._staging
+        outcomes = await self._send(items, shared, level, membership, deadline)
+        unshared = {key: items[key] for key, outcome in outcomes.items() if isinstance(outcome, NotShared)}
+        if unshared:
+            self._staging = False
+            outcomes |= await self._send(unshared, False, level, membership, deadline)
+        return outcomes
+
+    async def delete(self, keys: Collection[PartKey], membership: int, deadline: Deadline) -> int:
+        """Drop keys; answers how many frames went."""
+        dropped = 0
+        for some in _batches(keys):
+            request = pb.DeleteRequest(keys=map(wire.key_message, some), membership=membership)
+            async with self.line.calling("delete", deadline) as watch:
+                answer = await self.line.stub.Delete(request, **watch.limits)
+            dropped += answer.dropped
+        return dropped
+
+    async def scan(
+        self, branch: Branch, begin: int, end: int | None, kind: Kind | None, deadline: Deadline
+    ) -> AsyncGenerator[PartKey, None]:
+        """Keys held of a branch, in order."""
+        if end is not None and end <= begin:
+            return
+        request = pb.ScanRequest(branch=branch, begin=begin, end=end or 0, part=wire.part_message(kind))
+        call = None
+        try:
+            while True:  # the watch is not around `yield`: how long the caller takes is no silence
+                async with self.line.calling("scan", deadline) as watch:
+                    if call is None:
+                        call = self.line.stub.Scan(request, **watch.limits)
+                    answer = await call.read()
+                if not isinstance(answer, pb.ScanResponse):
+                    return
+                for key in answer.keys:
+                    yield wire.key_of(key)
+        finally:
+            if call is not None:
+                call.cancel()
+
+    async def stats(self, deadline: Deadline) -> ShardStats:
+        """What the shard says of itself."""
+        arena, told = await self.line.arena(deadline), await self.line.told(deadline)
+        return ShardStats(
+            told.shard or self.member.name,
+            told.membership,
+            wire.level_of(told.level) or Level.ONE,
+            told.used_bytes,
+            told.budget_bytes,
+            told.parts,
+            told.waiting,
+            arena is not None,
+        )
+
+    async def deleted(self, keys: Collection[PartKey], deadline: Deadline) -> list[PartKey]:
+        """Those of these keys whose chunks were deleted. Bytes of what is held are not waited for."""
+        gone: list[PartKey] = []
+        left = list(keys)
+        while left:
+            asked, known = left[:MAX_KEYS], set[int]()
+            request = self._request(asked, self.line.known_arena)
+            async with self.line.calling("get", deadline) as watch:
+                call = self._get(request, **watch.limits)
+                try:
+                    async for raw in call:
+                        answer = wire.get_response(raw)
+                        known.add(answer.item)
+                        if isinstance(answer, pb.Miss) and wire.miss_of(answer.reason) is Miss.DELETED:
+                            gone.append(asked[answer.item])
+                        if isinstance(answer, pb.Plan) and answer.HasField("inline"):
+                            break  # held, and its bytes would follow
+                finally:
+                    call.cancel()
+            if not known:
+                raise Unavailable(f"shard {self.member.name} gave no answer about {asked[0]}")
+            left = [key for n, key in enumerate(left) if n not in known]
+        return gone
+
+    def _request(self, keys: Sequence[PartKey], arena: ArenaReader | None, verify: bool = False) -> pb.GetRequest:
+        proofs = [pb.ArenaProof(arena=arena.id, nonce=arena.nonce)] if arena else []
+        messages = map(wire.key_message, keys)
+        piece_bytes = self.line.config.piece_bytes
+        return pb.GetRequest(keys=messages, arenas=proofs, piece_bytes=piece_bytes, verify=verify)
+
+    async def _read(
+        self,
+        keys: Sequence[PartKey],
+        arena: ArenaReader | None,
+        deadline: Deadline,
+        answered: Answered,
+        verify: bool = False,
+    ) -> list[PartKey]:
+        """One call; answers the keys whose bytes were not what their plans said."""
+        unsure: list[PartKey] = []
+        streamed: Arrival | None = None
+        async with self.line.calling("get", deadline) as watch:
+            call = self._get(self._request(keys, arena, verify), **watch.limits)
+            try:
+                async for raw in call:
+                    watch.alive()
+                    answer = wire.get_response(raw)
+                    key, good = keys[answer.item], True
+                    if isinstance(answer, wire.Piece):
+                        if streamed is None:
+                            raise ChunkCorrupt(f"shard {self.member.name} sent bytes that it had not announced")
+                        streamed.add(answer.offset, answer.data)
+                        if streamed.complete:
+                            good, streamed = self._landed(key, streamed, answered), None
+                    elif isinstance(answer, pb.Miss):
+                        answered(key, wire.miss_of(answer.reason))
+                        streamed = None
+                    elif arena is not None and answer.HasField("shared"):
+                        with watch.busy():
+                            good = await self._copied(key, answer, arena, answered)
+                    else:
+                        streamed = self._arrival(answer)
+                        if arena is not None:
+                            self.line.look_again(arena)
+                    if not good:
+                        unsure.append(key)
+            finally:
+                call.cancel()
+        return unsure
+
+    def _arrival(self, plan: pb.Plan) -> Arrival:
+        if not 0 < plan.size <= MAX_KV_BYTES:
+            raise ChunkCorrupt(f"shard {self.member.name} announced {plan.size} bytes; at most {MAX_KV_BYTES} can be")
+        return Arrival(self._landing.take(plan.size), plan.checksum)
+
+    async def _copied(self, key: PartKey, plan: pb.Plan, arena: ArenaReader, answered: Answered) -> bool:
+        """Copy a part out of the shard's memory, and tell the frame; False if the bytes are not the part's."""
+        view, extents = self._arrival(plan).view, wire.extents_of(plan.shared.extents)
+        if plan.size < THREAD_BYTES:
+            miss = arena.copy(extents, [view], plan.checksum)
+        else:
+            miss = await asyncio.to_thread(arena.copy, extents, [view], plan.checksum)
+        if miss is None:
+            self._tell(key, view, "shared", answered)
+        else:
+            self.line.counters[f"get.shared.{miss.value}"] += 1
+        return miss is None
+
+    def _landed(self, key: PartKey, arrival: Arrival, answered: Answered) -> bool:
+        """Tell the frame whose bytes have all come; False if they are not the part's."""
+        if arrival.correct:
+            self._tell(key, arrival.view, "streamed", answered)
+        else:
+            self.line.counters[f"get.streamed.{Miss.CORRUPT.value}"] += 1
+        return arrival.correct
+
+    def _tell(self, key: PartKey, view: memoryview, way: str, answered: Answered) -> None:
+        self.line.counters[f"get.{way}"] += 1
+        self.line.counters[f"get.{way}.bytes"] += view.nbytes
+        answered(key, Frame((view.toreadonly(),)))
+
+    async def _send(
+        self, items: Mapping[PartKey, Frame], shared: bool, level: Level | None, membership: int, deadline: Deadline
+    ) -> dict[PartKey, Level | WorldKVError]:
+        """One call. Each item is sent when it is in shared memory, whose room is given back when it is answered."""
+        loop = asyncio.get_running_loop()
+        answers: dict[PartKey, asyncio.Future[Level | WorldKVError]] = {key: loop.create_future() for key in items}
+        order: list[PartKey] = []  # items are numbered as they are sent
+        stream = asyncio.Lock()
+        async with self.line.calling("put", deadline) as watch:
+            call = self._put(**watch.limits)
+
+            async def send(key: PartKey, frame: Frame) -> None:
+                async with AsyncExitStack() as stack:
+                    with watch.busy():
+                        filled = await stack.enter_async_context(self._stages.filled(frame)) if shared else None
+                        item = await _announced(key, frame, filled, self.line.config.piece_bytes)
+                    item.membership, item.level = membership, wire.level_message(level)
+                    async with stream:
+                        order.append(key)
+                        await call.write(pb.PutRequest(item=item).SerializeToString())
+                        if filled is None:
+                            for piece in wire.pieces(len(order) - 1, frame.buffers, self.line.config.piece_bytes):
+                                await call.write(piece)
+                                watch.alive()
+                    outcome = await answers[key]
+                if isinstance(outcome, Level):
+                    way = "streamed" if filled is None else "shared"
+                    self.line.counters[f"put.{way}"] += 1
+                    self.line.counters[f"put.{way}.bytes"] += frame.nbytes
+
+            async def send_all() -> None:
+                try:
+                    await together(send(key, frame) for key, frame in items.items())
+                    await call.done_writing()
+                except asyncio.InvalidStateError:  # the call is over: `receive` knows why
+                    pass
+
+            async def receive() -> None:
+                async for answer in call:
+                    watch.alive()
+                    key = order[answer.item]
+                    answers[key].set_result(_outcome(key, answer))
+                left = [str(key) for key, each in answers.items() if not each.done()]
+                if left:
+                    raise Unavailable(f"shard {self.member.name} did not say whether it keeps {', '.join(left)}")
+
+            try:
+                await together([send_all(), receive()])
+            finally:
+                call.cancel()
+        return {key: answer.result() for key, answer in answers.items()}
+
+
+async def _announced(key: PartKey, frame: Frame, filled: Filled | None, piece_bytes: int) -> pb.PutItem:
+    """The message that announces a frame, in shared memory or as a stream of pieces."""
+    item = pb.PutItem(key=wire.key_message(key), size=frame.nbytes)
+    if filled is not None:
+        item.checksum = filled.checksum
+        extents = wire.extent_messages(filled.staged.extents)
+        staged = pb.StagedExtents(name=filled.staging.name, nonce=filled.staging.nonce, extents=extents)
+        item.staged.CopyFrom(staged)
+        return item
+    item.inline.piece_bytes = piece_bytes
+    if frame.nbytes < THREAD_BYTES:
+        item.checksum = checksum(frame.buffers)
+    else:
+        item.checksum = await asyncio.to_thread(checksum, frame.buffers)
+    return item
+
+
+def _outcome(key: PartKey, answer: pb.PutResponse) -> Level | WorldKVError:
+    if answer.HasField("kept"):
+        return wire.level_of(answer.kept) or Level.ONE
+    kind, words = _REFUSALS.get(answer.refused, (Unavailable, "was refused without a reason"))
+    return kind(f"{key} {words}")
+
+
+_REFUSALS: dict[int, tuple[type[WorldKVError], str]] = {
+    pb.REFUSAL_REASON_NO_ROOM: (OverBudget, "has no room"),
+    pb.REFUSAL_REASON_DELETED: (Conflict, "was deleted, and what was deleted stays deleted"),
+    pb.REFUSAL_REASON_CORRUPT: (ChecksumMismatch, "did not arrive as it was sent"),
+    pb.REFUSAL_REASON_LEVEL_DOWN: (Unavailable, "cannot be kept at the level asked for"),
+    pb.REFUSAL_REASON_NOT_SHARED: (NotShared, "is in memory that the shard does not see"),
+    pb.REFUSAL_REASON_MEMBERSHIP: (Outdated, "was routed by an older membership"),
+}
+
+
+def _batches(keys: Iterable[PartKey]) -> Iterator[list[PartKey]]:
+    rest = iter(keys)
+    while batch := list(islice(rest, MAX_KEYS)):
+        yield batch
