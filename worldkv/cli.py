@@ -35,11 +35,13 @@ app = typer.Typer(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the films.")] = Path("out/demo"),
     quick: Annotated[bool, typer.Option(help="Fewer walks and seeds: a first look.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
 ) -> None:
     """Walk the same paths with and without memory, and show both."""
     with extra("demo"):
+        from pocket.weights_file import SHIPPED
         from services.generator.demo import run
-    run(out=out, quick=quick)
+    run(out=out, quick=quick, weights=weights or SHIPPED)
 
 
 @app.command("eval")
@@ -48,11 +50,13 @@ def evaluate(
     seeds: Annotated[int, typer.Option(min=1, help="Worlds a path is walked in.")] = 5,
     scenario: Annotated[list[str] | None, typer.Option(help="Only these walks; may be given several times.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/eval"),
+    weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
 ) -> None:
     """Score ways of remembering on many walks."""
     with extra("demo"):
+        from pocket.weights_file import SHIPPED
         from services.generator.evaluate import run
-    run(matrix=matrix, seeds=seeds, scenarios=scenario, out=out)
+    run(matrix=matrix, seeds=seeds, scenarios=scenario, out=out, weights=weights or SHIPPED)
 
 
 @app.command()
