@@ -22,8 +22,6 @@ from worldkv.pose import Matrix, check
 
 BRANCH_BYTES = 16
 """Length of a branch id."""
-MAX_CONDITIONING = 1 << 20
-"""Bytes of conditioning and latents together, at most, that a session keeps before its frames go out."""
 MAX_INDEX = (1 << 63) - 1
 """Largest chunk number, and largest time in latent frames."""
 MAX_NAME = 64
