@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ from worldkv.client.records import Worlds
 from worldkv.client.ring import Ring
 from worldkv.client.sessions import Sessions
 from worldkv.client.shard import Outdated, Shard, ShardStats
-from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
+from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
 from worldkv.format import Frame, Kind
 from worldkv.store import Level, Miss, PartKey
 
@@ -176,7 +175,10 @@ class KVClient:
         if not doomed:
             return 0
         number = self.ring.membership.number
-        held = await self._held(doomed, deadline) if len(everyone) > 1 else None
+        held = None
+        if len(everyone) > 1:
+            with suppress(Unavailable):  # deleting will tell
+                held = await self._held(doomed)
         dropped: dict[Shard, int] = {}
 
         async def ask(shard: Shard, _: list[Shard]) -> None:
@@ -246,7 +248,7 @@ class KVClient:
         if deleted:
             raise Conflict(f"what was deleted stays deleted: {', '.join(map(str, deleted))}")
 
-    async def _held(self, doomed: set[PartKey], deadline: Deadline) -> int:
+    async def _held(self, doomed: set[PartKey]) -> int:
         """How many frames are there that deleting these keys drops, copies of one counted once."""
         chunks = {key.chunk for key in doomed if key.kind == "part"}
         count = 0
@@ -259,7 +261,7 @@ class KVClient:
 
 def _worst(failed: Mapping[PartKey, _Putting], least: Level, deadline: Deadline) -> WorldKVError:
     """The error to raise for items that are not kept well enough: the one that asks most of the caller."""
-    for kind in (Outdated, Conflict, OverBudget, WorldKVError):
+    for kind in (Outdated, Conflict, OverBudget, ChunkCorrupt):
         for each in failed.values():
             if isinstance(each.error, kind):
                 return each.error
@@ -275,7 +277,7 @@ async def _merged(streams: Sequence[AsyncIterator[PartKey]]) -> AsyncIterator[Pa
     def order(key: PartKey) -> tuple[int, bool]:
         return key.chunk.index, key.kind != "part"
 
-    firsts = await asyncio.gather(*(anext(stream, None) for stream in streams))
+    firsts = await together(anext(stream, None) for stream in streams)
     heap = [(order(key), n, key) for n, key in enumerate(firsts) if key is not None]
     heapq.heapify(heap)
     last: PartKey | None = None

@@ -32,6 +32,8 @@ from worldkv.v1 import kvstore_pb2 as pb
 
 MAX_KEYS = 1024
 """Keys of one request."""
+STAGED_BYTES = 1 << 15
+"""Bytes from which a frame is put through shared memory; a smaller one is sent as quickly."""
 THREAD_BYTES = 1 << 20
 """Bytes from which copying and summing are left to a thread, so that the event loop goes on."""
 
@@ -273,9 +275,11 @@ class Shard:
             call = self._put(**watch.limits)
 
             async def send(key: PartKey, frame: Frame) -> None:
+                filled: Filled | None = None
                 async with AsyncExitStack() as stack:
                     with watch.busy():
-                        filled = await stack.enter_async_context(self._stages.filled(frame)) if shared else None
+                        if shared and frame.nbytes >= STAGED_BYTES:
+                            filled = await stack.enter_async_context(self._stages.filled(frame))
                         item = await _announced(key, frame, filled, self.line.config.piece_bytes)
                     item.membership, item.level = membership, wire.level_message(level)
                     async with stream:
