@@ -1,14 +1,16 @@
 """What every store promises, whatever it is made of. A new store is one more line in STORES."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from services.kvstore.ram import RamConfig, RamTier
 from tests.contract.ram_tier import TierStore
+from tests.wire.toy_kvstore import Toy, serving
 from worldkv.chunk import ChunkKey
-from worldkv.errors import Conflict
+from worldkv.client import ClientConfig, KVClient, fixed
+from worldkv.errors import Conflict, InvalidInput
 from worldkv.format import Frame, join
 from worldkv.store import Level, Miss, PartKey, RamStore, Store
 from worldkv.store_wrappers import Faults, FaultyStore, ObservedStore
@@ -44,11 +46,29 @@ async def arena() -> AsyncIterator[Store]:
     tier.close()
 
 
+def client(shards: int, shared: bool) -> Callable[[], AbstractAsyncContextManager[Store]]:
+    """A client of real servers."""
+
+    @asynccontextmanager
+    async def made() -> AsyncIterator[Store]:
+        async with AsyncExitStack() as stack:
+            toys = [Toy() for _ in range(shards)]
+            addresses = [await stack.enter_async_context(serving(toy)) for toy in toys]
+            yield await stack.enter_async_context(KVClient(fixed(*addresses), ClientConfig(shared=shared)))
+            for toy in toys:
+                toy.tier.check_integrity()
+
+    return made
+
+
 STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "ram": ram,
     "observed": observed,
     "faultless": faultless,
     "arena": arena,
+    "client of one shard": client(1, shared=True),
+    "client of one shard elsewhere": client(1, shared=False),
+    "client of three shards": client(3, shared=True),
 }
 
 
@@ -83,12 +103,21 @@ async def keys_of(store: Store, branch: bytes = BRANCH) -> list[PartKey]:
 
 
 async def test_what_was_put_is_got(store: Store):
-    items = {part(): frame(b"one"), kv(): frame(b"two", b"three"), part(1): frame(b"")}
+    items = {part(): frame(b"one"), kv(): frame(b"two", b"three"), part(1): frame(b"3")}
     assert set((await store.put(items)).values()) <= set(Level)
     found = await store.get([*items])
     assert {key: join(value) for key, value in found.items() if isinstance(value, Frame)} == {
         key: join(value) for key, value in items.items()
     }
+
+
+async def test_an_empty_frame_which_no_chunk_has_is_kept_or_refused(store: Store):
+    try:
+        await store.put({kv(): frame(b"")})
+    except InvalidInput:
+        assert await bytes_of(store, kv()) == Miss.NEVER_STORED
+    else:
+        assert await bytes_of(store, kv()) == b""
 
 
 async def test_every_key_put_is_acknowledged(store: Store):
