@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from tests.contract.kv_client import client_of
 from worldkv.catalog import MAX_WORLD_NAME, Catalog, RamCatalog, World
 from worldkv.chunk import Lineage
 from worldkv.errors import Conflict, InvalidInput, NotFound
@@ -17,7 +18,20 @@ async def ram() -> AsyncIterator[Catalog]:
     yield RamCatalog()
 
 
-CATALOGS: dict[str, Callable[[], AbstractAsyncContextManager[Catalog]]] = {"ram": ram}
+def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Catalog]]:
+    @asynccontextmanager
+    async def made() -> AsyncIterator[Catalog]:
+        async with client_of(shards) as kv:
+            yield kv.worlds
+
+    return made
+
+
+CATALOGS: dict[str, Callable[[], AbstractAsyncContextManager[Catalog]]] = {
+    "ram": ram,
+    "client of one shard": client(1),
+    "client of three shards": client(3),
+}
 
 
 @pytest.fixture(params=CATALOGS)

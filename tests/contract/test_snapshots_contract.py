@@ -5,6 +5,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from tests.contract.kv_client import client_of
 from worldkv.catalog import MAX_WORLD_NAME, RamSnapshots, Snapshot, Snapshots
 from worldkv.errors import InvalidInput, NotFound, OverBudget
 from worldkv.format import Frame, join
@@ -19,7 +20,20 @@ async def ram() -> AsyncIterator[Snapshots]:
     yield RamSnapshots(ROOM)
 
 
-SNAPSHOTS: dict[str, Callable[[], AbstractAsyncContextManager[Snapshots]]] = {"ram": ram}
+def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Snapshots]]:
+    @asynccontextmanager
+    async def made() -> AsyncIterator[Snapshots]:
+        async with client_of(shards) as kv:
+            yield kv.sessions
+
+    return made
+
+
+SNAPSHOTS: dict[str, Callable[[], AbstractAsyncContextManager[Snapshots]]] = {
+    "ram": ram,
+    "client of one shard": client(1),
+    "client of three shards": client(3),
+}
 
 
 @pytest.fixture(params=SNAPSHOTS)

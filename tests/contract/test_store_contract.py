@@ -1,15 +1,15 @@
 """What every store promises, whatever it is made of. A new store is one more line in STORES."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import pytest
 
 from services.kvstore.ram import RamConfig, RamTier
+from tests.contract.kv_client import client_of
 from tests.contract.ram_tier import TierStore
-from tests.wire.toy_kvstore import Toy, serving
 from worldkv.chunk import ChunkKey
-from worldkv.client import ClientConfig, KVClient, fixed
 from worldkv.errors import Conflict, InvalidInput
 from worldkv.format import Frame, join
 from worldkv.store import Level, Miss, PartKey, RamStore, Store
@@ -46,29 +46,14 @@ async def arena() -> AsyncIterator[Store]:
     tier.close()
 
 
-def client(shards: int, shared: bool) -> Callable[[], AbstractAsyncContextManager[Store]]:
-    """A client of real servers."""
-
-    @asynccontextmanager
-    async def made() -> AsyncIterator[Store]:
-        async with AsyncExitStack() as stack:
-            toys = [Toy() for _ in range(shards)]
-            addresses = [await stack.enter_async_context(serving(toy)) for toy in toys]
-            yield await stack.enter_async_context(KVClient(fixed(*addresses), ClientConfig(shared=shared)))
-            for toy in toys:
-                toy.tier.check_integrity()
-
-    return made
-
-
 STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "ram": ram,
     "observed": observed,
     "faultless": faultless,
     "arena": arena,
-    "client of one shard": client(1, shared=True),
-    "client of one shard elsewhere": client(1, shared=False),
-    "client of three shards": client(3, shared=True),
+    "client of one shard": partial(client_of, 1),
+    "client of one shard elsewhere": partial(client_of, 1, shared=False),
+    "client of three shards": partial(client_of, 3),
 }
 
 

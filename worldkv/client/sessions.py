@@ -12,10 +12,10 @@ from worldkv.catalog import Snapshot, check_name
 from worldkv.client.connection import SERVICE
 from worldkv.client.landing import Arrival
 from worldkv.client.policy import Deadline
-from worldkv.client.records import any_of, everyone, names
+from worldkv.client.records import everyone, names
 from worldkv.client.ring import Ring
 from worldkv.client.shard import Shard
-from worldkv.errors import ChecksumMismatch, ChunkCorrupt, NotFound, Oversized, Unavailable
+from worldkv.errors import ChecksumMismatch, ChunkCorrupt, NotFound, OverBudget, Oversized, Unavailable, WorldKVError
 from worldkv.format import MAX_KV_BYTES, Frame
 from worldkv.shared import checksum
 from worldkv.store import Level
@@ -62,15 +62,17 @@ class Sessions:
                 told = await call(stream(), **watch.limits)
             levels.append(wire.level_of(told.level) or Level.ONE)
 
-        order = list(self._ring.ranked(session.encode(), writing=True))
-        for shard in order[:-1]:
-            if await any_of(ask, [shard]):
+        failed: WorldKVError | None = None
+        for shard in self._ring.ranked(session.encode(), writing=True):
+            try:
+                await ask(shard)
+            except (Unavailable, OverBudget) as error:
+                failed = failed or error
+            if len(levels) == 2 or Level.REDIS in levels:
                 break
-        else:
-            await ask(order[-1])  # the last one says what is wrong
-        if levels[0] == Level.ONE and await any_of(ask, order[order.index(shard) + 1 :]):
-            return Level.TWO
-        return levels[0]
+        if not levels:
+            raise failed or Unavailable(f"session {session!r}: no shard keeps its state")
+        return Level.TWO if len(levels) == 2 else levels[0]
 
     async def load(self, session: str, previous: bool = False) -> Snapshot:
         """As `Snapshots.load`: of what all shards have, the newest or the one before it.
@@ -79,22 +81,23 @@ class Sessions:
         """
         deadline = self._ring.deadline()
         shards = self._ring.ranked(check_name(session, "session").encode())
-        found: list[_Found] = []
+        found: dict[Shard, list[_Found]] = {shard: [] for shard in shards}
 
         async def look(shard: Shard) -> None:
             for older in (False, True):  # NotFound ends it
                 head, _ = await self._load(shard, session, older, deadline, whole=False)
-                found.append(_Found(head, shard, older))
+                found[shard].append(_Found(head, shard, older))
 
         _, silent = await everyone(look, shards)
-        states = {(each.head.chunks, each.head.checksum) for each in found}
-        wanted = sorted(states, reverse=True)[previous : previous + 1]
-        if not wanted:
+        states: dict[tuple[int, int], list[_Found]] = {}  # newest first: as the first in rank says, then the others
+        for each in (each for held in found.values() for each in held):
+            states.setdefault((each.head.chunks, each.head.checksum), []).append(each)
+        if len(states) <= previous:
             if silent:
                 raise Unavailable(f"session {session!r} may be on shards that do not answer: {names(silent)}")
             raise NotFound(f"no {'earlier ' if previous else ''}snapshot of session {session!r}")
-        holders = [each for each in found if (each.head.chunks, each.head.checksum) in wanted]
-        failed: Exception = NotFound(f"session {session!r} was saved or forgotten meanwhile")
+        holders = [*states.values()][previous]
+        failed: WorldKVError = NotFound(f"session {session!r} was saved or forgotten meanwhile")
         for each in holders:
             try:
                 head, state = await self._load(each.shard, session, each.previous, deadline, whole=True)
