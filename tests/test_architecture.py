@@ -53,6 +53,7 @@ LIGHT = (
     "worldkv.v1",
     "worldkv.views",
     "worldkv.wire",
+    "worldkv.worlds",
 )
 """What the storage services and the client are made of: imports with torch and Ray absent."""
 
