@@ -1,0 +1,471 @@
+"""Shared memory between processes: arena, readers, staging; and the rules of the RAM tier that random commands miss."""
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.kvstore.arena import Arena
+from services.kvstore.ram import RamConfig, RamTier
+from services.kvstore.tombstones import Numbers
+from tests.contract.ram_tier import read, write
+from worldkv.chunk import ChunkKey
+from worldkv.errors import Conflict, InvalidConfig, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.format import Frame
+from worldkv.shared import (
+    ArenaReader,
+    Extent,
+    Staging,
+    StagingReader,
+    checksum,
+    copy,
+    copy_checked,
+    cut,
+    remove_stale,
+)
+from worldkv.shared.copying import PIECE_BYTES, move
+from worldkv.store import Miss, PartKey
+
+PREFIX = f"worldkv-test-{os.getpid()}"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind():
+    yield
+    assert [name for name in os.listdir("/dev/shm") if name.startswith(PREFIX)] == []
+
+
+@pytest.fixture
+def arena():
+    made = Arena(4 << 20, PREFIX)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tier():
+    made = RamTier(RamConfig(100, tenant_bytes=80, prefix=PREFIX, max_evicted=3))
+    yield made
+    made.check_integrity()
+    made.close()
+
+
+def kv(index: int) -> PartKey:
+    return PartKey(ChunkKey(b"b" * 16, index), "kv")
+
+
+def part(index: int) -> PartKey:
+    return PartKey(ChunkKey(b"b" * 16, index), "part")
+
+
+def put(tier: RamTier, key: PartKey, size: int, tenant: str = "ann") -> None:
+    write(tier.reserve(tenant, key, size), Frame.of(bytes([size]) * size))
+
+
+def held(tier: RamTier, tenant: str = "ann") -> list[PartKey]:
+    return tier.scan(tenant, b"b" * 16)
+
+
+def fill(arena: Arena, content: bytes) -> tuple[tuple[Extent, ...], int]:
+    extents = arena.allocate(len(content))
+    return extents, copy_checked([memoryview(content)], arena.views(extents))
+
+
+# Copies
+
+
+@given(st.lists(st.binary(max_size=9), max_size=5), st.lists(st.integers(0, 9), max_size=5))
+def test_copies_fit_pieces_of_any_sizes_together(source, lengths):
+    joined = b"".join(source)
+    rest = len(joined) - sum(lengths)
+    views = [memoryview(bytearray(n)) for n in (*lengths, max(rest, 0))]
+    into = [memoryview(piece) for piece in source]
+    if rest < 0:
+        with pytest.raises(InvalidInput, match="do not fit"):
+            copy(into, views)
+    else:
+        assert copy_checked(into, views) == checksum([memoryview(joined)]) == checksum(views)
+        assert b"".join(views) == joined
+        blank = [memoryview(bytearray(view.nbytes)) for view in views]
+        copy(into, blank)
+        assert b"".join(blank) == joined
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(-1, 12), st.integers(-1, 12))
+def test_a_cut_has_the_bytes_it_should(lengths, begin, length):
+    whole = bytes(range(40))
+    extents = [Extent(7 * n, m, n, n) for n, m in enumerate(lengths)]
+    joined = b"".join(whole[e.offset : e.offset + e.length] for e in extents)
+    if begin >= 0 and length >= 0 and begin + length <= len(joined):
+        found = cut(extents, begin, length)
+        assert b"".join(whole[e.offset : e.offset + e.length] for e in found) == joined[begin : begin + length]
+        assert all(e.length and e.slot == e.generation for e in found)
+    else:
+        with pytest.raises(InvalidInput):
+            cut(extents, begin, length)
+
+
+# Arena and its readers
+
+
+def test_a_reader_copies_what_a_plan_says(arena):
+    content = os.urandom(3_000_001)
+    extents, digest = fill(arena, content)
+    with ArenaReader(arena.info) as reader:
+        assert (reader.id, reader.nonce) == (arena.id, arena.nonce)
+        into = bytearray(len(content))
+        halves = [memoryview(into)[:1000], memoryview(into)[1000:]]
+        assert reader.copy(extents, halves, digest) is None
+        assert into == content
+        middle = bytearray(700)
+        assert reader.copy(cut(extents, 999, 700), [memoryview(middle)]) is None
+        assert middle == content[999:1699]
+
+
+def test_a_slot_that_was_freed_is_a_miss_also_when_it_is_used_again(arena):
+    extents, digest = fill(arena, b"x" * 5000)
+    with ArenaReader(arena.info) as reader:
+        into = [memoryview(bytearray(5000))]
+        arena.free(extents)
+        assert reader.copy(extents, into, digest) is Miss.EVICTED
+        again, _ = fill(arena, b"y" * 5000)
+        assert again[0][:3] == extents[0][:3], "the same place and slot"
+        assert reader.copy(extents, into) is Miss.EVICTED
+        assert reader.copy(again, into) is None
+
+
+@pytest.mark.parametrize("piece", range(4))
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_slot_that_is_freed_while_it_is_copied_is_a_miss(arena, monkeypatch, piece, verified):
+    extents, digest = fill(arena, b"x" * (4 * PIECE_BYTES))
+    pieces = []
+
+    def freeing(source: memoryview, target: memoryview) -> None:
+        if len(pieces) == min(piece, 3 * verified):  # without a checksum all of it is one piece
+            arena.free(extents)
+        pieces.append(source)
+        move(source, target)
+
+    monkeypatch.setattr("worldkv.shared.arena.move", freeing)
+    with ArenaReader(arena.info) as reader:
+        into = [memoryview(bytearray(4 * PIECE_BYTES))]
+        assert reader.copy(extents, into, digest if verified else None) is Miss.EVICTED
+        pieces.clear()
+
+
+def test_a_flipped_byte_is_a_corrupt_miss(arena):
+    extents, digest = fill(arena, b"x" * 70_000)
+    arena.views(extents)[0][69_999] ^= 1
+    with ArenaReader(arena.info) as reader:
+        assert reader.copy(extents, [memoryview(bytearray(70_000))], digest) is Miss.CORRUPT
+
+
+@pytest.mark.parametrize(
+    "extent",
+    [Extent(0, 0), Extent(-1, 5), Extent(8 << 20, 1), Extent(0, 1 << 40), Extent(0, 5, 10**6), Extent(0, 5, -1)],
+)
+def test_extents_outside_the_arena_are_refused(arena, extent):
+    with ArenaReader(arena.info) as reader, pytest.raises(InvalidInput):
+        reader.copy([extent], [memoryview(bytearray(max(extent.length, 0) % 100))])
+
+
+def test_buffers_of_another_length_are_refused(arena):
+    extents, _ = fill(arena, b"x" * 10)
+    with ArenaReader(arena.info) as reader, pytest.raises(InvalidInput, match="10 bytes do not fit buffers of 9"):
+        reader.copy(extents, [memoryview(bytearray(9))])
+
+
+def test_readers_cannot_write(arena):
+    with ArenaReader(arena.info) as reader:
+        with pytest.raises(TypeError):
+            reader._file.view[0] = 1
+
+
+def test_an_arena_of_another_host_cannot_be_opened(arena):
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        ArenaReader(arena.info._replace(name="worldkv-nobody"))
+    with pytest.raises(Unavailable, match="bytes"):
+        ArenaReader(arena.info._replace(size=arena.size + 1))
+    with pytest.raises(InvalidInput, match="folders"):
+        ArenaReader(arena.info._replace(name="../etc/passwd"))
+    with pytest.raises(InvalidInput, match="within"):
+        ArenaReader(arena.info._replace(slots=arena.size))
+
+
+def test_a_copy_outlives_closing_the_reader(arena):
+    extents, digest = fill(arena, b"x" * (1 << 20))
+    reader = ArenaReader(arena.info)
+    view = reader._file.view[:16]
+    reader.close()
+    reader.close()
+    assert bytes(view) == arena.nonce
+    with pytest.raises(InvalidInput):
+        reader.copy(extents, [memoryview(bytearray(1 << 20))], digest)
+
+
+def test_more_memory_than_the_host_has_is_refused_with_words():
+    with pytest.raises(Unavailable, match="shared memory wanted"):
+        Arena(1 << 50, PREFIX)
+    with pytest.raises(InvalidInput, match="at least a byte"):
+        Arena(0, PREFIX)
+
+
+def test_all_of_the_arena_is_resident_before_it_is_ready(arena):
+    resident = os.stat(f"/dev/shm/{arena.name}").st_blocks * 512
+    assert resident == -(-arena.size // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+MAKE = """
+import sys, time
+from services.kvstore.arena import Arena
+from worldkv.shared import Staging
+made = Arena(1 << 20, sys.argv[1]), Staging(1 << 20, sys.argv[1] + "-staging")
+print(made[0].name, made[1].name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_segments_of_a_killed_process_are_removed_and_those_of_a_live_one_stay():
+    child = subprocess.Popen([sys.executable, "-c", MAKE, PREFIX], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    names = child.stdout.readline().split()
+    assert set(names) <= set(os.listdir("/dev/shm"))
+    assert remove_stale(PREFIX) == []
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    made = Arena(1 << 20, PREFIX)
+    assert sorted(made.stale) == sorted(names)
+    made.close()
+
+
+def test_a_reader_in_another_process_sees_the_same_bytes(arena):
+    extents, digest = fill(arena, b"seen by both " * 1000)
+    code = (
+        f"from worldkv.shared import *\nreader = ArenaReader({arena.info!r})\n".replace("ArenaInfo", "ArenaInfo")
+        + f"extents = {list(map(tuple, extents))!r}\n"
+        "into = bytearray(13000)\n"
+        f"print(reader.copy([Extent(*e) for e in extents], [memoryview(into)], {digest}), reader.nonce.hex())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["None", arena.nonce.hex()]
+
+
+def test_a_reader_never_takes_new_bytes_for_old_ones(arena):
+    """A writer reuses one place as fast as it can; what a reader takes for good is always the part it asked for."""
+    plans = [fill(arena, bytes([0]) * 100_000)[0]]
+    stop = threading.Event()
+
+    def rewrite():
+        for n in range(1, 3000):
+            arena.free(plans[0])
+            plans[0] = fill(arena, bytes([n % 256]) * 100_000)[0]
+            if stop.is_set():
+                break
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    into = bytearray(100_000)
+    with ArenaReader(arena.info) as reader:
+        while writer.is_alive():
+            extents = plans[0]
+            if reader.copy(extents, [memoryview(into)]) is None:
+                assert into.count(into[0]) == len(into), "bytes of two parts"
+        stop.set()
+    writer.join()
+
+
+# Staging
+
+
+def test_a_shard_reads_what_a_writer_staged():
+    with Staging(10_000, PREFIX) as staging, staging.fill(b"one", b"two") as (staged, digest):
+        reader = StagingReader(staging.name, staging.nonce)
+        views = reader.views(staged.extents)
+        assert b"".join(views) == b"onetwo"
+        assert checksum(views) == digest
+        assert all(view.readonly for view in views)
+        del views
+        reader.close()
+
+
+def test_a_staging_segment_of_another_host_is_refused():
+    with Staging(1, PREFIX) as staging:
+        with pytest.raises(Unavailable, match="not the one"):
+            StagingReader(staging.name, bytes(16))
+        with pytest.raises(Unavailable, match="cannot be opened"):
+            StagingReader("worldkv-nobody", staging.nonce)
+        reader = StagingReader(staging.name, staging.nonce)
+        with pytest.raises(InvalidInput, match="outside"):
+            reader.views([Extent(0, staging.size + 1)])
+        reader.close()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 30_000)), max_size=20))
+def test_staging_room_comes_back_whole_in_any_order(commands):
+    with Staging(64 << 10, PREFIX) as staging:
+        held = []
+        for take, n in commands:
+            if take:
+                staged = staging.reserve(n)
+                if staged is None:
+                    assert held, "an empty segment has room"
+                else:
+                    staged.views[0][:] = bytes([len(held)]) * n
+                    held.append(staged)
+            elif held:
+                staging.release(held.pop(n % len(held)))
+            places = sorted(each.extents[0][:2] for each in held)
+            assert all(a + n <= b for (a, n), (b, _) in pairwise(places))
+        for staged in held:
+            staging.release(staged)
+        assert staging.reserve(64 << 10) is not None
+
+
+# The tier
+
+
+def test_kv_makes_room_least_recently_used_first(tier):
+    for n in range(3):
+        put(tier, kv(n), 25)
+    tier.find("ann", kv(0))
+    put(tier, part(9), 20)
+    assert held(tier) == [kv(0), kv(2), part(9)]
+    assert tier.find("ann", kv(1)) is Miss.EVICTED
+
+
+def test_what_is_safe_elsewhere_goes_first(tier):
+    for n in range(3):
+        put(tier, kv(n), 25)
+    tier.mark_safe("ann", kv(2))
+    put(tier, kv(3), 25)
+    assert held(tier) == [kv(0), kv(1), kv(3)]
+
+
+def test_an_immutable_part_never_goes_for_kv_and_only_if_safe_for_another(tier):
+    put(tier, part(0), 40)
+    put(tier, part(1), 40)
+    with pytest.raises(OverBudget, match="'ann' may have 80"):
+        tier.reserve("ann", part(2), 10)
+    tier.mark_safe("ann", part(0))
+    with pytest.raises(OverBudget):
+        tier.reserve("ann", kv(2), 10)
+    put(tier, part(2), 10)
+    assert held(tier) == [part(1), part(2)]
+
+
+def test_nobody_loses_a_last_copy_to_another_tenant(tier):
+    put(tier, kv(0), 70, "bob")
+    put(tier, kv(0), 30, "ann")
+    with pytest.raises(OverBudget, match="no room for 45 bytes: the shard has 100"):
+        tier.reserve("ann", kv(1), 45)
+    assert held(tier, "bob") == held(tier, "ann") == [kv(0)]
+    tier.mark_safe("bob", kv(0))
+    put(tier, kv(1), 45)
+    assert held(tier, "bob") == []
+    assert held(tier) == [kv(0), kv(1)]
+
+
+def test_what_lost_its_copy_elsewhere_is_a_last_copy_again(tier):
+    put(tier, kv(0), 70, "bob")
+    tier.mark_safe("bob", kv(0))
+    assert tier.last_copies() == []
+    tier.mark_none_safe()
+    assert tier.last_copies() == [("bob", kv(0))]
+    with pytest.raises(OverBudget):
+        tier.reserve("ann", kv(1), 60)
+
+
+def test_old_evictions_are_forgotten_and_deletions_never(tier):
+    put(tier, part(0), 1)
+    tier.delete("ann", [part(0)])
+    for n in range(1, 6):
+        put(tier, kv(n), 80)
+    assert [tier.find("ann", kv(n)) for n in range(1, 5)] == [Miss.NEVER_STORED, *[Miss.EVICTED] * 3]
+    assert tier.find("ann", kv(0)) is Miss.DELETED
+    assert tier.stats().tombstones == 3
+
+
+def test_a_pinned_part_stays_readable_and_its_room_comes_back_later(tier):
+    put(tier, kv(0), 60)
+    pinned = tier.find("ann", kv(0))
+    with pinned.pin():
+        with pytest.raises(OverBudget):
+            tier.reserve("ann", kv(1), 60)
+        tier.delete("ann", [part(0)])
+        assert read(pinned) == bytes([60]) * 60
+        assert (tier.stats().used_bytes, tier.stats().pinned_bytes) == (0, 60)
+        with pytest.raises(OverBudget):
+            tier.reserve("ann", kv(1), 60)
+    put(tier, kv(1), 60)
+    with pytest.raises(NotFound, match="dropped"), pinned.pin():
+        pass
+
+
+def test_room_given_back_is_written_and_committed_by_nobody(tier):
+    room = tier.reserve("ann", kv(0), 10)
+    views = room.views
+    room.abort()
+    with pytest.raises(ValueError, match="released"):
+        views[0][:] = bytes(10)
+    with pytest.raises(Conflict, match="given back"):
+        room.commit(0)
+    assert tier.find("ann", kv(0)) is Miss.NEVER_STORED
+    assert tier.stats().reserved_bytes == 0
+
+
+def test_of_two_writers_of_a_part_the_first_to_commit_wins(tier):
+    first, second = tier.reserve("ann", kv(0), 10), tier.reserve("ann", kv(0), 20)
+    write(second, Frame.of(b"2" * 20))
+    assert read(write(first, Frame.of(b"1" * 10))) == b"2" * 20
+    assert tier.stats().used_bytes == 20
+
+
+def test_more_parts_than_slots_are_refused():
+    tier = RamTier(RamConfig(1 << 20, prefix=PREFIX))
+    for n in range(tier.arena.slots):
+        put(tier, part(n), 1)
+    with pytest.raises(OverBudget):
+        tier.reserve("ann", part(-1 % 2**40), 1)
+    put(tier, part(2**41), 0)
+    tier.check_integrity()
+    tier.close()
+
+
+def test_sizes_and_settings_out_of_range_are_refused(tier):
+    with pytest.raises(InvalidInput, match="-1 bytes"):
+        tier.reserve("ann", kv(0), -1)
+    with pytest.raises(OverBudget):
+        tier.reserve("ann", kv(0), 1 << 62)
+    for wrong in ({"budget_bytes": 0}, {"tenant_bytes": -1}, {"max_evicted": -1}):
+        with pytest.raises(InvalidConfig, match=next(iter(wrong))):
+            RamConfig(**wrong)
+
+
+def test_a_tier_that_was_closed_leaves_its_readers_alone():
+    tier = RamTier(RamConfig(1 << 20, prefix=PREFIX))
+    put(tier, kv(0), 9)
+    found = tier.find("ann", kv(0))
+    with found.pin():
+        views = found.views
+        tier.delete("ann", [kv(0)])
+        tier.close()
+        assert b"".join(views) == bytes([9]) * 9
+    tier.close()
+
+
+@given(st.lists(st.integers(0, 20)))
+def test_a_set_of_numbers_kept_as_runs_is_a_set(added):
+    numbers = Numbers()
+    for n in added:
+        numbers.add(n)
+        numbers.check_integrity()
+    assert {n for n in range(-1, 22) if n in numbers} == set(added)
