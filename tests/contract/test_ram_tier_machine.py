@@ -19,8 +19,9 @@ TENANTS = ["ann", "bob"]
 BRANCHES = [b"a" * 16, b"b" * 16]
 tenants = st.sampled_from(TENANTS)
 keys = st.builds(
-    PartKey, st.builds(ChunkKey, st.sampled_from(BRANCHES), st.integers(0, 3)), st.sampled_from(["part", "kv"])
+    PartKey, st.builds(ChunkKey, st.sampled_from(BRANCHES), st.integers(0, 2)), st.sampled_from(["part", "kv", "kv"])
 )
+mortal = keys.filter(lambda key: key.kind == "kv" or key.chunk.index == 0)  # else soon nothing can be put any more
 sizes = st.integers(0, 50)
 
 
@@ -51,7 +52,7 @@ class TierMachine(RuleBasedStateMachine):
             room.abort()
         self.reader.close()
         for tenant in TENANTS:
-            self.tier.delete(tenant, [PartKey(ChunkKey(b, n), "part") for b in BRANCHES for n in range(4)])
+            self.tier.delete(tenant, [PartKey(ChunkKey(b, n), "part") for b in BRANCHES for n in range(3)])
         self.tier.check_integrity()
         stats = self.tier.stats()
         assert (stats.used_bytes, stats.parts, stats.slots_used, stats.tenants) == (0, 0, 0, {})
@@ -62,8 +63,21 @@ class TierMachine(RuleBasedStateMachine):
         self.stamp += 1
         return (self.stamp.to_bytes(4, "little") * (size // 4 + 1))[:size]
 
-    @rule(tenant=tenants, asked=st.dictionaries(keys, sizes, max_size=3), at_once=st.booleans())
-    def put(self, tenant, asked, at_once):
+    @rule(tenant=tenants, asked=st.dictionaries(keys, sizes, max_size=3))
+    def reserve(self, tenant, asked):
+        self.make_room(tenant, asked, at_once=False)
+
+    @rule(tenant=tenants, asked=st.dictionaries(keys, sizes, max_size=3))
+    def put(self, tenant, asked):
+        self.make_room(tenant, asked, at_once=True)
+
+    @rule(tenant=tenants, index=st.integers(1, 2), size=st.integers(20, 50), safe=st.booleans())
+    def put_kv(self, tenant, index, size, safe):
+        key = PartKey(ChunkKey(BRANCHES[0], index), "kv")
+        self.make_room(tenant, {key: size}, at_once=True)
+        self.mark_safe_as(tenant, key, safe)
+
+    def make_room(self, tenant, asked, at_once):
         wanted = {key: n * self.grain for key, n in asked.items()}
         before = self.contents()
         try:
@@ -87,9 +101,11 @@ class TierMachine(RuleBasedStateMachine):
                     self.finish(len(self.open) - 1)
 
     def check_victims(self, tenant, wanted, before):
-        pinned = {(t, key) for t, key, _, _, _ in self.pins if (t, key) in before}
         for victim in before.keys() - self.contents().keys():
-            assert victim not in pinned or self.tier.find(*victim) is not Miss.EVICTED
+            assert not any(
+                part.dropped and (t, key) == victim and read(part) == before[victim] != b""
+                for t, key, _, part, _ in self.pins
+            ), "what is read made room"
             assert victim[1].kind == "kv" or (victim in self.safe and all(k.kind == "part" for k in wanted))
             assert victim[0] == tenant or victim in self.safe, "a tenant lost its last copy to another"
             assert not (victim[0] == tenant and victim[1] in wanted)
@@ -135,6 +151,7 @@ class TierMachine(RuleBasedStateMachine):
                 write(room, Frame.of(content))
             return
         part = write(room, Frame.of(content))
+        self.plan(part)
         assert read(part) == self.held.setdefault((tenant, key), content)
         self.why.pop((tenant, key), None)
         with pytest.raises(Conflict, match="given back"):
@@ -152,14 +169,12 @@ class TierMachine(RuleBasedStateMachine):
         found = self.tier.find(tenant, key)
         if (tenant, key) in self.held:
             assert read(found) == self.held[tenant, key]
-            if found.extents:
-                self.plans[found.extents] = found.checksum
         elif (tenant, key.chunk) in self.deleted:
             assert found is Miss.DELETED
         else:
             assert found is self.why.get((tenant, key), Miss.NEVER_STORED)
 
-    @rule(tenant=tenants, doomed=st.lists(keys, max_size=3))
+    @rule(tenant=tenants, doomed=st.lists(mortal, max_size=3))
     def delete(self, tenant, doomed):
         self.deleted |= {(tenant, key.chunk) for key in doomed if key.kind == "part"}
         gone = [e for e in self.held if e[0] == tenant and (e[1] in doomed or (tenant, e[1].chunk) in self.deleted)]
@@ -167,13 +182,14 @@ class TierMachine(RuleBasedStateMachine):
         for each in gone:
             self.forget(each, Miss.EVICTED)
 
-    @rule(tenant=tenants, key=keys)
-    def pin(self, tenant, key):
+    @precondition(lambda self: self.held and len(self.pins) < 3)
+    @rule(data=st.data())
+    def pin(self, data):
+        tenant, key = data.draw(st.sampled_from(sorted(self.held)))
         part = self.tier.find(tenant, key)
-        if not isinstance(part, Miss):
-            stack = ExitStack()
-            stack.enter_context(part.pin())
-            self.pins.append((tenant, key, stack, part, read(part)))
+        stack = ExitStack()
+        stack.enter_context(part.pin())
+        self.pins.append((tenant, key, stack, part, read(part)))
 
     @precondition(lambda self: self.pins)
     @rule(data=st.data())
@@ -187,6 +203,9 @@ class TierMachine(RuleBasedStateMachine):
 
     @rule(tenant=tenants, key=keys, safe=st.booleans())
     def mark_safe(self, tenant, key, safe):
+        self.mark_safe_as(tenant, key, safe)
+
+    def mark_safe_as(self, tenant, key, safe):
         self.tier.mark_safe(tenant, key, safe)
         if (tenant, key) in self.held:
             (self.safe.add if safe else self.safe.discard)((tenant, key))
@@ -227,6 +246,11 @@ class TierMachine(RuleBasedStateMachine):
         for extents, checksum in self.plans.items():
             into = [memoryview(bytearray(sum(extent.length for extent in extents)))]
             assert self.reader.copy(extents, into, checksum) is (None if extents in alive else Miss.EVICTED)
+
+    def plan(self, part):
+        """A reader was told where a part lies."""
+        if part.extents:
+            self.plans[part.extents] = part.checksum
 
     def forget(self, each, reason):
         del self.held[each]
