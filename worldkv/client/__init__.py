@@ -2,12 +2,14 @@
 
 from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
+from worldkv.client.handover import HandedOver, hand_over
 from worldkv.client.membership import Member, Members, Membership, MembershipFile, fixed
 from worldkv.client.policy import Retry
 from worldkv.client.shard import ShardStats
 
 __all__ = [
     "ClientConfig",
+    "HandedOver",
     "KVClient",
     "Member",
     "Members",
@@ -16,4 +18,5 @@ __all__ = [
     "Retry",
     "ShardStats",
     "fixed",
+    "hand_over",
 ]

@@ -7,7 +7,7 @@ its next swap: when a shard comes the others keep their order, so all clients go
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 from worldkv import wire
@@ -22,6 +22,8 @@ from worldkv.v1 import kvstore_pb2 as pb
 T = TypeVar("T")
 _PAGE = 1000
 """Records of a page of a list."""
+MAX_BEHIND = 1000
+"""Versions that a shard which missed some is brought up by, at most."""
 
 
 class Worlds:
@@ -45,22 +47,51 @@ class Worlds:
         found = _highest(held).world.version if held else 0
         if found != expected:
             raise Conflict(f"world {name!r} has version {found}, expected {expected}")
-        request = pb.SwapWorldRequest(
-            world=wire.world_message(record), expected=expected, membership=self._ring.membership.number
-        )
-
-        async def ask(shard: Shard) -> Stored:
-            async with shard.line.calling("swap", deadline) as watch:
-                told = await shard.line.stub.SwapWorld(request, **watch.limits)
-            return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
-
         # Those that have the newest record first, in rank; then the others, in rank too.
         newest = [shard for shard in held if held[shard].world.version == found]
         order = sorted(self._ring.ranked(name.encode(), writing=True), key=lambda shard: shard not in newest)
-        stored = await ask(order[0])
-        if stored.level == Level.ONE and await any_of(ask, order[1:]):
+        stored = await self._write(order[0], expected, record, deadline)
+        return await self._copied(stored, order[1:], held, deadline)
+
+    async def adopt(self, record: World) -> Stored:
+        """Make the shards know a record that was kept elsewhere, in the version it has; nothing if theirs is newer."""
+        deadline = self._ring.deadline()
+        held = await self._held(record.name, deadline)
+        if held and _highest(held).world.version >= record.version:
+            return _highest(held)
+        order = self._ring.ranked(record.name.encode(), writing=True)
+        stored = await self._raise(order[0], held, record, record.version, deadline)
+        return await self._copied(stored, order[1:], held, deadline)
+
+    async def _copied(
+        self, stored: Stored, shards: Sequence[Shard], held: Mapping[Shard, Stored], deadline: Deadline
+    ) -> Stored:
+        """A record that one shard has, written to another one too unless Redis has it."""
+        for shard in shards if stored.level == Level.ONE else ():
+            try:
+                await self._raise(shard, held, stored.world, stored.world.version, deadline)
+            except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
+                continue
             return stored._replace(level=Level.TWO)
         return stored
+
+    async def _raise(
+        self, shard: Shard, held: Mapping[Shard, Stored], record: World, version: int, deadline: Deadline
+    ) -> Stored:
+        """Swap a record into a shard until it has this version: shards count swaps themselves."""
+        before = held[shard].world.version if shard in held else 0
+        if not 0 < version - before <= MAX_BEHIND:
+            raise Conflict(f"shard {shard.member.name} has version {before} of world {record.name!r}, not {version}")
+        for expected in range(before, version - 1):
+            await self._write(shard, expected, record, deadline)
+        return await self._write(shard, version - 1, record, deadline)
+
+    async def _write(self, shard: Shard, expected: int, record: World, deadline: Deadline) -> Stored:
+        number = self._ring.membership.number
+        request = pb.SwapWorldRequest(world=wire.world_message(record), expected=expected, membership=number)
+        async with shard.line.calling("swap", deadline) as watch:
+            told = await shard.line.stub.SwapWorld(request, **watch.limits)
+        return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
 
     async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[World]:
         """As `Catalog.list`. Raises Unavailable if a shard does not answer."""
@@ -139,17 +170,6 @@ async def everyone(ask: Callable[[Shard], Awaitable[T]], shards: Sequence[Shard]
 
     await together(map(one, shards))
     return {shard: found[shard] for shard in shards if shard in found}, silent
-
-
-async def any_of(ask: Callable[[Shard], Awaitable[object]], shards: Iterable[Shard]) -> bool:
-    """Whether one of these shards does it; the first that does is enough."""
-    for shard in shards:
-        try:
-            await ask(shard)
-        except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
-            continue
-        return True
-    return False
 
 
 def names(shards: Sequence[Shard]) -> str:

@@ -1,0 +1,151 @@
+"""Worlds and sessions over several real servers, and what a shard that leaves hands on."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.wire.shards import BRANCH, CONFIG, Setting, frame, kv, part, shards
+from tests.wire.toy_kvstore import Toy, serving
+from worldkv.catalog import Snapshot, World
+from worldkv.chunk import Lineage
+from worldkv.client import HandedOver, KVClient, Member, Membership, hand_over
+from worldkv.errors import (
+    Conflict,
+    InvalidConfig,
+    NotFound,
+    Unavailable,
+)
+from worldkv.format import Frame, join
+from worldkv.store import Level, Miss, PartKey
+from worldkv.v1 import kvstore_pb2 as pb
+
+
+def world(chunks: int = 0, name: str = "harbour") -> World:
+    return World(name, Lineage.begin(BRANCH), chunks=chunks)
+
+
+def keeper(setting: Setting, name: str, rank: int = 0) -> tuple[str, Toy]:
+    """The shard of this rank for something called `name`, and its own name."""
+    member = setting.state["now"].ranked(name.encode())[rank]
+    return member.name, setting.toys[member.name]
+
+
+async def test_a_world_is_on_two_shards_and_goes_on_with_either():
+    async with shards("abc") as setting:
+        worlds = setting.client.worlds
+        assert (await worlds.swap("harbour", 0, world(1))).level == Level.TWO
+        assert (await worlds.read("harbour")).level == Level.TWO
+        first, _ = keeper(setting, "harbour")
+        setting.become("abc".replace(first, ""))
+        stored = await worlds.swap("harbour", 1, world(2))
+        assert (stored.world.version, stored.level) == (2, Level.TWO), "the third was brought up to the version"
+        setting.become("abc")
+        assert (await worlds.read("harbour")).world.chunks == 2, "the highest version is true, whoever is first"
+        with pytest.raises(Conflict):
+            await worlds.swap("harbour", 1, world(9))
+        assert (await worlds.swap("harbour", 2, world(3))).world.version == 3
+        assert [each.chunks async for each in worlds.list()] == [3]
+
+
+async def test_of_two_who_swap_at_once_one_wins():
+    async with shards("abc") as setting:
+        async with KVClient(lambda: setting.state["now"], CONFIG) as other:
+            for version in range(10):
+                swaps = [
+                    client.worlds.swap("harbour", version, world(n)) for n, client in enumerate((setting.client, other))
+                ]
+                done = await asyncio.gather(*swaps, return_exceptions=True)
+                assert sorted(isinstance(each, Conflict) for each in done) == [False, True]
+                won = next(each for each in done if not isinstance(each, Conflict))
+                assert (await other.worlds.read("harbour")).world == won.world
+
+
+async def test_a_world_that_may_be_where_nobody_answers_is_not_called_missing():
+    async with serving(Toy()) as address:
+        pass
+    async with shards("a") as setting:
+        setting.state["now"] = Membership(2, (*setting.state["now"].shards, Member("dead", address)))
+        worlds = setting.client.worlds
+        for call in (worlds.read("harbour"), worlds.swap("harbour", 0, world()), anext(worlds.list())):
+            with pytest.raises(Unavailable):
+                await call
+
+
+async def test_a_removed_world_is_gone_from_all_shards():
+    async with shards("abc") as setting:
+        worlds = setting.client.worlds
+        await worlds.swap("harbour", 0, world())
+        await worlds.remove("harbour")
+        assert [each async for each in worlds.list()] == []
+        for name in "abc":
+            setting.become(name)
+            with pytest.raises(NotFound):
+                await worlds.read("harbour")
+
+
+async def test_a_session_is_saved_twice_and_loaded_from_either():
+    async with shards("abc") as setting:
+        sessions = setting.client.sessions
+        for n in range(3):
+            assert await sessions.save("walk", Snapshot(n, Frame.of(b"%d" % n))) == Level.TWO
+        first, _ = keeper(setting, "walk")
+        setting.become("abc".replace(first, ""))
+        assert [join((await sessions.load("walk", older)).state) for older in (False, True)] == [b"2", b"1"]
+        await sessions.save("walk", Snapshot(1, Frame.of(b"rewound")))
+        assert [join((await sessions.load("walk", older)).state) for older in (False, True)] == [b"rewound", b"2"]
+        assert await sessions.delete("walk") == 2
+        with pytest.raises(NotFound):
+            await sessions.load("walk")
+
+
+async def handed(setting: Setting, name: str) -> HandedOver:
+    """What hand-over of the shard `name` did."""
+    toy = setting.toys[name]
+
+    @contextmanager
+    def reading(tenant: str, key: PartKey) -> Iterator[Frame | None]:
+        held = toy.tier.find(tenant, key)
+        if isinstance(held, Miss):
+            yield None
+        else:
+            with held.pin():
+                yield Frame(held.views)
+
+    parts = toy.tier.last_copies()
+    members = lambda: setting.state["now"]  # noqa: E731
+    return await hand_over(name, members, parts, reading, toy.catalogs.items(), config=CONFIG)
+
+
+async def test_shards_that_leave_hand_on_what_they_have():
+    async with shards("abc") as setting:
+        client, keys = setting.client, [key for n in range(30) for key in (part(n), kv(n))]
+        await client.put({key: frame(50_000, key.chunk.index) for key in keys})
+        await client.worlds.swap("harbour", 0, world(5))
+        setting.become("ab", leaving="c")
+        assert (await handed(setting, "c")).left == 0
+        setting.become("a", leaving="b")
+        done = await handed(setting, "b")
+        assert done.left == 0
+        assert done.parts > 30
+        setting.become("a")
+        answers = await client.get(keys)
+        assert {key: join(answer) for key, answer in answers.items() if isinstance(answer, Frame)} == {
+            key: join(frame(50_000, key.chunk.index)) for key in keys
+        }
+        assert (await client.worlds.read("harbour")).world.chunks == 5
+        with pytest.raises(InvalidConfig, match="no shards"):
+            await handed(setting, "a")
+
+
+async def test_what_nobody_takes_is_counted():
+    async with shards("ab") as setting:
+        setting.become("a")
+        await setting.client.put({kv(n): frame() for n in range(5)})
+        setting.become("b", leaving="a")
+        setting.toys["b"].refuses = pb.REFUSAL_REASON_NO_ROOM
+        done = await handed(setting, "a")
+        assert (done.parts, done.left) == (0, 5)
+        setting.toys["b"].refuses = pb.REFUSAL_REASON_DELETED
+        assert (await handed(setting, "a")).gone == 5
