@@ -1,0 +1,155 @@
+"""What is still to be done in Redis, behind everybody's back: parts to copy there, and parts to drop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Collection
+from contextlib import suppress
+
+from services.kvstore.held import Held
+from services.kvstore.lower import Lower, TierConfig
+from services.kvstore.ram import RamTier
+from worldkv.errors import Conflict, NotFound, OverBudget, Unavailable
+from worldkv.store import PartKey
+
+_log = logging.getLogger(__name__)
+
+
+class WriteBehind:
+    """Deletions first, then immutable parts, then KV parts, each oldest first. Only KV is bounded, and may be left out.
+
+    queued_bytes  of KV parts that wait
+    counts        shared with `Tiered`
+    """
+
+    def __init__(self, ram: RamTier, lower: Lower, config: TierConfig, counts: Counter[str]) -> None:
+        self.queued_bytes = 0
+        self._ram, self._lower, self._config, self._counts = ram, lower, config, counts
+        self._waiting: dict[tuple[str, PartKey], None] = {}
+        self._queue: dict[tuple[str, PartKey], int] = {}  # with their bytes
+        self._doomed: dict[str, set[PartKey]] = {}
+        self._busy: set[tuple[str, PartKey]] = set()  # being written now
+        self._work, self._done = asyncio.Event(), asyncio.Event()
+        self._writers = [asyncio.create_task(self._run()) for _ in range(config.writers)]
+
+    @property
+    def waiting(self) -> int:
+        """Immutable parts that wait."""
+        return len(self._waiting)
+
+    @property
+    def queued(self) -> int:
+        """KV parts that wait."""
+        return len(self._queue)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all is done."""
+        return not (self._waiting or self._queue or self._doomed or self._busy)
+
+    def add(self, held: Held) -> None:
+        """Copy a part when it can be; a KV part only if the queue has room for it."""
+        self._done.clear()
+        name = held.tenant, held.key
+        if held.key.kind == "part":
+            self._waiting[name] = None
+        elif name not in self._queue:
+            if self.queued_bytes + held.size > self._config.queue_bytes:
+                self._counts["dropped"] += 1
+                return
+            self._queue[name] = held.size
+            self.queued_bytes += held.size
+        self._work.set()
+
+    def discard(self, tenant: str, key: PartKey) -> None:
+        """A part need not be copied any more."""
+        self._waiting.pop((tenant, key), None)
+        self.queued_bytes -= self._queue.pop((tenant, key), 0)
+
+    def doom(self, tenant: str, keys: Collection[PartKey]) -> None:
+        """These are to be dropped; until that is done they are `doomed`."""
+        self._done.clear()
+        self._doomed.setdefault(tenant, set()).update(keys)
+
+    def doomed(self, tenant: str, key: PartKey) -> bool:
+        """Whether Redis may have a part that was deleted."""
+        keys = self._doomed.get(tenant, ())
+        return key in keys or PartKey(key.chunk, "part") in keys
+
+    async def drop(self, tenant: str, keys: Collection[PartKey]) -> int:
+        """Drop doomed parts now; answers how many Redis had. Raises Unavailable; they stay doomed then."""
+        self._work.set()
+        count = await self._lower.delete(tenant, keys)
+        left = self._doomed.get(tenant, set())
+        left.difference_update(keys)
+        if not left:
+            self._doomed.pop(tenant, None)
+        return count
+
+    async def close(self, flush_seconds: float) -> None:
+        """Do what is to be done, as far as the seconds go, then end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(flush_seconds):
+                self._work.set()  # so that a writer looks, and says if all is done
+                await self._done.wait()
+        for writer in self._writers:
+            writer.cancel()
+        await asyncio.gather(*self._writers, return_exceptions=True)
+        if not self.idle:
+            _log.warning("%d immutable and %d KV parts have no copy in Redis", self.waiting, self.queued)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if not await self._once():
+                    if self.idle:
+                        self._done.set()
+                    self._work.clear()
+                    await self._work.wait()
+            except (Unavailable, OverBudget) as error:
+                self._counts["lower_failed"] += 1
+                _log.debug("nothing can be written to Redis: %s", error)
+                await asyncio.sleep(self._config.retry_seconds)
+
+    async def _once(self) -> bool:
+        """Do the next thing; False if there is none. Raises Unavailable and OverBudget, and the thing stays to do."""
+        for tenant, keys in self._doomed.items():
+            await self.drop(tenant, set(keys))
+            return True
+        for names in (self._waiting, self._queue):
+            for name in names:
+                if name not in self._busy and not self.doomed(*name):
+                    self._busy.add(name)
+                    try:
+                        await self._copy(*name)
+                    finally:
+                        self._busy.discard(name)
+                    return True
+        return False
+
+    async def _copy(self, tenant: str, key: PartKey) -> None:
+        held = self._ram.find(tenant, key)
+        if not isinstance(held, Held):
+            self._counts["vanished"] += key.kind == "kv"
+            self.discard(tenant, key)
+            return
+        with suppress(Conflict, NotFound), held.pin():
+            try:
+                await self._lower.put(tenant, key, held.views, held.checksum)
+            except OverBudget:
+                if key.kind == "part":
+                    raise
+                self._counts["dropped"] += 1
+                self.discard(tenant, key)
+                return
+            except Conflict:  # deleted by another shard
+                self._ram.delete(tenant, [PartKey(key.chunk, "part")])
+                raise
+            self._counts["copied_up" if key.kind == "part" else "behind"] += 1
+            if held.dropped:  # deleted meanwhile, and its deletion may have come first
+                self.doom(tenant, [key])
+            else:
+                self._ram.mark_safe(tenant, key)
+        self.discard(tenant, key)

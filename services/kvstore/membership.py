@@ -1,0 +1,21 @@
+"""Which shards there are is counted elsewhere; a shard only remembers the highest number it has seen."""
+
+from __future__ import annotations
+
+from worldkv.errors import Conflict
+
+
+class Membership:
+    """Refuses writes that were routed by an older membership than others.
+
+    number  the highest that was seen; 0: none
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def check(self, given: int) -> None:
+        """Raise Conflict for an older number than was seen; 0 is from somebody who does not route."""
+        if given and given < self.number:
+            raise Conflict(f"routed by membership {given}, but {self.number} was seen")
+        self.number = max(self.number, given)

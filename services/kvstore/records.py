@@ -1,0 +1,212 @@
+"""World records and session states of one tenant, in Redis; in RAM while it does not answer, and copied up after."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from worldkv.catalog import Catalog, Snapshot, Snapshots, Stored, World, check_name
+from worldkv.errors import Conflict, InvalidInput, NotFound, Unavailable
+from worldkv.store import Level
+
+_log = logging.getLogger(__name__)
+
+REMEMBERED = 10_000
+"""Records of a tenant that are remembered for when Redis does not answer; the oldest are forgotten first."""
+
+
+class TieredCatalog:
+    """A `Catalog`. Redis decides every swap; while it does not answer, what was last seen of a record does.
+
+    A record that was never seen here raises Unavailable then: nobody can know whether Redis has one of that name.
+    """
+
+    def __init__(self, lower: Catalog) -> None:
+        self._lower = lower
+        self._seen: dict[str, World] = {}  # newest last
+        self._ahead: dict[str, World | None] = {}  # written while Redis was away; None: removed
+
+    @property
+    def waiting(self) -> int:
+        """Records that Redis has not got yet."""
+        return len(self._ahead)
+
+    async def read(self, name: str) -> Stored:
+        await self.catch_up(check_name(name))
+        if name in self._ahead:
+            return Stored(self._known(name), Level.ONE)
+        try:
+            stored = await self._lower.read(name)
+        except NotFound:
+            self._seen.pop(name, None)
+            raise
+        except Unavailable:
+            return Stored(self._known(name), Level.ONE)
+        self._remember(stored.world)
+        return stored
+
+    async def swap(self, name: str, expected: int, record: World) -> Stored:
+        if check_name(name) != record.name:
+            raise InvalidInput(f"a record of world {record.name!r} cannot be swapped into {name!r}")
+        await self.catch_up(name)
+        if name not in self._ahead:
+            try:
+                stored = await self._lower.swap(name, expected, record)
+            except Unavailable:
+                if name not in self._seen:
+                    raise
+            else:
+                self._remember(stored.world)
+                return stored
+        known = self._ahead.get(name, self._seen.get(name))
+        found = known.version if known else 0
+        if found != expected:
+            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
+        written = replace(record, version=expected + 1)
+        self._ahead[name] = self._seen[name] = written
+        return Stored(written, Level.ONE)
+
+    async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[World]:
+        for name in [*self._ahead]:
+            await self.catch_up(name)
+        if self._ahead:
+            raise Unavailable(f"{len(self._ahead)} world records wait to be written to Redis, which does not answer")
+        async for world in self._lower.list(prefix, after):
+            yield world
+
+    async def remove(self, name: str, expected: int = 0) -> None:
+        await self.catch_up(check_name(name))
+        if name not in self._ahead:
+            try:
+                await self._lower.remove(name, expected)
+                self._seen.pop(name, None)
+                return
+            except Unavailable:
+                if name not in self._seen:
+                    raise
+        found = self._known(name).version
+        if expected and found != expected:
+            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
+        self._ahead[name] = None
+        self._seen.pop(name, None)
+
+    def lost(self) -> None:
+        """Redis has lost what it had: what is remembered here is to be written again."""
+        for name, world in self._seen.items():
+            self._ahead.setdefault(name, world)
+
+    async def settle(self) -> None:
+        """Write to Redis what it has not got; Unavailable if it does not answer."""
+        for name in [*self._ahead]:
+            await self.catch_up(name)
+            if name in self._ahead:
+                raise Unavailable("Redis does not take world records")
+
+    async def catch_up(self, name: str) -> None:
+        """Write a record to Redis that was written here alone, if it answers now. The highest version wins."""
+        if name not in self._ahead:
+            return
+        try:
+            if (ours := self._ahead[name]) is None:
+                await self._remove(name)
+            else:
+                await self._write(ours)
+        except (Unavailable, Conflict) as error:
+            _log.debug("world %r is not in Redis yet: %s", name, error)
+            return
+        if self._ahead.get(name) is ours:
+            self._ahead.pop(name, None)
+
+    async def _remove(self, name: str) -> None:
+        try:
+            await self._lower.remove(name)
+        except NotFound:
+            return
+
+    async def _write(self, ours: World) -> None:
+        try:
+            version = (await self._lower.read(ours.name)).world.version
+        except NotFound:
+            version = 0
+        while version < ours.version:  # step by step: versions are counted there, and ours is known to others
+            version = (await self._lower.swap(ours.name, version, ours)).world.version
+
+    def _known(self, name: str) -> World:
+        """What is known of a record here alone."""
+        known = self._ahead.get(name, self._seen.get(name))
+        if known is None and name in self._ahead:
+            raise NotFound(f"no world {name!r}")
+        if known is None:
+            raise Unavailable(f"Redis does not answer, and world {name!r} was never seen here")
+        return known
+
+    def _remember(self, world: World) -> None:
+        self._seen.pop(world.name, None)
+        self._seen[world.name] = world
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+
+
+class TieredSnapshots:
+    """A `Snapshots`: states are in RAM only while Redis does not answer."""
+
+    def __init__(self, ram: Snapshots, lower: Snapshots) -> None:
+        self._ram, self._lower = ram, lower
+        self._ahead: dict[str, None] = {}  # sessions with states in RAM, oldest first
+
+    @property
+    def waiting(self) -> int:
+        """Sessions whose states Redis has not got yet."""
+        return len(self._ahead)
+
+    async def save(self, session: str, snapshot: Snapshot) -> Level:
+        await self.catch_up(session)
+        if session not in self._ahead:
+            try:
+                return await self._lower.save(session, snapshot)
+            except Unavailable as error:
+                _log.debug("the state of session %r is not in Redis yet: %s", session, error)
+        level = await self._ram.save(session, snapshot)
+        self._ahead[session] = None
+        return level
+
+    async def load(self, session: str, previous: bool = False) -> Snapshot:
+        await self.catch_up(session)
+        if session not in self._ahead:
+            return await self._lower.load(session, previous)
+        try:
+            return await self._ram.load(session, previous)
+        except NotFound:
+            return await self._lower.load(session)  # the one before the only one here
+
+    async def delete(self, session: str) -> int:
+        count = await self._ram.delete(session)
+        self._ahead.pop(session, None)
+        return count + await self._lower.delete(session)
+
+    async def settle(self) -> None:
+        """Write to Redis what it has not got; Unavailable if it does not answer."""
+        for session in [*self._ahead]:
+            await self.catch_up(session)
+            if session in self._ahead:
+                raise Unavailable("Redis does not take session states")
+
+    async def catch_up(self, session: str) -> None:
+        """Write a session's states to Redis, if there are any here and it answers now."""
+        if session not in self._ahead:
+            return
+        states = []
+        for previous in (True, False):
+            try:
+                states.append(await self._ram.load(session, previous))
+            except NotFound:
+                continue
+        try:
+            for state in states:
+                await self._lower.save(session, state)
+        except Unavailable as error:
+            _log.debug("the states of session %r are not in Redis yet: %s", session, error)
+            return
+        await self._ram.delete(session)
+        self._ahead.pop(session, None)
