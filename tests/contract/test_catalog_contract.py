@@ -6,7 +6,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from services.kvstore.redis_catalog import RedisCatalog
 from tests.contract.kv_client import client_of
+from tests.redis_process import connected
 from worldkv.catalog import MAX_WORLD_NAME, Catalog, RamCatalog, World
 from worldkv.chunk import Lineage
 from worldkv.errors import Conflict, InvalidInput, NotFound
@@ -16,6 +18,12 @@ from worldkv.store import Level
 @asynccontextmanager
 async def ram() -> AsyncIterator[Catalog]:
     yield RamCatalog()
+
+
+@asynccontextmanager
+async def redis() -> AsyncIterator[Catalog]:
+    async with connected() as server:
+        yield RedisCatalog(server, "tenant")
 
 
 def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Catalog]]:
@@ -29,6 +37,7 @@ def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Catalog]]:
 
 CATALOGS: dict[str, Callable[[], AbstractAsyncContextManager[Catalog]]] = {
     "ram": ram,
+    "redis": redis,
     "client of one shard": client(1),
     "client of three shards": client(3),
 }

@@ -5,7 +5,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from services.kvstore.redis_catalog import RedisSnapshots
 from tests.contract.kv_client import client_of
+from tests.redis_process import connected
 from worldkv.catalog import MAX_WORLD_NAME, RamSnapshots, Snapshot, Snapshots
 from worldkv.errors import InvalidInput, NotFound, OverBudget
 from worldkv.format import Frame, join
@@ -20,6 +22,12 @@ async def ram() -> AsyncIterator[Snapshots]:
     yield RamSnapshots(ROOM)
 
 
+@asynccontextmanager
+async def redis() -> AsyncIterator[Snapshots]:
+    async with connected() as server:
+        yield RedisSnapshots(server, "tenant")
+
+
 def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Snapshots]]:
     @asynccontextmanager
     async def made() -> AsyncIterator[Snapshots]:
@@ -31,6 +39,7 @@ def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Snapshots]]:
 
 SNAPSHOTS: dict[str, Callable[[], AbstractAsyncContextManager[Snapshots]]] = {
     "ram": ram,
+    "redis": redis,
     "client of one shard": client(1),
     "client of three shards": client(3),
 }
