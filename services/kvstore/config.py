@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from services.kvstore.lower import TierConfig
 from services.kvstore.ram import RamConfig
@@ -47,17 +48,26 @@ class ServingConfig:
 class KVStoreConfig:
     """A shard's settings.
 
-    shard    its name in the membership; empty: its address
-    service  as every service has them
-    serving  how calls are served
-    ram      how much memory it takes
-    tiers    how RAM and Redis work together
-    redis    where Redis is; None: parts are kept in RAM alone
+    shard             its name in the membership; empty: its address
+    members           file of the membership (`worldkv.client.MembershipFile`): when it says that this shard leaves, and
+                      when the shard is told to end, what has no second copy goes to the others. None: it is lost
+    handover_seconds  that this may take at the end
+    service           as every service has them
+    serving           how calls are served
+    ram               how much memory it takes
+    tiers             how RAM and Redis work together
+    redis             where Redis is; None: parts are kept in RAM alone
     """
 
     shard: str = ""
+    members: Path | None = None
+    handover_seconds: float = 60.0
     service: ServiceConfig = field(default_factory=lambda: ServiceConfig(address="127.0.0.1:7070"))
     serving: ServingConfig = field(default_factory=ServingConfig)
     ram: RamConfig = field(default_factory=RamConfig)
     tiers: TierConfig = field(default_factory=TierConfig)
     redis: RedisConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.handover_seconds < float("inf"):
+            raise InvalidConfig(f"handover_seconds = {self.handover_seconds}: expected seconds above 0")

@@ -123,6 +123,6 @@ def test_a_malformed_file_stops_who_reads_it_first(tmp_path, text):
     path = tmp_path / "members.toml"
     path.write_text(text)
     with pytest.raises(InvalidConfig):
-        MembershipFile(path)
+        MembershipFile(path)()
     with pytest.raises(InvalidConfig, match="missing"):
-        MembershipFile(tmp_path / "missing")
+        MembershipFile(tmp_path / "missing")()

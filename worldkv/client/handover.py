@@ -46,6 +46,7 @@ async def hand_over(
     parts: Iterable[tuple[str, PartKey]],
     reading: Reading,
     catalogs: Iterable[tuple[str, Catalog]] = (),
+    taken: Callable[[str, PartKey], None] = lambda tenant, key: None,
     *,
     config: ClientConfig | None = None,
     seconds: float = 60.0,
@@ -56,6 +57,7 @@ async def hand_over(
     members   who is there; the one that leaves may still be named, or be gone already
     parts     with their tenants, those that matter most first
     catalogs  of records that are nowhere but here, with their tenants
+    taken     told of every part that another shard has now
     seconds   that it may take
 
     Raises InvalidConfig if nobody stays.
@@ -77,7 +79,8 @@ async def hand_over(
 
         async def work() -> None:
             for tenant, key in left:  # shared: each takes the next
-                await _hand_part(await client(tenant), tenant, key, reading, deadline, done)
+                if await _hand_part(await client(tenant), tenant, key, reading, deadline, done):
+                    taken(tenant, key)
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
     return done
@@ -85,7 +88,8 @@ async def hand_over(
 
 async def _hand_part(
     client: KVClient, tenant: str, key: PartKey, reading: Reading, deadline: Deadline, done: HandedOver
-) -> None:
+) -> bool:
+    """Whether another shard has the part now."""
     with reading(tenant, key) as frame:
         if frame is None:
             done.gone += 1
@@ -101,6 +105,8 @@ async def _hand_part(
             else:
                 done.parts += 1
                 done.bytes += frame.nbytes
+                return True
+    return False
 
 
 async def _hand_records(client: KVClient, catalog: Catalog) -> int:

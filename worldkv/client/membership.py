@@ -95,21 +95,23 @@ class MembershipFile:
         shards = ["a=10.0.0.1:7070", "b=10.0.0.2:7070"]
         leaving = []
 
-    Raises InvalidConfig for a file that is missing or malformed when it is read first; later the last one that
-    could be read stays.
+    Asking raises InvalidConfig as long as the file is missing or malformed; once it could be read, what was read
+    last stays while it cannot be.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen, self._last = self._stamp(), self._read()
+        self._seen: tuple[int, int, int] | None = None
+        self._last: Membership | None = None
 
     def __call__(self) -> Membership:
         try:
             stamp = self._stamp()
-            if stamp != self._seen:
+            if stamp != self._seen or self._last is None:
                 self._seen, self._last = stamp, self._read()
-        except InvalidConfig:  # somebody writes it just now
-            pass
+        except InvalidConfig:  # if it was read before: somebody writes it just now
+            if self._last is None:
+                raise
         return self._last
 
     def _stamp(self) -> tuple[int, int, int]:
