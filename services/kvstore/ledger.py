@@ -145,6 +145,8 @@ class Ledger:
         Safe KV goes first, whosever it is, then the tenant's own KV, then safe immutable parts.
         """
         chosen: dict[Held, None] = {}
+        if short.own <= 0 and not short.shared:
+            return []
         for own in (True, False):
             rows = list(self._rows(self.tenant(name), kv, own))
             within_reach = sum(group.nbytes for row in rows for group in row)

@@ -71,9 +71,9 @@ class TierMachine(RuleBasedStateMachine):
     def put(self, tenant, asked):
         self.make_room(tenant, asked, at_once=True)
 
-    @rule(tenant=tenants, index=st.integers(1, 2), size=st.integers(20, 50), safe=st.booleans())
-    def put_kv(self, tenant, index, size, safe):
-        key = PartKey(ChunkKey(BRANCHES[0], index), "kv")
+    @rule(tenant=tenants, key=keys, size=st.integers(20, 50), safe=st.booleans())
+    def put_one(self, tenant, key, size, safe):
+        key = key._replace(chunk=key.chunk._replace(index=1))  # a chunk that nobody deletes
         self.make_room(tenant, {key: size}, at_once=True)
         self.mark_safe_as(tenant, key, safe)
 
