@@ -23,6 +23,8 @@ from worldkv.v1 import kvstore_pb2 as pb
 
 MAX_BYTES: dict[Kind, int] = {"part": MAX_PART_BYTES, "kv": MAX_KV_BYTES}
 """Bytes of a part, at most."""
+POLITE_SECONDS, QUIET_SECONDS = 1.0, 0.1
+"""How long the rest of a stream that went wrong is read and thrown away, and after what silence that ends."""
 
 
 class Puts:
@@ -136,6 +138,7 @@ class _Call:
                 raise InvalidInput(f"item {each.number} ended after {each.at} of {each.size} bytes")
         except InvalidInput:
             await self._settled()
+            await _listen_on(requests)
             raise
         finally:
             if self._incoming:
@@ -234,6 +237,15 @@ class _Call:
         name = pb.RefusalReason.Name(reason).removeprefix("REFUSAL_REASON_").lower()
         self._puts.metrics.refused(key, name)
         self.answers.put_nowait(pb.PutResponse(item=number, refused=reason))
+
+
+async def _listen_on(requests: AsyncIterator[bytes]) -> None:
+    """Let a caller finish its sentence, for a while: whoever is cut off in the middle of it does not hear why."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(POLITE_SECONDS):
+            async with asyncio.timeout(QUIET_SECONDS) as quiet:
+                async for _ in requests:
+                    quiet.reschedule(asyncio.get_running_loop().time() + QUIET_SECONDS)
 
 
 def _checked(number: int, item: pb.PutItem) -> tuple[PartKey, Level]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import NamedTuple
 
-from worldkv.catalog import Catalog, Snapshot, Snapshots, Stored, World, check_name
+from worldkv.catalog import Catalog, RamCatalog, RamSnapshots, Snapshot, Snapshots, Stored, World, check_name
 from worldkv.errors import Conflict, InvalidInput, NotFound, Unavailable
 from worldkv.store import Level
 
@@ -210,3 +211,52 @@ class TieredSnapshots:
             return
         await self._ram.delete(session)
         self._ahead.pop(session, None)
+
+
+class Records(NamedTuple):
+    """What is small and must be right, of one tenant."""
+
+    worlds: Catalog
+    snapshots: Snapshots
+
+
+class Tenants:
+    """Records of every tenant, made when they are first asked for.
+
+    ram_bytes  of session states in RAM, a tenant
+    lower      gives a tenant's records in Redis; None where there is no Redis
+    """
+
+    def __init__(self, ram_bytes: int, lower: Callable[[str], Records] | None) -> None:
+        self._ram_bytes, self._lower = ram_bytes, lower
+        self._records: dict[str, Records] = {}
+
+    def __call__(self, tenant: str) -> Records:
+        if tenant not in self._records:
+            self._records[tenant] = self._open(tenant)
+        return self._records[tenant]
+
+    def lost(self) -> None:
+        """Redis has lost what it had."""
+        for worlds, _ in self._records.values():
+            if isinstance(worlds, TieredCatalog):
+                worlds.lost()
+
+    async def settle(self) -> None:
+        """Write to Redis what it has not got; Unavailable if it does not answer."""
+        for records in [*self._records.values()]:
+            for each in records:
+                if isinstance(each, TieredCatalog | TieredSnapshots):
+                    await each.settle()
+
+    def alone(self) -> list[tuple[str, Catalog]]:
+        """World records that are nowhere but here, with their tenants."""
+        held = [(tenant, records.worlds) for tenant, records in self._records.items()]
+        return [(tenant, worlds) for tenant, worlds in held if isinstance(worlds, RamCatalog)]
+
+    def _open(self, tenant: str) -> Records:
+        snapshots = RamSnapshots(self._ram_bytes)
+        if self._lower is None:
+            return Records(RamCatalog(), snapshots)
+        lower = self._lower(tenant)
+        return Records(TieredCatalog(lower.worlds), TieredSnapshots(snapshots, lower.snapshots))

@@ -9,16 +9,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from services.kvstore.config import KVStoreConfig
+from services.kvstore.leaving import handing_over
 from services.kvstore.lower import Lower
 from services.kvstore.membership import Membership
 from services.kvstore.metrics import Metrics
 from services.kvstore.ram import RamTier
-from services.kvstore.records import TieredCatalog, TieredSnapshots
+from services.kvstore.records import Records, Tenants
 from services.kvstore.redis_config import RedisConfig
 from services.kvstore.segments import Segments
-from services.kvstore.servicer import Records, Shard, add
+from services.kvstore.servicer import Shard, add
 from services.kvstore.tiered import Tiered
-from worldkv.catalog import RamCatalog, RamSnapshots
 from worldkv.errors import InvalidConfig, Unavailable
 from worldkv.service import Host, Servicers
 
@@ -26,42 +26,6 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings: metrics, records that wait, segments of writers that are gone."""
-
-
-class Tenants:
-    """Records of every tenant, made when they are first asked for.
-
-    lower  gives a tenant's records in Redis; None where there is no Redis
-    """
-
-    def __init__(self, config: KVStoreConfig, lower: Callable[[str], Records] | None) -> None:
-        self._config, self._lower = config, lower
-        self._records: dict[str, Records] = {}
-
-    def __call__(self, tenant: str) -> Records:
-        if tenant not in self._records:
-            self._records[tenant] = self._open(tenant)
-        return self._records[tenant]
-
-    def lost(self) -> None:
-        """Redis has lost what it had."""
-        for worlds, _ in self._records.values():
-            if isinstance(worlds, TieredCatalog):
-                worlds.lost()
-
-    async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer."""
-        for records in [*self._records.values()]:
-            for each in records:
-                if isinstance(each, TieredCatalog | TieredSnapshots):
-                    await each.settle()
-
-    def _open(self, tenant: str) -> Records:
-        snapshots = RamSnapshots(self._config.serving.snapshots_bytes)
-        if self._lower is None:
-            return Records(RamCatalog(), snapshots)
-        lower = self._lower(tenant)
-        return Records(TieredCatalog(lower.worlds), TieredSnapshots(snapshots, lower.snapshots))
 
 
 def servicers(config: KVStoreConfig) -> Servicers:
@@ -85,14 +49,32 @@ async def shard(config: KVStoreConfig, host: Host) -> AsyncIterator[Sequence[str
                 each()
 
         tier, records = await _redis(stack, config.redis, lost)
-        tiers, tenants = Tiered(ram, tier, config.tiers), Tenants(config, records)
-        stack.push_async_callback(tiers.close)
-        losses += [tiers.lost, tenants.lost]
-        segments = Segments(config.serving.staging_prefix)
-        stack.callback(segments.close)
-        made = Shard(config, tiers, Metrics(host.registry), segments, Membership(), tenants)
-        stack.callback(asyncio.create_task(_tick(made, tenants)).cancel)
+        made = await stack.enter_async_context(assembled(config, host, ram, tier, records))
+        losses += [made.tiers.lost, made.records.lost]
+        await stack.enter_async_context(handing_over(config, ram, made.records.alone))
         yield [add(made, host.server)]
+
+
+@asynccontextmanager
+async def assembled(
+    config: KVStoreConfig,
+    host: Host,
+    ram: RamTier,
+    tier: Lower | None = None,
+    records: Callable[[str], Records] | None = None,
+) -> AsyncIterator[Shard]:
+    """A shard of these tiers, and of what gives a tenant's records in Redis; leaves the tiers open."""
+    tiers, segments = Tiered(ram, tier, config.tiers), Segments(config.serving.staging_prefix)
+    made = Shard(
+        config, tiers, Metrics(host.registry), segments, Membership(), Tenants(config.serving.snapshots_bytes, records)
+    )
+    ticking = asyncio.create_task(_tick(made))
+    try:
+        yield made
+    finally:
+        ticking.cancel()
+        await tiers.close()
+        segments.close()
 
 
 async def _redis(
@@ -113,12 +95,12 @@ async def _redis(
     return RedisTier(server), lambda tenant: Records(RedisCatalog(server, tenant), RedisSnapshots(server, tenant))
 
 
-async def _tick(made: Shard, tenants: Tenants) -> None:
+async def _tick(made: Shard) -> None:
     while True:
         made.metrics.refresh(made.tiers, made.tiers.ram.stats())
         await made.segments.sweep()
         try:
-            await tenants.settle()
+            await made.records.settle()
         except Unavailable as error:
             _log.debug("records wait: %s", error)
         await asyncio.sleep(TICK_SECONDS)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import xxhash
@@ -15,6 +15,7 @@ from services.kvstore.gets import Gets, checked_keys
 from services.kvstore.membership import Membership
 from services.kvstore.metrics import Metrics
 from services.kvstore.puts import Puts
+from services.kvstore.records import Tenants
 from services.kvstore.segments import Segments
 from services.kvstore.tiered import Tiered
 from worldkv import rpc, wire
@@ -33,26 +34,16 @@ PAGE, MAX_PAGE = 100, 1000
 """World records of a page, if nobody asks for another number, and at most."""
 
 
-class Records(NamedTuple):
-    """What is small and must be right, of one tenant."""
-
-    worlds: Catalog
-    snapshots: Snapshots
-
-
 @dataclass(frozen=True)
 class Shard:
-    """All that one shard serves.
-
-    records  of a tenant, the same at every call
-    """
+    """All that one shard serves."""
 
     config: KVStoreConfig
     tiers: Tiered
     metrics: Metrics
     segments: Segments
     membership: Membership
-    records: Callable[[str], Records]
+    records: Tenants
 
 
 class Servicer(KVStoreServicer):

@@ -1,0 +1,426 @@
+"""The shard as callers see it, message by message."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+
+import grpc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from services.kvstore.membership import Membership
+from services.kvstore.metrics import Metrics
+from services.kvstore.puts import Puts
+from services.kvstore.ram import RamConfig, RamTier
+from services.kvstore.segments import Segments
+from services.kvstore.tiered import Tiered
+from tests.wire.shard import BRANCH, CONFIG, body, calling, inline, item, kv, part, until
+from worldkv import rpc, wire
+from worldkv.errors import Conflict, InvalidInput
+from worldkv.format import MAX_KV_BYTES, MAX_PART_BYTES
+from worldkv.shared import ArenaReader, Staging
+from worldkv.store import Level, Miss
+from worldkv.v1 import chunk_pb2
+from worldkv.v1 import kvstore_pb2 as pb
+
+SMALL = replace(CONFIG, ram=RamConfig(budget_bytes=1 << 20, prefix="worldkv-test"))
+
+
+@pytest.mark.parametrize("size", [1, 1000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_456_789])
+@pytest.mark.parametrize("piece_bytes", [1 << 16, 1 << 20, 3 << 20])
+async def test_what_was_put_is_read_again_whatever_the_pieces(size, piece_bytes):
+    data = body(size)
+    async with calling() as caller:
+        assert await caller.keep(kv(), data, piece_bytes) == Level.ONE
+        assert await caller.get(kv(), piece_bytes=1 << 16) == [data]
+        assert await caller.get(kv()) == [data]
+        assert (await caller.stats()).used_bytes == size
+
+
+async def test_items_of_a_put_are_answered_once_and_keys_of_a_get_in_order():
+    data = {kv(n): body(40_000 + n, n) for n in range(20)}
+    async with calling() as caller:
+        put = [inline(n, key, each, 1 << 14) for n, (key, each) in enumerate(data.items())]
+        assert await caller.put(*put) == dict.fromkeys(range(20), Level.ONE)
+        keys = [kv(99), *reversed(data), part(3)]
+        assert await caller.get(*keys) == ["NEVER_STORED", *(data[key] for key in reversed(data)), "NEVER_STORED"]
+        assert await caller.get() == []
+
+
+async def test_putting_what_is_held_changes_nothing():
+    async with calling() as caller:
+        assert await caller.keep(part(), body(2000)) == Level.ONE
+        assert await caller.keep(part(), body(500, 9)) == Level.ONE
+        assert await caller.get(part()) == [body(2000)]
+
+
+async def test_why_a_key_has_no_bytes():
+    async with calling() as caller:
+        for n in range(3):
+            await caller.put(inline(0, part(n), body(10)), inline(1, kv(n), body(3_000_000, n)))
+        await caller.stub.Delete(pb.DeleteRequest(keys=[wire.key_message(part(2))]))
+        assert await caller.get(kv(0), part(0), kv(2), part(2), kv(3)) == [
+            "EVICTED",
+            body(10),
+            "DELETED",
+            "DELETED",
+            "NEVER_STORED",
+        ]
+        assert await caller.keep(kv(2), body(10)) == "DELETED"
+
+
+async def test_tenants_do_not_see_each_other():
+    async with calling() as caller:
+        await caller.keep(kv(), body(100))
+        caller.tenant = "other"
+        assert await caller.get(kv()) == ["NEVER_STORED"]
+        assert (await caller.stub.Delete(pb.DeleteRequest(keys=[wire.key_message(kv())]))).dropped == 1
+        caller.tenant = "Not A Tenant"
+        with pytest.raises(InvalidInput, match="Not A Tenant"):
+            await caller.get(kv())
+
+
+async def test_a_reader_of_this_host_copies_from_the_arena():
+    data = body(3_000_000)
+    async with calling() as caller:
+        await caller.keep(kv(), data)
+        arena = wire.arena_of((await caller.stats()).arena)
+        with ArenaReader(arena) as reader:
+            proofs = [pb.ArenaProof(arena=arena.id, nonce=reader.nonce)]
+            (plan,) = await caller.get(kv(), arenas=proofs)
+            into = bytearray(len(data))
+            extents = wire.extents_of(plan.shared.extents)
+            assert reader.copy(extents, [memoryview(into)], plan.checksum) is None
+            assert into == data
+            (piece,) = await caller.get(kv(), arenas=proofs, slices=[pb.Slice(offset=1_048_000, length=2000)])
+            assert sum(each.length for each in piece.shared.extents) == 2000
+            wrong = [pb.ArenaProof(arena=arena.id, nonce=b"x" * 16)]
+            assert await caller.get(kv(), arenas=wrong) == [data]
+            await caller.stub.Delete(pb.DeleteRequest(keys=[wire.key_message(kv())]))
+            assert reader.copy(extents, [memoryview(into)], plan.checksum) is Miss.EVICTED
+
+
+def staged(key, staging, extents, checksum, **fields):
+    where = pb.StagedExtents(name=staging.name, nonce=staging.nonce, extents=wire.extent_messages(extents))
+    known = {"checksum": checksum, "size": sum(each.length for each in extents), "staged": where}
+    known = {"key": wire.key_message(key), **known, **fields}
+    return [pb.PutRequest(item=pb.PutItem(**known)).SerializeToString()]
+
+
+async def test_a_writer_of_this_host_stages_its_bytes():
+    async with calling() as caller:
+        with Staging(4 << 20, prefix="worldkv-test-staging") as staging:
+            with staging.fill(body(3_000_000)) as (room, checksum):
+                first = staged(kv(0), staging, room.extents, checksum)
+                wrong = staged(kv(1), staging, room.extents, checksum ^ 1)
+                assert await caller.put(first, wrong, inline(2, kv(2), body(10))) == {
+                    0: Level.ONE,
+                    1: "CORRUPT",
+                    2: Level.ONE,
+                }
+                assert await caller.get(kv(0), kv(1)) == [body(3_000_000), "NEVER_STORED"]
+                other = pb.StagedExtents(name=staging.name, nonce=b"x" * 16, extents=wire.extent_messages(room.extents))
+                assert await caller.put(staged(kv(3), staging, room.extents, 0, staged=other)) == {0: "NOT_SHARED"}
+                with pytest.raises(InvalidInput, match="not the 7 bytes"):
+                    await caller.put(staged(kv(3), staging, room.extents, checksum, size=7))
+                for name, words in (("../etc/passwd", "without folders"), ("", "without folders")):
+                    odd = pb.StagedExtents(name=name, nonce=b"", extents=wire.extent_messages(room.extents))
+                    with pytest.raises(InvalidInput, match=words):
+                        await caller.put(staged(kv(3), staging, room.extents, 0, staged=odd))
+                outside = [room.extents[0]._replace(offset=1 << 40)]
+                with pytest.raises(InvalidInput, match="outside"):
+                    await caller.put(staged(kv(3), staging, outside, checksum))
+        assert (await caller.stats()).parts == 2
+        await caller.shard.segments.sweep()
+        assert len(caller.shard.segments) == 0
+
+
+BAD_ITEMS = {
+    "no size": ({"size": 0}, "got 0"),
+    "huge": ({"size": MAX_KV_BYTES + 1}, str(MAX_KV_BYTES + 1)),
+    "no transport": ({"inline": None}, "how its bytes travel"),
+    "no piece size": ({"inline": pb.InlinePieces()}, "has 0"),
+    "huge pieces": ({"inline": pb.InlinePieces(piece_bytes=(3 << 20) + 1)}, "3145729"),
+    "no key": ({"key": None}, "16 bytes"),
+    "short branch": ({"key": chunk_pb2.PartKey(chunk=chunk_pb2.ChunkKey(branch=b"abc"), part=2)}, "abc"),
+    "no part": ({"key": chunk_pb2.PartKey(chunk=chunk_pb2.ChunkKey(branch=BRANCH))}, "got 0"),
+    "odd part": ({"key": chunk_pb2.PartKey(chunk=chunk_pb2.ChunkKey(branch=BRANCH), part=9)}, "got 9"),
+    "huge index": ({"key": chunk_pb2.PartKey(chunk=chunk_pb2.ChunkKey(branch=BRANCH, index=1 << 63), part=2)}, "9223"),
+    "odd level": ({"level": 7}, "got 7"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_ITEMS)
+async def test_an_item_that_is_none_is_refused_by_its_value(wrong):
+    fields, words = BAD_ITEMS[wrong]
+    async with calling() as caller:
+        with pytest.raises(InvalidInput, match=words):
+            await caller.put(inline(0, kv(), body(100), **fields))
+        with pytest.raises(InvalidInput, match=str(MAX_PART_BYTES + 1)):
+            await caller.put(inline(0, part(), body(100), size=MAX_PART_BYTES + 1))
+        assert (await caller.stats()).parts == 0
+
+
+def frames(*each):
+    return [x if isinstance(x, bytes) else x.SerializeToString() for x in each]
+
+
+A, B = item(kv(0), body(3000), 1000), item(kv(1), body(10), 1000)
+BAD_STREAMS = {
+    "a piece before an item": (frames(wire.piece_frame(0, 0, b"x")), "where an item was to begin"),
+    "another item's piece": (frames(A, wire.piece_frame(1, 0, body(1000))), "of item 1"),
+    "a hole": (frames(A, wire.piece_frame(0, 1000, body(1000))), "at 1000"),
+    "the same piece twice": (frames(A, *[wire.piece_frame(0, 0, body(1000))] * 2), "at 0"),
+    "a long piece": (frames(A, wire.piece_frame(0, 0, body(1001))), "got 1001"),
+    "a short piece": (frames(A, wire.piece_frame(0, 0, body(999))), "got 999"),
+    "past the size": (frames(B, wire.piece_frame(0, 0, body(11))), "got 11"),
+    "one more piece": (frames(B, wire.piece_frame(0, 0, body(10)), wire.piece_frame(0, 10, b"x")), "item was to begin"),
+    "an end too soon": (frames(A, wire.piece_frame(0, 0, body(1000))), "ended after 1000 of 3000"),
+    "an item too soon": (frames(A, B), "after 0 of 3000"),
+    "an empty message": ([b""], "carries nothing"),
+    "noise": ([b"\xff" * 30], "no PutRequest"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_STREAMS)
+async def test_a_stream_that_is_none_leaves_nothing_behind(wrong):
+    stream, words = BAD_STREAMS[wrong]
+    async with calling() as caller:
+        with pytest.raises(InvalidInput, match=words):
+            await caller.put(stream)
+        held = (await caller.stats()).parts
+        assert held == (wrong == "one more piece")
+        assert await caller.get(kv(0), kv(1)) == ["NEVER_STORED", body(10) if held else "NEVER_STORED"]
+
+
+async def test_items_before_a_bad_one_are_kept_and_answered():
+    async with calling() as caller:
+        call = caller.putting([*inline(0, kv(), body(100)), b"\xff" * 30])
+        answer = await call.read()
+        assert (answer.item, answer.kept) == (0, Level.ONE)
+        with pytest.raises(InvalidInput), rpc.translated():
+            await call.read()
+        assert await caller.get(kv()) == [body(100)]
+
+
+async def test_bytes_that_are_not_what_was_announced_are_refused():
+    async with calling() as caller:
+        assert await caller.keep(kv(), body(100), checksum=5) == "CORRUPT"
+        assert await caller.get(kv()) == ["NEVER_STORED"]
+
+
+async def test_a_level_that_cannot_be_had_is_refused():
+    async with calling() as caller:
+        for level in (chunk_pb2.LEVEL_TWO, chunk_pb2.LEVEL_REDIS):
+            assert await caller.keep(kv(), body(100), level=level) == "LEVEL_DOWN"
+        assert await caller.get(kv()) == ["NEVER_STORED"]
+        assert await caller.keep(kv(), body(100), level=chunk_pb2.LEVEL_ONE) == Level.ONE
+
+
+async def test_a_part_larger_than_the_budget_is_refused_and_what_is_after_it_kept():
+    async with calling(SMALL) as caller:
+        put = inline(0, kv(0), body(2 << 20)), inline(1, kv(1), body(100)), inline(2, part(2), body(2 << 20))
+        assert await caller.put(*put) == {0: "NO_ROOM", 1: Level.ONE, 2: "NO_ROOM"}
+        assert await caller.get(kv(0), kv(1)) == ["NEVER_STORED", body(100)]
+
+
+async def test_writes_under_an_older_membership_are_refused():
+    async with calling() as caller:
+        assert await caller.keep(kv(0), body(10), membership=5) == Level.ONE
+        assert await caller.keep(kv(1), body(10), membership=4) == "MEMBERSHIP"
+        assert await caller.keep(kv(1), body(10)) == Level.ONE
+        record = chunk_pb2.World(name="w", lineage=chunk_pb2.Lineage(parts=[chunk_pb2.LineagePart(branch=BRANCH)]))
+        for call, request in (
+            (caller.stub.Delete, pb.DeleteRequest(keys=[wire.key_message(kv(0))], membership=4)),
+            (caller.stub.SwapWorld, pb.SwapWorldRequest(world=record, membership=4)),
+            (caller.stub.RemoveWorld, pb.RemoveWorldRequest(name="w", membership=4)),
+            (caller.stub.DeleteSnapshots, pb.DeleteSnapshotsRequest(session="s", membership=4)),
+        ):
+            with pytest.raises(Conflict, match="4, but 5"), rpc.translated():
+                await call(request)
+        assert (await caller.stats()).membership == 5
+        assert await caller.get(kv(0)) == [body(10)]
+
+
+BAD_GETS = {
+    "too many": (pb.GetRequest(keys=[wire.key_message(kv(n)) for n in range(1025)]), "got 1025"),
+    "twice": (pb.GetRequest(keys=[wire.key_message(kv(n)) for n in (7, 8, 7)]), "/7"),
+    "slices": (pb.GetRequest(keys=[wire.key_message(kv())], slices=[pb.Slice()] * 2), "got 2"),
+    "small pieces": (pb.GetRequest(keys=[wire.key_message(kv())], piece_bytes=3), "asked for 3"),
+    "odd key": (pb.GetRequest(keys=[chunk_pb2.PartKey()]), "16 bytes"),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_GETS)
+async def test_a_get_that_is_none_is_refused_by_its_value(wrong):
+    request, words = BAD_GETS[wrong]
+    async with calling() as caller:
+        with pytest.raises(InvalidInput, match=words), rpc.translated():
+            async for _ in caller.getting(request):
+                pass
+
+
+async def test_a_call_without_a_deadline_is_refused():
+    async with calling() as caller, grpc.aio.insecure_channel(caller.address) as bare:
+        caller.channel = bare
+        with pytest.raises(InvalidInput, match="needs a deadline"), rpc.translated():
+            async for _ in caller.getting(pb.GetRequest(), None):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "begin", "end"),
+    [(0, 0, 0, None), (0, 5, 0, 5), (1_000_000, 1_500_000, 1_000_000, 2_500_000), (2_999_999, 9, 2_999_999, None)],
+)
+async def test_a_slice_is_these_bytes_of_the_part(offset, length, begin, end):
+    data = body(3_000_000)[:3_000_000]
+    async with calling() as caller:
+        await caller.keep(kv(), data)
+        assert await caller.get(kv(), slices=[pb.Slice(offset=offset, length=length)]) == [data[begin:end]]
+        assert await caller.get(kv(), slices=[pb.Slice(offset=1 << 40)]) == [b""]
+
+
+async def test_a_byte_flipped_in_memory_is_a_counted_miss_for_who_asks_to_verify():
+    async with calling() as caller:
+        await caller.keep(kv(), body(100_000))
+        held = caller.shard.tiers.ram.find("default", kv())
+        (view,) = caller.shard.tiers.ram.arena.views(held.extents)
+        view[777] ^= 1
+        assert (await caller.get(kv()))[0] != body(100_000)
+        assert await caller.get(kv(), verify=True) == ["CORRUPT"]
+        assert await caller.get(kv()) == ["CORRUPT"]
+        assert await caller.keep(kv(), body(100_000)) == Level.ONE
+        assert await caller.get(kv(), verify=True) == [body(100_000)]
+
+
+async def test_scan_is_in_order_and_filters():
+    async with calling() as caller:
+        keys = [each(n) for n in range(5) for each in (part, kv)]
+        for key in reversed(keys):
+            await caller.keep(key, body(10))
+
+        async def scan(**fields):
+            request = pb.ScanRequest(branch=BRANCH, **fields)
+            return [wire.key_of(key) async for some in caller.stub.Scan(request) for key in some.keys]
+
+        assert await scan() == keys
+        assert await scan(begin=1, end=3) == keys[2:6]
+        assert await scan(part=chunk_pb2.PART_KV, begin=3) == [kv(3), kv(4)]
+        with pytest.raises(InvalidInput, match="16 bytes"), rpc.translated():
+            async for _ in caller.stub.Scan(pb.ScanRequest(branch=b"abc")):
+                pass
+
+
+async def test_a_long_scan_comes_in_several_messages(monkeypatch):
+    monkeypatch.setattr("services.kvstore.servicer.SCAN_KEYS", 7)
+    async with calling() as caller:
+        await caller.put(*(inline(n, kv(n), b"x") for n in range(20)))
+        some = [len(each.keys) async for each in caller.stub.Scan(pb.ScanRequest(branch=BRANCH))]
+        assert some == [7, 7, 6]
+
+
+async def test_a_put_given_up_in_the_middle_leaves_nothing():
+    async with calling() as caller:
+
+        async def slowly():
+            yield item(kv(), body(3_000_000), 1 << 20).SerializeToString()
+            yield next(iter(wire.pieces(0, [memoryview(body(3_000_000))], 1 << 20)))
+            await asyncio.sleep(60)
+
+        call = caller.putting(slowly())
+        await until(lambda: caller.shard.tiers.ram.stats().reserved_bytes)
+        call.cancel()
+        await until(lambda: not caller.shard.tiers.ram.stats().reserved_bytes)
+        assert (await caller.stats()).parts == 0
+
+
+async def test_a_get_given_up_in_the_middle_pins_nothing():
+    async with calling() as caller:
+        await caller.keep(kv(), body(6_000_000))
+        call = caller.getting(pb.GetRequest(keys=[wire.key_message(kv())]))
+        await call.read()
+        held = caller.shard.tiers.ram.find("default", kv())
+        assert held.pins == 1
+        call.cancel()
+        await until(lambda: not held.pins)
+
+
+async def test_a_part_deleted_while_it_is_sent_arrives_whole_and_its_room_comes_back():
+    data = body(6_000_000)
+    async with calling() as caller:
+        await caller.keep(kv(), data)
+        call = caller.getting(pb.GetRequest(keys=[wire.key_message(kv())]))
+        await call.read()
+        await caller.stub.Delete(pb.DeleteRequest(keys=[wire.key_message(kv())]))
+        assert caller.shard.tiers.ram.stats().pinned_bytes == len(data)
+        found = bytearray()
+        while (frame := await call.read()) is not grpc.aio.EOF:
+            found += wire.piece(frame).data
+        assert found == data
+        await until(lambda: not caller.shard.tiers.ram.stats().pinned_bytes)
+
+
+async def test_stats_and_metrics_tell_what_happened():
+    config = replace(CONFIG, service=replace(CONFIG.service, metrics=""))
+    async with calling(config) as caller:
+        await caller.keep(part(), body(100), membership=3)
+        await caller.get(part(), kv())
+        stats = await caller.stats()
+        assert (stats.shard, stats.membership, stats.level) == ("a", 3, chunk_pb2.LEVEL_ONE)
+        assert (stats.used_bytes, stats.budget_bytes, stats.parts, stats.waiting) == (100, 8 << 20, 1, 0)
+        metrics = caller.shard.metrics
+        metrics.refresh(caller.shard.tiers, caller.shard.tiers.ram.stats())
+        value = metrics._hits._metrics[("part", "ram")]._value.get()
+        assert value == 1
+        assert metrics._misses._metrics[("kv", "never stored")]._value.get() == 1
+        assert metrics._bytes._metrics[("in", "inline")]._value.get() == 100
+        assert metrics._now["used_bytes"]._value.get() == 100
+
+
+pieces = st.builds(
+    wire.piece_frame, st.integers(0, 2), st.sampled_from([0, 10, 20]), st.sampled_from([b"", b"0123456789", b"x"])
+)
+heads = st.builds(
+    lambda n, size, piece, staged: frames(
+        item(kv(n), body(10)[:10] * 2, piece, size=size, **({"staged": pb.StagedExtents()} if staged else {}))
+    )[0],
+    st.integers(0, 3),
+    st.sampled_from([0, 10, 20]),
+    st.sampled_from([0, 10, 1 << 31]),
+    st.booleans(),
+)
+streams = st.lists(st.one_of(pieces, heads, st.binary(max_size=30)), max_size=8)
+
+
+@given(all_streams=st.lists(streams, max_size=5))
+@settings(max_examples=40)
+def test_whatever_is_sent_is_kept_or_refused_and_nothing_leaks(all_streams, tier):
+    async def send():
+        tiers = Tiered(tier, None, CONFIG.tiers)
+        metrics, segments = Metrics(CollectorRegistry()), Segments("worldkv-test-staging")
+        puts = Puts(tiers, metrics, CONFIG.serving, Membership(), segments)
+        for stream in all_streams:
+            answers = []
+            with suppress(InvalidInput):
+                async for answer in puts.serve("default", each_of(stream)):
+                    answers.append(answer.item)
+            assert len(answers) == len(set(answers))
+            tier.check_integrity()
+            assert not tier.stats().reserved_bytes
+        tier.delete("default", [kv(n) for n in range(4)])
+
+    asyncio.run(send())
+
+
+async def each_of(frames):
+    for frame in frames:
+        yield frame
+
+
+@pytest.fixture(scope="module")
+def tier():
+    tier = RamTier(CONFIG.ram)
+    yield tier
+    tier.close()
