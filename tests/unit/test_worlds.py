@@ -256,6 +256,32 @@ async def test_of_two_who_open_a_world_at_once_one_is_told_to_read_again(store):
     assert (await catalog.read("harbour")).world.version == 2
 
 
+async def test_a_world_that_moves_under_another_name_while_the_list_is_read_is_not_swept(store):
+    class Moving(RamCatalog):
+        """A list that has passed "a" when "harbour" is forked there, and not reached "harbour" when it is removed."""
+
+        moved = False
+
+        async def list(self, prefix="", after=""):
+            async for world in super().list(prefix, after):
+                if world.name == "b" and not self.moved:
+                    self.moved = True
+                    await fork(store, self, "harbour", 10, "a")
+                    await remove(store, self, "harbour")
+                if world.name in self._worlds:
+                    yield world
+
+    catalog = Moving()
+    await begin(catalog, "b")
+    await walked(store, catalog)
+    await fork(store, catalog, "harbour")  # so that a sweep looks at its branches, whoever has them
+    doomed = (await catalog.read("harbour")).world
+    await catalog.swap(DOOMED + doomed.lineage.head.hex(), 0, World(DOOMED + doomed.lineage.head.hex(), doomed.lineage))
+    await sweep(store, catalog)
+    assert catalog.moved
+    assert await held(store, (await catalog.read("a")).world, 10) == [True] * 10
+
+
 async def test_worlds_that_never_hold_still_are_not_swept(store, catalog):
     await walked(store, catalog)
 
