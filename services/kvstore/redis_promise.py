@@ -30,7 +30,7 @@ def examine(client: Any, durable: Literal["memory", "fsync"], cluster: bool) -> 
 
 def primaries(client: Any, cluster: bool) -> list[Any]:
     """A plain client of each node that takes writes."""
-    return [client.get_redis_connection(node) for node in client.getprimaries()] if cluster else [client]
+    return [client.get_redis_connection(node) for node in client.get_primaries()] if cluster else [client]
 
 
 def _promise(client: Any, cluster: bool) -> Promise:
