@@ -35,6 +35,7 @@ worldkv, services
 cycles. A name stands for the modules below it too, unless one of them stands elsewhere."""
 
 LIGHT = (
+    "services.kvstore",
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",
@@ -48,6 +49,7 @@ LIGHT = (
     "worldkv.rpc",
     "worldkv.select",
     "worldkv.service",
+    "worldkv.shared",
     "worldkv.store",
     "worldkv.store_wrappers",
     "worldkv.v1",

@@ -7,14 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from services.kvstore.ram import RamConfig, RamTier, Reservation
+from services.kvstore.ram import Held, RamConfig, RamTier, Reservation
 from tests.contract.ram_tier import read, write
 from worldkv.chunk import ChunkKey
 from worldkv.errors import Conflict, NotFound, OverBudget
 from worldkv.format import Frame
-from worldkv.shared import ArenaReader
+from worldkv.shared import ArenaReader, Extent
 from worldkv.store import Miss, PartKey
 
+Parts = dict[tuple[str, PartKey], bytes]
 TENANTS = ["ann", "bob"]
 BRANCHES = [b"a" * 16, b"b" * 16]
 tenants = st.sampled_from(TENANTS)
@@ -36,13 +37,13 @@ class TierMachine(RuleBasedStateMachine):
             RamConfig(self.budget * self.grain, self.limit * self.grain, prefix="worldkv-machine", max_evicted=10_000)
         )
         self.reader = ArenaReader(self.tier.arena.info)
-        self.held: dict[tuple[str, PartKey], bytes] = {}
+        self.held: Parts = {}
         self.safe: set[tuple[str, PartKey]] = set()
         self.why: dict[tuple[str, PartKey], Miss] = {}
         self.deleted: set[tuple[str, ChunkKey]] = set()
         self.open: list[tuple[str, PartKey, Reservation]] = []
-        self.pins = []  # (tenant, key, exit stack, part, bytes)
-        self.plans = {}  # of every part that was ever seen: extents, bytes
+        self.pins: list[tuple[str, PartKey, ExitStack, Held, bytes]] = []
+        self.plans: dict[tuple[Extent, ...], int] = {}  # checksums of all parts that ever were
         self.stamp = 0
 
     def teardown(self):
@@ -77,7 +78,7 @@ class TierMachine(RuleBasedStateMachine):
         self.make_room(tenant, {key: size}, at_once=True)
         self.mark_safe_as(tenant, key, safe)
 
-    def make_room(self, tenant, asked, at_once):
+    def make_room(self, tenant: str, asked: dict[PartKey, int], at_once: bool) -> None:
         wanted = {key: n * self.grain for key, n in asked.items()}
         before = self.contents()
         try:
@@ -100,7 +101,7 @@ class TierMachine(RuleBasedStateMachine):
                 if at_once:
                     self.finish(len(self.open) - 1)
 
-    def check_victims(self, tenant, wanted, before):
+    def check_victims(self, tenant: str, wanted: dict[PartKey, int], before: Parts) -> None:
         for victim in before.keys() - self.contents().keys():
             assert not any(
                 part.dropped and (t, key) == victim and read(part) == before[victim] != b""
@@ -111,7 +112,7 @@ class TierMachine(RuleBasedStateMachine):
             assert not (victim[0] == tenant and victim[1] in wanted)
             self.forget(victim, Miss.EVICTED)
 
-    def could_fit(self, tenant, wanted) -> bool:
+    def could_fit(self, tenant: str, wanted: dict[PartKey, int]) -> bool:
         new = {key: size for key, size in wanted.items() if (tenant, key) not in self.held}
         pinned = {id(part) for _, _, _, part, _ in self.pins}
         only_parts = all(key.kind == "part" for key in new)
@@ -143,7 +144,7 @@ class TierMachine(RuleBasedStateMachine):
     def commit(self, data):
         self.finish(data.draw(st.integers(0, len(self.open) - 1)))
 
-    def finish(self, at):
+    def finish(self, at: int) -> None:
         tenant, key, room = self.open.pop(at)
         content = self.data(room.size)
         if (tenant, key.chunk) in self.deleted:
@@ -205,7 +206,7 @@ class TierMachine(RuleBasedStateMachine):
     def mark_safe(self, tenant, key, safe):
         self.mark_safe_as(tenant, key, safe)
 
-    def mark_safe_as(self, tenant, key, safe):
+    def mark_safe_as(self, tenant: str, key: PartKey, safe: bool) -> None:
         self.tier.mark_safe(tenant, key, safe)
         if (tenant, key) in self.held:
             (self.safe.add if safe else self.safe.discard)((tenant, key))
@@ -247,17 +248,17 @@ class TierMachine(RuleBasedStateMachine):
             into = [memoryview(bytearray(sum(extent.length for extent in extents)))]
             assert self.reader.copy(extents, into, checksum) is (None if extents in alive else Miss.EVICTED)
 
-    def plan(self, part):
+    def plan(self, part: Held) -> None:
         """A reader was told where a part lies."""
         if part.extents:
             self.plans[part.extents] = part.checksum
 
-    def forget(self, each, reason):
+    def forget(self, each: tuple[str, PartKey], reason: Miss) -> None:
         del self.held[each]
         self.safe.discard(each)
         self.why[each] = reason
 
-    def contents(self):
+    def contents(self) -> Parts:
         """What is held, looked at behind the interface: asking would change what was used last."""
         return {each: read(part) for each, part in self.tier._ledger.held.items()}
 

@@ -23,7 +23,7 @@ def test_a_large_part_of_an_empty_memory_lies_in_one_run():
 def test_small_parts_share_a_block():
     allocator = small()
     runs = [allocator.allocate(20) for _ in range(8)]
-    assert all(len(run) == 1 and run[0].offset < BLOCK for run in runs)
+    assert all(run is not None and len(run) == 1 and run[0].offset < BLOCK for run in runs)
     assert allocator.free_bytes == BLOCKS * BLOCK - 8 * 32
 
 
