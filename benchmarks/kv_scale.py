@@ -70,17 +70,22 @@ class Shards:
         for name in names:
             await asyncio.wait_for(asyncio.to_thread(self.running.pop(name).wait), PATIENCE)
 
-    def kill(self) -> None:
-        """End all that still run, at once."""
-        for process in self.running.values():
+    def kill(self, *names: str) -> None:
+        """Kill these shards, or all that still run: nothing is handed on."""
+        for name in names or [*self.running]:
+            process = self.running.pop(name)
             process.kill()
             process.wait()
-        self.running.clear()
 
     async def ready(self, client: KVClient) -> None:
-        """Wait until all members answer; raises TimeoutError if one does not."""
+        """Wait until all members answer; raises TimeoutError if one does not, RuntimeError if one has ended."""
         async with asyncio.timeout(PATIENCE):
-            while not all((await client.stats(deadline_seconds=1)).values()):  # noqa: ASYNC110 - of other processes
+            while not all((await client.stats(deadline_seconds=1)).values()):
+                for name, process in self.running.items():
+                    if process.poll() is not None:
+                        raise RuntimeError(
+                            f"shard {name} has ended: {(self.folder / name).with_suffix('.log').read_text()}"
+                        )
                 await asyncio.sleep(0.05)
 
 
