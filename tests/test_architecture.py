@@ -16,6 +16,7 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
+worldkv.admin
 services.kvstore | services.retriever | services.generator | pocket.train
 pocket
 worldkv.memory, worldkv.coding, worldkv.window, worldkv.index
@@ -36,6 +37,7 @@ cycles. A name stands for the modules below it too, unless one of them stands el
 
 LIGHT = (
     "services.kvstore",
+    "worldkv.admin",
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from worldkv import admin
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(admin.store, name="store")
+app.add_typer(admin.world, name="world")
 
 
 @app.command()

@@ -5,7 +5,7 @@ which it may share with others; nothing here copies a chunk but `export_world` a
 """
 
 from worldkv.worlds.checks import Verdict, verify
-from worldkv.worlds.lineages import HIDDEN, Swept, begin, fork, length, remove, sweep
+from worldkv.worlds.lineages import HIDDEN, Swept, begin, fork, length, remove, runs, sweep
 from worldkv.worlds.moving import Moved, export_world, import_world
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "import_world",
     "length",
     "remove",
+    "runs",
     "sweep",
     "verify",
 ]

@@ -186,6 +186,18 @@ async def _lineages(catalog: Catalog) -> list[Lineage]:
     raise Conflict(f"the list of worlds changed {TRIES} times while it was read: sweep again later")
 
 
+def runs(lineage: Lineage, begin: int = 0, end: int | None = None) -> list[tuple[Branch, int, int | None]]:
+    """Where chunks `begin` to `end` (exclusive; None: to the last) of a world are: (branch, first, end) of each run."""
+    found: list[tuple[Branch, int, int | None]] = []
+    start = 0
+    for branch, stop in lineage.parts:
+        first, last = max(start, begin), stop if end is None else end if stop is None else min(stop, end)
+        if last is None or first < last:
+            found.append((branch, first, last))
+        start = stop or 0
+    return found
+
+
 def _branches(lineages: Iterable[Lineage]) -> set[Branch]:
     return {branch for lineage in lineages for branch, _ in lineage.parts}
 
@@ -194,10 +206,8 @@ def _coverage(lineages: Iterable[Lineage]) -> dict[Branch, set[tuple[int, int | 
     """Which chunk numbers of each branch are read by somebody, as (begin, end), `end` exclusive or None: open."""
     covered: dict[Branch, set[tuple[int, int | None]]] = {}
     for lineage in lineages:
-        start = 0
-        for branch, end in lineage.parts:
-            covered.setdefault(branch, set()).add((start, end))
-            start = end or 0
+        for branch, begin, end in runs(lineage):
+            covered.setdefault(branch, set()).add((begin, end))
     return covered
 
 
