@@ -13,7 +13,7 @@ from worldkv import rpc, wire
 from worldkv.client.config import ClientConfig
 from worldkv.client.membership import Member
 from worldkv.client.policy import Deadline
-from worldkv.errors import DeadlineExceeded, InvalidInput, Unavailable
+from worldkv.errors import DeadlineExceeded, InvalidInput, Unavailable, WorldKVError
 from worldkv.shared import ArenaReader
 from worldkv.v1 import kvstore_pb2 as pb
 from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
@@ -101,12 +101,13 @@ class Connection:
         except TimeoutError as error:
             self._failed(self.config.retry.attempts)
             raise Unavailable(f"{what}: shard {self.name} gave no sign of life for {stall:g} s") from error
-        except Unavailable:
-            self._failed()
-            raise
-        except DeadlineExceeded:
-            if not watch.signs:
+        except WorldKVError as error:
+            # A status without a meaning of ours: the other end has a bug, or died in the middle of a write.
+            failed = isinstance(error, Unavailable) or type(error) is WorldKVError
+            if failed or (isinstance(error, DeadlineExceeded) and not watch.signs):
                 self._failed()
+            if type(error) is WorldKVError:
+                raise Unavailable(f"{what}: shard {self.name} failed: {error}") from error
             raise
         self._failures = 0
 
