@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import xxhash
+from prometheus_client import CollectorRegistry
 
 from services.kvstore.config import KVStoreConfig, ServingConfig
 from services.kvstore.lower import Lower, TierConfig
@@ -67,6 +68,7 @@ class Caller:
     channel: Any
     shard: Shard
     address: str
+    registry: CollectorRegistry
     tenant: str = "default"
     stub: Any = field(init=False)
 
@@ -164,6 +166,6 @@ async def calling(
 
     async with serve(config.service, servicers) as running:
         async with rpc.channel(running.address) as channel:
-            caller = Caller(channel, made[0], running.address)
+            caller = Caller(channel, made[0], running.address, running.registry)
             yield caller
             caller.at_rest()
