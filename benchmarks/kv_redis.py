@@ -1,8 +1,8 @@
 """How fast parts go into and out of Redis, against what redis-benchmark, written in C, moves through the same socket.
 
-The tier runs in this process, checks every piece, and commits; the other side only moves values of 4 MB, over as many
-connections and as many different keys as make up the same bytes. Neither touches a disk. Each pair of runs follows
-directly on one another, and one ratio is taken of each pair.
+The tier runs in this process, checks every piece, and commits; the other side only moves one value of 4 MB again and
+again, over one connection or as many as the tier has, whichever is faster. Neither touches a disk. Both run directly
+one after the other, and one ratio is taken of each pair.
 """
 
 from __future__ import annotations
@@ -71,10 +71,13 @@ def _config(socket: Path) -> RedisConfig:
 
 
 def _plain_speed(socket: Path, verb: str, size: int) -> float:
-    """Bytes a second that redis-benchmark moves by SET or GET, `size` in all."""
-    count = size // VALUE_BYTES
-    command = [_program("redis-benchmark"), "-s", str(socket), "-d", str(VALUE_BYTES), "-c", str(CONNECTIONS)]
-    command += ["-n", str(count), "-r", str(count), "-t", verb.lower(), "--csv"]
+    """Bytes a second that redis-benchmark moves by SET or GET, `size` in all; the faster of two ways to ask it."""
+    return max(_plain(socket, verb, size // VALUE_BYTES, clients) for clients in (1, CONNECTIONS))
+
+
+def _plain(socket: Path, verb: str, count: int, clients: int) -> float:
+    command = [_program("redis-benchmark"), "-s", str(socket), "-d", str(VALUE_BYTES), "-c", str(clients)]
+    command += ["-n", str(count), "-t", verb.lower(), "--csv"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     row = next(row for row in csv.reader(done.stdout.splitlines()) if row and row[0] == verb)
     return float(row[1]) * VALUE_BYTES
@@ -143,7 +146,7 @@ async def _getting(size: int) -> Case:
     with _process() as socket:
         async with connect(_config(socket)) as server:
             get, look = await _gets(RedisTier(server), size)
-            await asyncio.to_thread(_plain_speed, socket, "SET", 4 * size)  # keys are random: most of them are there
+            await asyncio.to_thread(_plain, socket, "SET", 1, 1)  # what is then got again and again
             return await _against_plain(socket, "GET", size, get, look)
 
 
