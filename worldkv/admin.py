@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from worldkv.worlds import Moved, Swept, Verdict
 
 Row = dict[str, Any]
+WIDE = 240
+"""Columns of a table that goes to a file or another program."""
+HERE = ("127.0.0.1:7070",)
+"""Where the store is if nobody says."""
 
 store = typer.Typer(help="What the shards of a store hold.", no_args_is_help=True)
 world = typer.Typer(help="The worlds of a tenant.", no_args_is_help=True)
@@ -52,7 +57,9 @@ class Service:
 
         tls = TLS(self.certificate, self.key, self.authority)
         config = ClientConfig(tenant=self.tenant, deadline_seconds=self.deadline_seconds, tls=tls)
-        return KVClient(MembershipFile(self.members) if self.members else fixed(*self.shards), config)
+        if self.members and not self.shards:
+            return KVClient(MembershipFile(self.members), config)
+        return KVClient(fixed(*(self.shards or HERE)), config)
 
 
 @store.callback()
@@ -63,7 +70,7 @@ def service(
         list[str] | None, typer.Option(envvar="WORLDKV_SHARDS", help="host:port or name=host:port; several times.")
     ] = None,
     members: Annotated[
-        Path | None, typer.Option(envvar="WORLDKV_MEMBERS", help="File that names the shards instead.")
+        Path | None, typer.Option(envvar="WORLDKV_MEMBERS", help="File that names the shards, if no --shard does.")
     ] = None,
     tenant: Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose chunks and worlds.")] = "default",
     authority: Annotated[
@@ -73,8 +80,7 @@ def service(
     key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
     deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 30.0,
 ) -> None:
-    shards = tuple(shard or ("127.0.0.1:7070",))
-    context.obj = Service(shards, members, tenant, authority, certificate, key, deadline)
+    context.obj = Service(tuple(shard or ()), members, tenant, authority, certificate, key, deadline)
 
 
 @store.command()
@@ -373,7 +379,7 @@ def _show(rows: Iterable[Row], as_json: bool) -> None:
         table = Table(*(name.removesuffix("_bytes").replace("_", " ") for name in rows[0]), box=None)
         for row in rows:
             table.add_row(*(Text(_said(name, value)) for name, value in row.items()))
-        Console().print(table)
+        Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 def _said(name: str, value: Any) -> str:
