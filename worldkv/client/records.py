@@ -42,7 +42,9 @@ class Worlds:
         """As `Catalog.swap`. Raises Unavailable if it is not known whether the record was written: read it again."""
         if check_name(name) != record.name:
             raise InvalidInput(f"a record of world {record.name!r} cannot be swapped into {name!r}")
-        deadline = self._ring.deadline()
+        deadline, everyone = self._ring.deadline(), self._ring.everyone()
+        if len(everyone) == 1:
+            return await self._write(everyone[0], expected, record, deadline)
         held = await self._held(name, deadline)
         found = _highest(held).world.version if held else 0
         if found != expected:
@@ -133,7 +135,7 @@ class Worlds:
                 await shard.line.stub.RemoveWorld(request, **watch.limits)
 
         await ask(first)
-        silent = (await everyone(ask, [shard for shard in held if shard is not first]))[1]
+        silent = (await each_of(ask, [shard for shard in held if shard is not first]))[1]
         if silent:
             raise Unavailable(f"world {name!r} may still be on shards that do not answer: {names(silent)}")
 
@@ -149,13 +151,17 @@ class Worlds:
                 told = await shard.line.stub.ReadWorld(request, **watch.limits)
             return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
 
-        held, silent = await everyone(ask, self._ring.ranked(name.encode()))
+        order = self._ring.ranked(name.encode())
+        held, silent = await each_of(ask, order[:1])
+        if not any(stored.level == Level.REDIS for stored in held.values()):  # there all have the same
+            others, quiet = await each_of(ask, order[1:])
+            held, silent = held | others, silent + quiet
         if silent and not held:
             raise Unavailable(f"world {name!r} may be on shards that do not answer: {names(silent)}")
         return held
 
 
-async def everyone(ask: Callable[[Shard], Awaitable[T]], shards: Sequence[Shard]) -> tuple[dict[Shard, T], list[Shard]]:
+async def each_of(ask: Callable[[Shard], Awaitable[T]], shards: Sequence[Shard]) -> tuple[dict[Shard, T], list[Shard]]:
     """What each shard answers, in this order, without those that raise NotFound; and those that do not answer."""
     found: dict[Shard, T] = {}
     silent: list[Shard] = []

@@ -12,7 +12,7 @@ from worldkv.catalog import Snapshot, check_name
 from worldkv.client.connection import SERVICE
 from worldkv.client.landing import Arrival
 from worldkv.client.policy import Deadline
-from worldkv.client.records import everyone, names
+from worldkv.client.records import each_of, names
 from worldkv.client.ring import Ring
 from worldkv.client.shard import Shard
 from worldkv.errors import ChecksumMismatch, ChunkCorrupt, NotFound, OverBudget, Oversized, Unavailable, WorldKVError
@@ -88,7 +88,7 @@ class Sessions:
                 head, _ = await self._load(shard, session, older, deadline, whole=False)
                 found[shard].append(_Found(head, shard, older))
 
-        _, silent = await everyone(look, shards)
+        _, silent = await each_of(look, shards)
         states: dict[tuple[int, int], list[_Found]] = {}  # newest first: as the first in rank says, then the others
         for each in (each for held in found.values() for each in held):
             states.setdefault((each.head.chunks, each.head.checksum), []).append(each)
@@ -118,7 +118,7 @@ class Sessions:
             async with shard.line.calling("delete", deadline) as watch:
                 return int((await shard.line.stub.DeleteSnapshots(request, **watch.limits)).dropped)
 
-        dropped, silent = await everyone(ask, self._ring.ranked(session.encode()))
+        dropped, silent = await each_of(ask, self._ring.ranked(session.encode()))
         if silent:
             raise Unavailable(f"session {session!r} may still be on shards that do not answer: {names(silent)}")
         return max(dropped.values())
