@@ -53,8 +53,10 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_for(self.answers)
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(lambda: self.answers() or self._process.poll() is not None)
+        if self._process.poll() is not None:
+            raise OSError(f"redis-server did not start: {' '.join(self._command)}")
 
     def kill(self) -> None:
         if self._process is not None:
