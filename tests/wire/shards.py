@@ -1,6 +1,7 @@
 """Small shards behind a client, as tests of the client want them."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
@@ -60,3 +61,12 @@ async def shards(names: str, config: ClientConfig = CONFIG) -> AsyncIterator[Set
 async def found(client: KVClient, key: PartKey, **limits: float) -> bytes | Miss:
     answer = (await client.get([key], **limits))[key]
     return answer if isinstance(answer, Miss) else join(answer)
+
+
+async def until(ask: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+    """Wait until `ask` says yes; raises TimeoutError if it never does."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if await ask():
+                return
+            await asyncio.sleep(0.1)
