@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.registry import Case, bench
 from worldkv.chunk import ChunkKey
-from worldkv.client import ClientConfig, KVClient, MembershipFile
+from worldkv.client import ClientConfig, KVClient, MembershipFile, Retry
 from worldkv.errors import WorldKVError
 from worldkv.format import Frame, join
 from worldkv.store import PartKey
@@ -77,15 +77,15 @@ class Shards:
             process.kill()
             process.wait()
 
-    async def ready(self, client: KVClient) -> None:
+    async def ready(self) -> None:
         """Wait until all members answer; raises TimeoutError if one does not, RuntimeError if one has ended."""
-        async with asyncio.timeout(PATIENCE):
+        config = ClientConfig(shared=False, retry=Retry(rest_seconds=0))
+        async with asyncio.timeout(PATIENCE), KVClient(MembershipFile(self.members), config) as client:
             while not all((await client.stats(deadline_seconds=1)).values()):
                 for name, process in self.running.items():
                     if process.poll() is not None:
-                        raise RuntimeError(
-                            f"shard {name} has ended: {(self.folder / name).with_suffix('.log').read_text()}"
-                        )
+                        log = (self.folder / f"{name}.log").read_text(encoding="utf-8")
+                        raise RuntimeError(f"shard {name} has ended: {log}")
                 await asyncio.sleep(0.05)
 
 
@@ -127,11 +127,11 @@ async def scale(chunks: int = CHUNKS) -> dict[str, float]:
         made.become("a")
         config = ClientConfig(staging_bytes=64 << 20, landing_bytes=64 << 20)
         async with KVClient(MembershipFile(made.members), config) as client:
-            await made.ready(client)
+            await made.ready()
             await client.put({key: frame(key) for key in keys(0, chunks)})
             made.start("b", "c")
             made.become("abc")
-            await made.ready(client)
+            await made.ready()
             await client.put({key: frame(key) for key in keys(chunks, 2 * chunks)})
             wanted = keys(0, 2 * chunks)
             shares = {"1 to 3": await readable(client, wanted)}

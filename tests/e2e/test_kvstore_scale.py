@@ -39,10 +39,11 @@ async def running(*names: str, config: ClientConfig = CONFIG) -> AsyncIterator[t
         made.start(*names)
         made.become(names)
         async with KVClient(MembershipFile(made.members), config) as client:
-            await made.ready(client)
+            await made.ready()
             yield made, client
 
 
+@pytest.mark.slow
 async def test_every_chunk_is_readable_after_1_to_3_to_1_shards():
     assert await kv_scale.scale(10) == {"1 to 3": 1.0, "while 2 leave": 1.0, "3 to 1": 1.0}
 
@@ -129,7 +130,7 @@ async def test_a_shard_that_was_started_again_is_found_and_its_new_memory_used()
             await client.put({wanted[0]: frame(wanted[0])})
         made.start("a")
         made.become("a")
-        await made.ready(client)
+        await made.ready()
         assert set((await client.get(wanted)).values()) == {Miss.NEVER_STORED}
         await client.put({key: frame(key) for key in wanted})
         for _ in range(2):
