@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from worldkv.shared import (
     cut,
     remove_stale,
 )
-from worldkv.shared.copying import PIECE_BYTES, move
+from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move
 from worldkv.store import Miss
 
 PREFIX = f"worldkv-test-{os.getpid()}"
@@ -133,6 +134,39 @@ def test_a_slot_that_is_freed_while_it_is_copied_is_a_miss(arena, monkeypatch, p
         into = [memoryview(bytearray(4 * PIECE_BYTES))]
         assert reader.copy(extents, into, digest if verified else None) is Miss.EVICTED
         pieces.clear()
+
+
+def test_a_slot_that_is_freed_while_it_is_summed_is_a_miss(monkeypatch):
+    arena = Arena(PARALLEL_BYTES, PREFIX)
+    extents, digest = fill(arena, b"x" * PARALLEL_BYTES)
+    into = [memoryview(bytearray(PARALLEL_BYTES))]
+    with ArenaReader(arena.info) as reader:
+        assert reader.copy(extents, into, digest) is None
+        assert bytes(into[0]) == b"x" * PARALLEL_BYTES
+        assert reader.copy(extents, into, digest ^ 1) is Miss.CORRUPT
+
+        def summed_late() -> int:  # all was copied before
+            arena.free(extents)
+            return digest
+
+        @contextmanager
+        def slowly(views):
+            yield summed_late
+
+        monkeypatch.setattr("worldkv.shared.arena.summing", slowly)
+        assert reader.copy(extents, into, digest) is Miss.EVICTED
+    arena.close()
+
+
+def test_a_large_steady_copy_has_the_same_sum():
+    content = memoryview(os.urandom(PARALLEL_BYTES + 12345))
+    first, second = bytearray(content.nbytes), bytearray(content.nbytes)
+    source = [content[:777], content[777:]]
+    digest = copy_checked(source, [memoryview(first)], steady=True)
+    assert digest == copy_checked(source, [memoryview(second)])
+    assert first == second == content
+    with pytest.raises(InvalidInput, match="do not fit"):
+        copy_checked(source, [memoryview(bytearray(5))], steady=True)
 
 
 def test_a_flipped_byte_is_a_corrupt_miss(arena):

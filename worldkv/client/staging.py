@@ -52,7 +52,7 @@ class Stages:
             if frame.nbytes < _THREAD:
                 checksum = copy_checked(frame.buffers, staged.views)
             else:
-                checksum = await asyncio.to_thread(copy_checked, frame.buffers, staged.views)
+                checksum = await asyncio.to_thread(copy_checked, frame.buffers, staged.views, steady=True)
             yield Filled(staging, staged, checksum)
         finally:
             staging.release(staged)

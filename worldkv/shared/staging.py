@@ -81,7 +81,7 @@ class Staging:
             yield None
             return
         try:
-            yield staged, copy_checked(frame.buffers, staged.views)
+            yield staged, copy_checked(frame.buffers, staged.views, steady=True)
         finally:
             self.release(staged)
 
