@@ -12,7 +12,7 @@ from worldkv.format import Frame, join
 from worldkv.store import Miss, PartKey
 
 CONFIG = ClientConfig(
-    deadline_seconds=10, staging_bytes=64 << 20, landing_bytes=64 << 20, retry=Retry(first_seconds=0.001)
+    deadline_seconds=60, staging_bytes=64 << 20, landing_bytes=64 << 20, retry=Retry(first_seconds=0.001)
 )
 BRANCH = b"b" * 16
 
