@@ -121,34 +121,28 @@ def oracle_fov(asked: Query, metas: list[Meta]) -> list[float]:
 
 
 def oracle_coverage(
-    asked: Query, metas: list[Meta], k: int, threshold: float, fill: float | None, trust: float = 1.0
+    asked: Query, metas: list[Meta], k: int, threshold: float, fill: float | None, again: float = 0.3
 ) -> list[tuple[int, float]]:
     """(chunk number, gain) of each choice, in order."""
     lines = list(grid(asked))
     show = [[near(m.poses, m.fov, *line) for line in lines] for m in metas]
     missing = [1 - max((near(v[None], FOV, *line) for v in asked.visible), default=0) for line in lines]
-    chosen = []
+    score = [sum(s) / len(lines) for s in show]
+    chosen: list[tuple[int, float]] = []
 
     def gain(i: int) -> float:
-        return trust * dot(show[i], missing) / len(lines)
+        return dot(show[i], missing) / len(lines)
 
-    def take(i: int) -> None:
-        nonlocal missing
-        chosen.append((i, gain(i)))
-        missing = [m * (1 - trust * s) for m, s in zip(missing, show[i], strict=True)]
+    def worth(i: int) -> bool:
+        return gain(i) >= threshold > 0 or (fill is not None and score[i] >= fill)
 
-    def rest() -> list[int]:
-        return [i for i in range(len(metas)) if i not in [j for j, _ in chosen]]
-
-    while len(chosen) < k and rest():
-        best = max(rest(), key=gain)
-        if gain(best) < threshold or gain(best) == 0:
+    while len(chosen) < k:
+        left = [i for i in range(len(metas)) if i not in [j for j, _ in chosen] and worth(i)]
+        if not left:
             break
-        take(best)
-    score = [sum(s) / len(lines) for s in show]
-    for i in sorted(rest(), key=lambda i: -score[i])[: k - len(chosen)]:
-        if fill is not None and score[i] >= fill:
-            take(i)
+        best = max(left, key=lambda i: gain(i) + again * score[i])
+        chosen.append((best, gain(best)))
+        missing = [m * (1 - s) for m, s in zip(missing, show[best], strict=True)]
     return chosen
 
 

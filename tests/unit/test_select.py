@@ -168,7 +168,7 @@ def test_a_shortlist_costs_next_to_nothing_of_the_view():
 @given(worlds)
 def test_gains_fall_and_never_exceed_the_view(drawn):
     candidates, query = drawn
-    hits = Coverage(threshold=0, fill=None, trust=1).choose(query, candidates, 10)
+    hits = Coverage(threshold=0, fill=None, again=0).choose(query, candidates, 10)
     gains = [h.gain for h in hits]
     assert all(a >= b - 1e-8 for a, b in pairwise(gains))
     assert all(0 < h.gain <= h.parts["alone"] + 1e-8 for h in hits)
