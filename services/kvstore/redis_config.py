@@ -25,6 +25,7 @@ class RedisConfig:
     timeout_seconds  without a single byte, or to connect, until the server counts as gone
     retry_seconds    until a server that is gone is asked again; doubles up to `longest_retry_seconds`
     orphan_seconds   that pieces of an unfinished put are kept; a put must not take longer
+    sweep_seconds    between sweeps of pieces that a crash left for good
     durable          memory: Redis has it; fsync: its disk has it, which `appendfsync always` or WAITAOF can promise
 
     Raises InvalidConfig naming the value that is out of range.
@@ -39,6 +40,7 @@ class RedisConfig:
     retry_seconds: float = 0.05
     longest_retry_seconds: float = 5.0
     orphan_seconds: float = 600.0
+    sweep_seconds: float = 3600.0
     durable: Literal["memory", "fsync"] = "memory"
 
     def __post_init__(self) -> None:
@@ -50,6 +52,12 @@ class RedisConfig:
             raise InvalidConfig(f"connections = {self.connections}: expected 1 to 64")
         if not 1 <= self.piece_bytes <= MAX_PIECE_BYTES:
             raise InvalidConfig(f"piece_bytes = {self.piece_bytes}: expected 1 to {MAX_PIECE_BYTES}")
-        for name in ("timeout_seconds", "retry_seconds", "longest_retry_seconds", "orphan_seconds"):
+        for name in (
+            "timeout_seconds",
+            "retry_seconds",
+            "longest_retry_seconds",
+            "orphan_seconds",
+            "sweep_seconds",
+        ):
             if not 0.001 <= getattr(self, name) < float("inf"):
                 raise InvalidConfig(f"{name} = {getattr(self, name)}: expected seconds from 0.001")

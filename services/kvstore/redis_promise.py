@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import Any, Literal
 
@@ -10,6 +11,8 @@ from redis.exceptions import ResponseError
 from worldkv.errors import InvalidConfig
 
 WHERE = "durable = fsync cannot be promised"
+
+_log = logging.getLogger(__name__)
 
 
 class Promise(Enum):
@@ -26,6 +29,19 @@ def examine(client: Any, durable: Literal["memory", "fsync"], cluster: bool) -> 
         return Promise.MEMORY
     promises = [_promise(node, cluster) for node in primaries(client, cluster)]
     return Promise.WAIT if Promise.WAIT in promises else Promise.ALWAYS
+
+
+def warn_of_eviction(client: Any, cluster: bool) -> None:
+    """Say so if the server may drop what must stay. One that does not tell how it is set is believed."""
+    try:
+        for node in primaries(client, cluster):
+            policy = node.config_get("maxmemory-policy").get("maxmemory-policy", "")
+            if policy.startswith("allkeys"):
+                _log.warning(
+                    "Redis has maxmemory-policy %s, and may drop what is kept for good: set noeviction", policy
+                )
+    except ResponseError:
+        return
 
 
 def primaries(client: Any, cluster: bool) -> list[Any]:

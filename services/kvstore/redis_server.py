@@ -34,7 +34,7 @@ from redis.retry import Retry
 from services.kvstore.redis_breaker import Breaker
 from services.kvstore.redis_config import RedisConfig
 from services.kvstore.redis_link import Link, Links
-from services.kvstore.redis_promise import Promise, examine
+from services.kvstore.redis_promise import Promise, examine, warn_of_eviction
 from worldkv.errors import InvalidConfig, OverBudget, Unavailable
 
 T = TypeVar("T")
@@ -251,6 +251,8 @@ class RedisServer:
             self._client = self._connected()
         client, name = self._client, f"{self.config.prefix}:origin"
         client.ping()
+        if not self._origin:
+            warn_of_eviction(client, self.config.cluster)
         promise = examine(client, self.config.durable, self.config.cluster)
         with suppress(OutOfMemoryError):
             client.set(name, secrets.token_bytes(8), nx=True)

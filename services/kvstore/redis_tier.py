@@ -6,6 +6,8 @@ entry is nothing worse than a question.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +26,8 @@ PAGE = 256
 """Entries of a branch's index, or keys of a sweep, that are looked at at a time."""
 KINDS: tuple[Kind, ...] = ("part", "kv")
 _REASONS = {b"evicted": Miss.EVICTED, b"corrupt": Miss.CORRUPT}
+
+_log = logging.getLogger(__name__)
 
 DELETE = """
 local gone = {}
@@ -193,6 +197,17 @@ class RedisTier:
                 dropped += await self._sweep(names)
         self.counters.orphans += dropped
         return dropped
+
+    async def keep_swept(self) -> None:
+        """Sweep now and then, for ever, whenever the server is there."""
+        while True:
+            await asyncio.sleep(self._server.config.sweep_seconds)
+            try:
+                dropped = await self.sweep_orphans()
+            except Unavailable as error:
+                _log.debug("no sweep of Redis: %s", error)
+            else:
+                _log.info("a sweep of Redis dropped %d pieces", dropped)
 
     async def _sweep(self, names: list[bytes]) -> int:
         # First who will stay, then who is named: a piece stays from the moment it is named, so one that stays and

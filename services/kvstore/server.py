@@ -92,7 +92,9 @@ async def _redis(
             f"redis is configured, but {error.name} is missing: pip install worldkv[kvstore]"
         ) from error
     server = await stack.enter_async_context(connect(config, on_lost))
-    return RedisTier(server), lambda tenant: Records(RedisCatalog(server, tenant), RedisSnapshots(server, tenant))
+    tier = RedisTier(server)
+    stack.callback(asyncio.create_task(tier.keep_swept()).cancel)
+    return tier, lambda tenant: Records(RedisCatalog(server, tenant), RedisSnapshots(server, tenant))
 
 
 async def _tick(made: Shard) -> None:

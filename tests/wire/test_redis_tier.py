@@ -2,11 +2,7 @@
 
 import asyncio
 import os
-import shutil
-import subprocess
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +19,6 @@ from tests.redis_process import (
     RedisProcess,
     RedisStore,
     become,
-    cluster_store,
     connected,
     manifest_of,
     redis_process,
@@ -217,6 +212,17 @@ async def test_a_sweep_takes_what_nobody_names_and_nothing_else(tier: RedisTier)
     assert len(names(tier)) == 9
 
 
+async def test_a_tier_sweeps_by_itself():
+    async with connected(piece_bytes=100, sweep_seconds=0.01) as server:
+        tier = RedisTier(server)
+        await put(tier, part(), bytes(250))
+        with shared_process().client() as client:
+            client.delete(*names(tier, "h:*"))
+        sweeping = asyncio.create_task(tier.keep_swept())
+        await become(lambda: not names(tier))
+        sweeping.cancel()
+
+
 async def test_deleted_parts_leave_only_a_tombstone(tier: RedisTier):
     for n in range(3):
         await put(tier, part(n), bytes(250))
@@ -286,6 +292,12 @@ def test_bytes_of_no_manifest_are_refused(noise: bytes):
             Manifest.unpack(data)
 
 
+async def test_a_server_that_may_drop_what_must_stay_is_told_of(caplog: pytest.LogCaptureFixture):
+    with redis_process("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru") as process:
+        async with connect(RedisConfig(process.url, timeout_seconds=PATIENCE)):
+            assert "allkeys-lru" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -324,50 +336,6 @@ async def test_what_was_acknowledged_as_on_disk_survives_a_crash():
             await server.ask()
             assert await get(tier, part()) == b"kept" * 1000
             assert await get(tier, part(1)) is Miss.DELETED
-
-
-async def test_a_cluster_keeps_each_chunk_in_one_slot():
-    async with cluster_store(piece_bytes=3) as store:
-        items = {key: Frame.of(str(key).encode()) for n in range(12) for key in (part(n), kv(n))}
-        await store.put(items)
-        assert {key: join(frame) for key, frame in (await store.get([*items])).items()} == {
-            key: str(key).encode() for key in items
-        }
-        assert [key async for key in store.scan(BRANCH)] == [*items]
-        assert await store.delete([part(1), kv(2)]) == 3
-        assert await store.get([kv(1), kv(2)]) == {kv(1): Miss.DELETED, kv(2): Miss.EVICTED}
-        assert await store.tier.sweep_orphans() == 0
-        assert len([key async for key in store.scan(BRANCH)]) == 21
-
-
-@asynccontextmanager
-async def encrypted(folder: Path) -> AsyncIterator[RedisTier]:
-    if shutil.which("openssl") is None:
-        pytest.skip("makes its certificates with openssl, which is not here")
-    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
-    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", *kind, *subject, "-keyout", key, "-out", certificate]
-    await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
-    port = 20_000 + os.getpid() % 20_000
-    tls = ["--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate]
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(redis_process("--tls-port", str(port), *tls, "--tls-auth-clients", "no"))
-        except OSError:
-            pytest.skip("this redis-server was built without TLS")
-        url = f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}"
-        async with connect(RedisConfig(url, timeout_seconds=PATIENCE)) as server:
-            yield RedisTier(server)
-
-
-async def test_bytes_travel_encrypted_too(tmp_path: Path):
-    async with encrypted(tmp_path) as tier:
-        data = os.urandom(3_000_000)
-        await put(tier, kv(), data)
-        assert await get(tier, kv()) == data
-        await put(tier, part(), b"")
-        assert await get(tier, part()) == b""
 
 
 async def test_a_full_server_refuses_and_keeps_nothing_of_it():
