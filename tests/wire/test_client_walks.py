@@ -1,5 +1,6 @@
 """A client and several real servers: who is asked, what is said of misses, which level is reached."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -82,6 +83,17 @@ async def test_scan_joins_what_all_shards_have():
         assert [key async for key in setting.client.scan(BRANCH)] == keys
         assert [key async for key in setting.client.scan(BRANCH, 3, 5, "kv")] == [kv(3), kv(4)]
         assert [key async for key in setting.client.scan(BRANCH, 5, 5)] == []
+
+
+async def test_whoever_scans_may_take_longer_than_a_call_may():
+    async with shards("ab", replace(CONFIG, deadline_seconds=2)) as setting:
+        keys = [kv(n) for n in range(6)]
+        await setting.client.put({key: frame(100) for key in keys})
+        seen = []
+        async for key in setting.client.scan(BRANCH):
+            seen.append(key)
+            await asyncio.sleep(0.5)
+        assert seen == keys
 
 
 async def test_an_immutable_part_is_on_two_shards_and_survives_either():

@@ -199,8 +199,7 @@ class KVClient:
         Raises Unavailable if a shard does not answer: a list with holes would be taken for the whole.
         """
         check_key(ChunkKey(branch, 0))
-        deadline = self.ring.deadline()
-        streams = [shard.scan(branch, begin, end, kind, deadline) for shard in self.ring.everyone()]
+        streams = [shard.scan(branch, begin, end, kind, self.ring.deadline) for shard in self.ring.everyone()]
         try:
             merged = _merged(streams)
             async for key in merged:

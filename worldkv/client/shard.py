@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,6 +21,7 @@ from worldkv.errors import (
     ChecksumMismatch,
     ChunkCorrupt,
     Conflict,
+    DeadlineExceeded,
     OverBudget,
     Unavailable,
     WorldKVError,
@@ -127,9 +128,30 @@ class Shard:
         return dropped
 
     async def scan(
+        self, branch: Branch, begin: int, end: int | None, kind: Kind | None, patience: Callable[[], Deadline]
+    ) -> AsyncGenerator[PartKey, None]:
+        """Keys held of a branch, in order. A caller may take its time: a call that runs out of its is begun anew.
+
+        patience  gives the deadline of each call; one in which nothing comes is the last
+        """
+        last: PartKey | None = None
+        while True:
+            before = last
+            try:
+                async with aclosing(self._scan(branch, begin, end, kind, patience())) as found:
+                    async for key in found:
+                        if last is None or _order(last) < _order(key):
+                            last = key
+                            yield key
+                return
+            except DeadlineExceeded:
+                if last is None or last == before:
+                    raise
+                begin = last.chunk.index
+
+    async def _scan(
         self, branch: Branch, begin: int, end: int | None, kind: Kind | None, deadline: Deadline
     ) -> AsyncGenerator[PartKey, None]:
-        """Keys held of a branch, in order."""
         if end is not None and end <= begin:
             return
         request = pb.ScanRequest(branch=branch, begin=begin, end=end or 0, part=wire.part_message(kind))
@@ -350,6 +372,10 @@ _REFUSALS: dict[int, tuple[type[WorldKVError], str]] = {
     pb.REFUSAL_REASON_NOT_SHARED: (NotShared, "is in memory that the shard does not see"),
     pb.REFUSAL_REASON_MEMBERSHIP: (Outdated, "was routed by an older membership"),
 }
+
+
+def _order(key: PartKey) -> tuple[int, bool]:
+    return key.chunk.index, key.kind != "part"
 
 
 def _batches(keys: Iterable[PartKey]) -> Iterator[list[PartKey]]:
