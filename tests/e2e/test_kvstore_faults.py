@@ -1,0 +1,352 @@
+"""One shard as a process, and what may happen to it, to its callers and to its Redis."""
+
+import asyncio
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.redis_process import RedisProcess, become, redis_process
+from worldkv.chunk import ChunkKey
+from worldkv.client import ClientConfig, KVClient, Retry, fixed
+from worldkv.errors import OverBudget, Unavailable, WorldKVError
+from worldkv.format import Frame, join
+from worldkv.rpc import channel
+from worldkv.store import Level, Miss, PartKey
+from worldkv.v1 import kvstore_pb2 as pb
+from worldkv.v1.chunk_pb2 import LEVEL_ONE
+from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+BRANCH = b"b" * 16
+SERVES = re.compile(rb"kvstore serves on ([^ ,]+), metrics on ([^ ,\n\"]+)")
+CONFIG = ClientConfig(
+    deadline_seconds=10,
+    stall_seconds=5,
+    landing_bytes=32 << 20,
+    staging_bytes=32 << 20,
+    retry=Retry(rest_seconds=0.1),
+)
+STREAMED = ClientConfig(deadline_seconds=20, shared=False, landing_bytes=32 << 20)
+
+
+def part(index: int = 0) -> PartKey:
+    return PartKey(ChunkKey(BRANCH, index), "part")
+
+
+def kv(index: int = 0) -> PartKey:
+    return PartKey(ChunkKey(BRANCH, index), "kv")
+
+
+def data(key: PartKey, size: int) -> bytes:
+    return (f"{key} ".encode() * (size // 20 + 1))[:size]
+
+
+class Process:
+    """A shard: `python -m services.kvstore` with a prefix of shared memory of its own."""
+
+    def __init__(self, **settings: str) -> None:
+        self.address, self.metrics = "127.0.0.1:0", "127.0.0.1:0"
+        self._settings = {"RAM__PREFIX": f"worldkv-{secrets.token_hex(4)}", "TIERS__RETRY_SECONDS": "0.05", **settings}
+        self.process: Any = None
+
+    async def start(self) -> None:
+        chosen = {
+            "RAM__BUDGET_BYTES": str(16 << 20),
+            "SERVICE__ADDRESS": self.address,
+            "SERVICE__METRICS": self.metrics,
+            "SERVICE__LOG": "text",
+            "SERVICE__DRAIN_SECONDS": "1",
+            **self._settings,
+        }
+        environment = {**os.environ, **{f"WORLDKV_KVSTORE_{name}": value for name, value in chosen.items()}}
+        command = [sys.executable, "-m", "services.kvstore"]
+        self.process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
+        said = b""
+        while not (found := SERVES.search(said)):
+            line = await self.process.stderr.readline()
+            assert line, said.decode()
+            said += line
+        self.address, self.metrics = found[1].decode(), found[2].decode().strip("'")
+        self._reading = asyncio.create_task(self.process.stderr.read())
+
+    async def end(self, number: signal.Signals) -> str:
+        """End it; answers what it said."""
+        self.process.send_signal(number)
+        if number is signal.SIGTERM:
+            self.process.send_signal(signal.SIGCONT)
+        said = await self._reading
+        await self.process.wait()
+        return str(said, errors="replace")
+
+    async def gauge(self, name: str) -> float:
+        """A figure of the page of metrics."""
+        url = f"http://{self.metrics}/metrics"
+        page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
+        (line,) = [each for each in page.splitlines() if each.startswith(f"worldkv_kvstore_{name} ")]
+        return float(line.split()[1])
+
+    async def at_rest(self) -> None:
+        """Wait until nothing is reserved or pinned."""
+        for name in ("reserved_bytes", "pinned_bytes"):
+            async with asyncio.timeout(60):
+                while await self.gauge(name):  # noqa: ASYNC110 - another process has no event
+                    await asyncio.sleep(0.1)
+
+
+@asynccontextmanager
+async def shard(**settings: str) -> AsyncIterator[Process]:
+    made = Process(**settings)
+    await made.start()
+    try:
+        yield made
+    finally:
+        if made.process.returncode is None:
+            await made.end(signal.SIGTERM)
+
+
+@asynccontextmanager
+async def shard_over(redis: RedisProcess, **settings: str) -> AsyncIterator[tuple[Process, KVClient]]:
+    known = {"REDIS__URL": redis.url, "REDIS__TIMEOUT_SECONDS": "0.5", "REDIS__LONGEST_RETRY_SECONDS": "0.2"}
+    async with shard(**known, **settings) as made, KVClient(fixed(made.address), CONFIG) as client:
+        yield made, client
+
+
+@pytest.fixture
+def redis():
+    with redis_process() as made:
+        yield made
+
+
+async def put(client: KVClient, *keys: PartKey, size: int = 50_000) -> set[Level]:
+    return set((await client.put({key: Frame.of(data(key, size)) for key in keys})).values())
+
+
+async def right(client: KVClient, *keys: PartKey, size: int = 50_000) -> list[Miss | None]:
+    """Why each is missing, None if it has the bytes it should; anything else fails."""
+    found = await client.get(keys)
+    for key, each in found.items():
+        assert isinstance(each, Miss) or join(each) == data(key, size), key
+    return [each if isinstance(each, Miss) else None for each in (found[key] for key in keys)]
+
+
+async def stats(address: str) -> pb.KVStoreStatsResponse:
+    async with channel(address) as made:
+        return await KVStoreStub(made).Stats(pb.KVStoreStatsRequest())
+
+
+async def wait_until(ask: Any) -> None:
+    async with asyncio.timeout(60):
+        while not await ask():  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.redis
+async def test_kill_in_the_middle_of_puts_and_gets_loses_nothing_that_was_acknowledged(redis):
+    async with shard_over(redis) as (made, client):
+        safe: set[PartKey] = set()
+
+        async def churn(n: int) -> None:
+            for index in range(n, 400, 4):
+                try:
+                    levels = await client.put({part(index): Frame.of(data(part(index), 50_000))})
+                    await right(client, part(index), part(max(0, index - 8)))
+                except WorldKVError:
+                    return
+                safe.update(key for key, level in levels.items() if level is Level.REDIS)
+
+        walkers = asyncio.gather(*map(churn, range(4)))
+        await become(lambda: len(safe) > 20)
+        await made.end(signal.SIGKILL)
+        await walkers
+        await made.start()
+        async with KVClient(fixed(made.address), CONFIG) as again:
+            assert await right(again, *safe) == [None] * len(safe)
+            assert (await again.put({kv(): Frame.of(b"x")})) == {kv(): Level.ONE}
+        await made.at_rest()
+
+
+WRITER = """
+import asyncio, sys
+from tests.wire.shard import body, inline, kv
+from worldkv import rpc
+async def main():
+    async with rpc.channel(sys.argv[1]) as channel:
+        frames = inline(0, kv(), body(12_000_000))
+        async def some():
+            for frame in frames[:4]:
+                yield frame
+            print("under way", flush=True)
+            await asyncio.sleep(60)
+        call = channel.stream_stream("/worldkv.v1.KVStore/Put")
+        async for _ in call(some(), timeout=float(sys.argv[2])):
+            pass
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("signal_", "seconds"), [(signal.SIGKILL, 60), (signal.SIGSTOP, 2)])
+async def test_a_writer_that_dies_or_freezes_in_the_middle_leaves_nothing(signal_, seconds):
+    async with shard() as made, KVClient(fixed(made.address), STREAMED) as client:
+        writer = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", WRITER, made.address, str(seconds), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            assert await writer.stdout.readline() == b"under way\n"
+            writer.send_signal(signal_)
+            await made.at_rest()
+            assert (await stats(made.address)).parts == 0
+            assert await put(client, kv(1), size=16 << 20) == {Level.ONE}, "all of the budget is there"
+        finally:
+            writer.kill()
+            await writer.wait()
+
+
+@pytest.mark.redis
+async def test_redis_that_dies_and_comes_back_empty_is_filled_again(redis):
+    async with shard_over(redis) as (made, client):
+        assert await put(client, part(0)) == {Level.REDIS}
+        redis.kill()
+        assert await put(client, part(1), kv(1)) == {Level.ONE}
+        assert await right(client, part(0), part(1), kv(1), kv(7)) == [None, None, None, Miss.TIER_DOWN]
+        told = await stats(made.address)
+        assert (told.level, told.waiting) == (LEVEL_ONE, 1)
+        with pytest.raises(Unavailable):
+            await client.put({part(2): Frame.of(b"x")}, least=Level.REDIS)
+        redis.start()
+
+        async def copied() -> bool:
+            with redis.client() as direct:
+                manifests = [key for key in direct.keys("*") if b":h:" in key]
+            return len(manifests) >= 2 and (await stats(made.address)).waiting == 0
+
+        await wait_until(copied)
+        assert await put(client, part(2)) == {Level.REDIS}
+        await made.end(signal.SIGKILL)
+        await made.start()
+        async with KVClient(fixed(made.address), CONFIG) as again:
+            assert await right(again, part(0), part(1), part(2)) == [None] * 3
+
+
+@pytest.mark.redis
+async def test_a_frozen_redis_costs_one_timeout_and_then_nothing(redis):
+    async with shard_over(redis) as (made, client):
+        assert await put(client, part(0)) == {Level.REDIS}
+        redis.freeze()
+        try:
+            assert await put(client, part(1)) == {Level.ONE}
+            assert await put(client, *map(part, range(2, 20))) == {Level.ONE}
+            assert await right(client, part(0), part(5)) == [None, None]
+            assert (await stats(made.address)).waiting == 19
+        finally:
+            redis.thaw()
+        await wait_until(lambda: _nothing_waits(made))
+        assert await put(client, part(30)) == {Level.REDIS}
+
+
+async def _nothing_waits(made: Process) -> bool:
+    return (await stats(made.address)).waiting == 0
+
+
+@pytest.mark.redis
+async def test_a_full_redis_refuses_nobody():
+    with redis_process("--maxmemory", "4mb", "--maxmemory-policy", "noeviction") as redis:
+        async with shard_over(redis) as (made, client):
+            levels = [await put(client, part(n), size=500_000) for n in range(12)]
+            assert levels[0] == {Level.REDIS}
+            assert levels[-1] == {Level.ONE}
+            assert await right(client, *map(part, range(12)), size=500_000) == [None] * 12
+            assert (await stats(made.address)).waiting > 0
+            await client.delete([part(n) for n in range(11)])
+            await wait_until(lambda: _nothing_waits(made))
+
+
+@pytest.mark.redis
+async def test_a_shard_told_to_end_writes_what_waits(redis):
+    async with shard_over(redis) as (made, client):
+        keys = [kv(n) for n in range(20)]
+        await put(client, *keys, size=400_000)
+        said = await made.end(signal.SIGTERM)
+        assert "Traceback" not in said
+        await made.start()
+        async with KVClient(fixed(made.address), CONFIG) as again:
+            assert await right(again, *keys, size=400_000) == [None] * 20
+
+
+async def flip(made: Process, key: PartKey) -> None:
+    """Change a byte in the shard's memory, behind its back."""
+    arena = Path("/dev/shm", (await stats(made.address)).arena.name)
+    content = await asyncio.to_thread(arena.read_bytes)
+    at = content.index(data(key, 50_000)) + 777
+    fd = os.open(arena, os.O_RDWR)
+    os.pwrite(fd, bytes((content[at] ^ 1,)), at)
+    os.close(fd)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("config", [CONFIG, STREAMED], ids=["shared", "streamed"])
+async def test_a_byte_flipped_in_memory_is_never_data(redis, config):
+    async with shard() as alone, KVClient(fixed(alone.address), config) as client:
+        await put(client, kv())
+        await flip(alone, kv())
+        assert await right(client, kv()) == [Miss.CORRUPT]
+        assert await put(client, kv()) <= {Level.ONE}
+        assert await right(client, kv()) == [None]
+    async with shard_over(redis) as (made, client):
+        await put(client, part())
+        await flip(made, part())
+        assert await right(client, part()) == [None], "Redis has it"
+
+
+async def test_a_full_arena_refuses_and_recovers():
+    async with shard() as made, KVClient(fixed(made.address), CONFIG) as client:
+        before = (await stats(made.address)).used_bytes
+        for n in range(8):
+            await put(client, part(n), size=2 << 20)
+        for key in (part(8), kv(8)):
+            with pytest.raises(OverBudget):
+                await put(client, key, size=2 << 20)
+        assert await right(client, *map(part, range(8)), size=2 << 20) == [None] * 8
+        await client.delete([part(n) for n in range(8)])
+        assert (await stats(made.address)).used_bytes == before
+        assert await put(client, part(9), size=15 << 20) == {Level.ONE}
+
+
+async def test_two_hundred_clients_at_once():
+    async with shard(RAM__BUDGET_BYTES=str(64 << 20)) as made:
+
+        async def one(n: int) -> None:
+            async with KVClient(fixed(made.address), CONFIG if n % 50 == 0 else STREAMED) as client:
+                await put(client, part(n), kv(n), size=20_000)
+                assert await right(client, part(n), kv(n), size=20_000) == [None, None]
+                assert await client.delete([part(n)]) == 2
+
+        await asyncio.gather(*map(one, range(200)))
+        told = await stats(made.address)
+        assert (told.used_bytes, told.parts) == (0, 0)
+        await made.at_rest()
+        assert await made.gauge("slots_used") == 0
+
+
+async def test_settings_that_are_wrong_stop_the_process_with_words():
+    for name, value, words in (
+        ("RAM__BUDGET_BYTES", "0", "budget_bytes"),
+        ("NO_SUCH_KEY", "1", "WORLDKV_KVSTORE_NO_SUCH_KEY"),
+        ("RAM__BUDGET_BYTES", str(1 << 50), "shared memory"),
+    ):
+        environment = {**os.environ, f"WORLDKV_KVSTORE_{name}": value}
+        command = [sys.executable, "-m", "services.kvstore"]
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
+        _, said = await process.communicate()
+        assert (process.returncode, words in said.decode()) == (1, True), said.decode()
+        assert "Traceback" not in said.decode()
