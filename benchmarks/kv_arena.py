@@ -34,7 +34,7 @@ from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
 MIB = 1 << 20
 SIZES = (64 * MIB, 256 * MIB, 1024 * MIB)
 """Bytes of a frame."""
-BYTES = 3 << 30
+BYTES = 1 << 30
 """Moved for every size, at least; a round moves one frame."""
 ROUNDS = 5
 """At least, for every size; the first ones, unmeasured, touch memory."""
