@@ -25,16 +25,21 @@ BATCH = 500
 
 @bench("kv.fork", bar="<= 20", about="fork of a world of 10,000 chunks at any of them, client to shard, milliseconds")
 def fork() -> Iterator[Case]:
-    yield from asyncio.run(_cases())
+    yield from asyncio.run(_cases({"first chunk": 1, "middle": CHUNKS // 2, "last chunk": CHUNKS}))
 
 
-async def _cases(chunks: int = CHUNKS, runs: int = RUNS) -> list[Case]:
+@bench("kv.open", bar="", about="open a branch of 10,000 chunks to walk on: its length is listed first, milliseconds")
+def walk_on() -> Iterator[Case]:
+    yield from asyncio.run(_cases({"walk on": None}))
+
+
+async def _cases(which: dict[str, int | None], chunks: int = CHUNKS, runs: int = RUNS) -> list[Case]:
     cases: list[Case] = []
     async with shard(256 << 20) as address:
         config = ClientConfig(staging_bytes=16 << 20, landing_bytes=16 << 20)
         async with KVClient(fixed(address), config) as client:
             await _fill(client, chunks)
-            for name, at in (("first chunk", 1), ("middle", chunks // 2), ("last chunk", chunks), ("walk on", None)):
+            for name, at in which.items():
                 took, empty = [], []
                 async for fork_seconds, read_seconds in _timed(client, at, runs):
                     took.append(fork_seconds * 1e3)
