@@ -2,23 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import grpc
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry
 
 from services.kvstore.gets import Gets
-from services.kvstore.membership import Membership
-from services.kvstore.metrics import Metrics
-from services.kvstore.puts import Puts
-from services.kvstore.ram import RamConfig, RamTier
-from services.kvstore.segments import Segments
-from services.kvstore.tiered import Tiered
+from services.kvstore.ram import RamConfig
 from tests.wire.shard import BRANCH, CONFIG, body, calling, inline, item, kv, part, until
 from worldkv import rpc, wire
 from worldkv.errors import Conflict, InvalidInput
@@ -383,50 +374,3 @@ async def test_stats_and_metrics_tell_what_happened():
         assert value("misses_total", part="kv", reason="never stored") == 1
         assert value("bytes_total", direction="in", way="inline") == 100
         assert value("used_bytes") == 100
-
-
-pieces = st.builds(
-    wire.piece_frame, st.integers(0, 2), st.sampled_from([0, 10, 20]), st.sampled_from([b"", b"0123456789", b"x"])
-)
-heads = st.builds(
-    lambda n, size, piece, staged: frames(
-        item(kv(n), body(10)[:10] * 2, piece, size=size, **({"staged": pb.StagedExtents()} if staged else {}))
-    )[0],
-    st.integers(0, 3),
-    st.sampled_from([0, 10, 20]),
-    st.sampled_from([0, 10, 1 << 31]),
-    st.booleans(),
-)
-streams = st.lists(st.one_of(pieces, heads, st.binary(max_size=30)), max_size=8)
-
-
-@given(all_streams=st.lists(streams, max_size=5))
-@settings(max_examples=40)
-def test_whatever_is_sent_is_kept_or_refused_and_nothing_leaks(all_streams, tier):
-    async def send() -> None:
-        tiers = Tiered(tier, None, CONFIG.tiers)
-        metrics, segments = Metrics(CollectorRegistry()), Segments("worldkv-test-staging")
-        puts = Puts(tiers, metrics, CONFIG.serving, Membership(), segments)
-        for stream in all_streams:
-            answers = []
-            with suppress(InvalidInput):
-                async for answer in puts.serve("default", each_of(stream)):
-                    answers.append(answer.item)
-            assert len(answers) == len(set(answers))
-            tier.check_integrity()
-            assert not tier.stats().reserved_bytes
-        tier.delete("default", [kv(n) for n in range(4)])
-
-    asyncio.run(send())
-
-
-async def each_of(frames: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for frame in frames:
-        yield frame
-
-
-@pytest.fixture(scope="module")
-def tier():
-    tier = RamTier(CONFIG.ram)
-    yield tier
-    tier.close()

@@ -14,17 +14,15 @@ from services.kvstore.config import KVStoreConfig
 from services.kvstore.gets import Gets
 from services.kvstore.lower import Into, TierConfig
 from services.kvstore.ram import RamConfig
-from services.kvstore.records import TieredCatalog, TieredSnapshots
 from services.kvstore.redis_config import RedisConfig
 from services.kvstore.redis_tier import RedisTier
 from tests.redis_process import connected
 from tests.wire.shard import BRANCH, CONFIG, Caller, body, calling, inline, kv, part, until
 from worldkv import rpc, wire
-from worldkv.catalog import RamCatalog, RamSnapshots, Snapshot, World
-from worldkv.chunk import Branch, Lineage
+from worldkv.chunk import Branch
 from worldkv.config import load
-from worldkv.errors import Conflict, InvalidInput, NotFound, OverBudget, Unavailable
-from worldkv.format import Frame, Kind, join
+from worldkv.errors import Conflict, OverBudget, Unavailable
+from worldkv.format import Kind
 from worldkv.store import Level, Miss, PartKey
 from worldkv.v1 import chunk_pb2
 from worldkv.v1 import kvstore_pb2 as pb
@@ -295,150 +293,6 @@ async def test_a_real_redis_below():
         assert await caller.get(kv(0), kv(1)) == ["DELETED", body(400_000, 1)]
     async with connected(prefix=server.config.prefix) as server, calling(SMALL, RedisTier(server)) as caller:
         assert await caller.get(kv(3), kv(0), part(0)) == [body(400_000, 3), "DELETED", "DELETED"]
-
-
-def world(name: str = "room", chunks: int = 0) -> World:
-    return World(name, Lineage.begin(BRANCH), chunks=chunks)
-
-
-class Failing:
-    """Whatever it stands before, unless it is down."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner, self.down = inner, False
-
-    def __getattr__(self, name: str) -> Any:
-        if self.down and name != "list":
-            raise Unavailable("down")
-        return getattr(self.inner, name)
-
-
-async def test_records_written_while_redis_was_away_are_written_up_with_their_versions():
-    lower = Failing(RamCatalog())
-    worlds = TieredCatalog(lower)
-    await worlds.swap("room", 0, world())
-    lower.down = True
-    assert (await worlds.swap("room", 1, world(chunks=1))).level == Level.ONE
-    assert (await worlds.swap("room", 2, world(chunks=2))).world.version == 3
-    assert (await worlds.read("room")).world.chunks == 2
-    with pytest.raises(Conflict):
-        await worlds.swap("room", 1, world())
-    for nobody in (worlds.read("other"), worlds.swap("other", 0, world("other"))):
-        with pytest.raises(Unavailable):
-            await nobody
-    lower.down = False
-    await worlds.settle()
-    stored = await lower.read("room")
-    assert (stored.world.version, stored.world.chunks) == (3, 2)
-    assert worlds.waiting == 0
-
-
-async def test_of_two_records_the_higher_version_wins():
-    lower = Failing(RamCatalog())
-    worlds = TieredCatalog(lower)
-    await worlds.swap("room", 0, world())
-    lower.down = True
-    await worlds.swap("room", 1, world(chunks=1))
-    lower.down = False
-    for version in (1, 2, 3):
-        await lower.swap("room", version, world(chunks=100))
-    assert (await worlds.read("room")).world.version == 4
-
-
-async def test_a_world_removed_while_redis_was_away_stays_removed_and_one_that_redis_lost_comes_back():
-    lower = Failing(RamCatalog())
-    worlds = TieredCatalog(lower)
-    await worlds.swap("room", 0, world())
-    await worlds.swap("hall", 0, world("hall"))
-    lower.down = True
-    await worlds.remove("room", 1)
-    with pytest.raises(NotFound):
-        await worlds.read("room")
-    lower.down = False
-    assert [each.name async for each in worlds.list()] == ["hall"]
-    lower.inner = RamCatalog()
-    worlds.lost()
-    await worlds.settle()
-    assert [each.name async for each in lower.list()] == ["hall"]
-
-
-async def test_states_saved_while_redis_was_away_are_written_up():
-    lower = Failing(RamSnapshots(1000))
-    snapshots = TieredSnapshots(RamSnapshots(1000), lower)
-    assert await snapshots.save("s", Snapshot(1, Frame.of(b"one"))) == Level.ONE
-    lower.down = True
-    await snapshots.save("s", Snapshot(2, Frame.of(b"two")))
-    assert (await snapshots.load("s")).chunks == 2
-    lower.down = False
-    await snapshots.settle()
-    assert [(await lower.load("s", previous)).chunks for previous in (False, True)] == [2, 1]
-    assert join((await snapshots.load("s", True)).state) == b"one"
-    assert await snapshots.delete("s") == 2
-
-
-async def test_worlds_over_the_wire():
-    async with calling() as caller:
-        stub = caller.stub
-        for name in ("b", "a", "c"):
-            message = wire.world_message(world(name))
-            answer = await stub.SwapWorld(pb.SwapWorldRequest(world=message))
-            assert (answer.world.version, answer.level) == (1, Level.ONE)
-        assert (await stub.ReadWorld(pb.ReadWorldRequest(name="a"))).world.name == "a"
-        page = await stub.ListWorlds(pb.ListWorldsRequest(page_size=2))
-        assert ([each.name for each in page.worlds], page.next_page_token) == (["a", "b"], "b")
-        page = await stub.ListWorlds(pb.ListWorldsRequest(page_size=2, page_token="b"))
-        assert ([each.name for each in page.worlds], page.next_page_token) == (["c"], "")
-        for error, request in (
-            (Conflict, pb.SwapWorldRequest(world=wire.world_message(world("a")), expected=7)),
-            (InvalidInput, pb.SwapWorldRequest(world=chunk_pb2.World(name="a"))),
-            (InvalidInput, pb.SwapWorldRequest(world=wire.world_message(world("a")), expected=1 << 63)),
-        ):
-            with pytest.raises(error), rpc.translated():
-                await stub.SwapWorld(request)
-        await stub.RemoveWorld(pb.RemoveWorldRequest(name="a"))
-        for kind, name in ((NotFound, "a"), (InvalidInput, ""), (InvalidInput, "x" * 200)):
-            with pytest.raises(kind), rpc.translated():
-                await stub.ReadWorld(pb.ReadWorldRequest(name=name))
-
-
-def snapshot(state: bytes, **wrong: Any) -> list[bytes]:
-    known: dict[str, Any] = {"session": "s", "chunks": 3, "size": len(state)}
-    head = pb.SnapshotHead(**{**known, "checksum": xxhash.xxh3_64_intdigest(state), **wrong})
-    return [
-        pb.SaveSnapshotRequest(head=head).SerializeToString(),
-        *wire.pieces(0, [memoryview(state)], wire.PIECE_BYTES),
-    ]
-
-
-async def save(caller: Caller, frames: list[bytes]) -> int:
-    call = caller.channel.stream_unary("/worldkv.v1.KVStore/SaveSnapshot", None, pb.SaveSnapshotResponse.FromString)
-    with rpc.translated():
-        return int((await call(iter(frames), timeout=10)).level)
-
-
-async def test_states_of_sessions_over_the_wire():
-    async with calling() as caller:
-        for state in (b"", body(2_500_000)):
-            assert await save(caller, snapshot(state)) == Level.ONE
-        call = caller.channel.unary_stream("/worldkv.v1.KVStore/LoadSnapshot", pb.LoadSnapshotRequest.SerializeToString)
-        for previous, state in ((False, body(2_500_000)), (True, b"")):
-            head, *rest = [wire.load_response(frame) async for frame in call(
-                pb.LoadSnapshotRequest(session="s", previous=previous), timeout=10
-            )]  # fmt: skip
-            assert (head.size, head.chunks) == (len(state), 3)
-            assert b"".join(piece.data for piece in rest) == state
-        for words, frames in (
-            ("ended after 0 of 5", snapshot(b"12345")[:1]),
-            ("begins with a head", snapshot(b"12345")[1:]),
-            ("checksum", snapshot(b"12345", checksum=1)),
-            ("came 5", snapshot(b"12345", size=4)),
-            ("second head", snapshot(b"12345")[:1] * 2),
-            ("over the limit", snapshot(b"", size=1 << 40)),
-            ("name of a session", snapshot(b"", session="")),
-        ):
-            with pytest.raises(Exception, match=words):
-                await save(caller, frames)
-        assert (await caller.stub.DeleteSnapshots(pb.DeleteSnapshotsRequest(session="s"))).dropped == 2
 
 
 def test_the_example_names_every_setting_with_its_default():
