@@ -27,15 +27,10 @@ def members(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         made.start("a", "b")
         made.become("ab")
-        asyncio.run(ready(made))
+        asyncio.run(made.ready())
         yield made.members
     finally:
         made.kill()
-
-
-async def ready(made: Shards) -> None:
-    async with KVClient(MembershipFile(made.members)) as client:
-        await made.ready(client)
 
 
 @pytest.fixture

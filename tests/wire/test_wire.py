@@ -1,5 +1,7 @@
 """Pieces as raw bytes mean what the protobuf runtime says, and messages carry nouns there and back."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_a_piece_is_what_the_runtime_reads_and_writes(kind, item, offset, data):
         assert (found.item, found.offset, bytes(found.data)) == (item, offset, data)
 
 
-def outcome(read, frame):
+def outcome(read: Callable[[bytes], object], frame: bytes) -> object:
     try:
         return read(frame)
     except InvalidInput:
