@@ -1,6 +1,7 @@
 """Random forks, rewinds, removals and sweeps against a model; alone, and interleaved at every call they make."""
 
-from collections.abc import AsyncIterator, Coroutine, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from functools import partial
 from typing import Any
 
 from hypothesis import given, settings
@@ -180,9 +181,17 @@ class SlowStore(RamStore):
         return await super().delete(keys)
 
 
-def interleave(data: st.DataObject, actors: dict[str, Coroutine[Any, Any, Any]]) -> None:
+def interleave(data: st.DataObject, actors: dict[str, Callable[[], Coroutine[Any, Any, Any]]]) -> None:
     """Run all actors, who goes on next is drawn; some that may be cut short are."""
-    waiting = dict(actors)
+    waiting = {name: begin() for name, begin in actors.items()}
+    try:
+        take_turns(data, waiting)
+    finally:  # drawing may end an example anywhere
+        for each in waiting.values():
+            each.close()
+
+
+def take_turns(data: st.DataObject, waiting: dict[str, Coroutine[Any, Any, Any]]) -> None:
     while waiting:
         name = data.draw(st.sampled_from(sorted(waiting)))
         try:
@@ -217,18 +226,18 @@ def test_whoever_comes_between_no_chunk_of_a_world_is_lost_and_none_is_left_over
 
     write(alone(begin(catalog, "m")).world, 0)
     write(alone(fork(store, catalog, "m", 2, "c")).world, 2)
-    actors: dict[str, Coroutine[Any, Any, Any]] = {}
+    actors: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {}
     for n in range(data.draw(st.integers(2, 4))):
         what, name = data.draw(st.sampled_from(["fork", "rewind", "remove", "sweep"])), data.draw(st.sampled_from("mc"))
         at = data.draw(st.integers(0, 4))
         if what == "fork":
-            actors[f"fork {n}"] = fork(store, catalog, name, at, data.draw(st.sampled_from("az")) + str(n))
+            actors[f"fork {n}"] = partial(fork, store, catalog, name, at, data.draw(st.sampled_from("az")) + str(n))
         elif what == "rewind":
-            actors[f"rewind {n}"] = fork(store, catalog, name, at)
+            actors[f"rewind {n}"] = partial(fork, store, catalog, name, at)
         elif what == "remove":
-            actors[f"remove {n}"] = remove(store, catalog, name)
+            actors[f"remove {n}"] = partial(remove, store, catalog, name)
         else:
-            actors[f"sweep {n}"] = sweep(store, catalog)
+            actors[f"sweep {n}"] = partial(sweep, store, catalog)
     interleave(data, actors)
 
     def covered() -> set[ChunkKey]:

@@ -97,7 +97,8 @@ class Process:
         return float(line.split()[1])
 
     async def at_rest(self) -> None:
-        """Wait until nothing is reserved or pinned."""
+        """Wait until nothing is reserved or pinned, by figures that were taken after the call."""
+        await asyncio.sleep(1.2)  # they are taken once a second
         for name in ("reserved_bytes", "pinned_bytes"):
             async with asyncio.timeout(60):
                 while await self.gauge(name):  # noqa: ASYNC110 - another process has no event
