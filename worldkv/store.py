@@ -29,6 +29,11 @@ class PartKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind} of {self.chunk}"
 
+    @property
+    def place(self) -> tuple[int, bool]:
+        """Sorts the keys of a branch as `scan` gives them: by chunk number, the immutable part first."""
+        return self.chunk.index, self.kind != "part"
+
 
 class Miss(Enum):
     """Why a key has no bytes: a value, not an error."""
@@ -133,7 +138,7 @@ class RamStore:
     ) -> AsyncIterator[PartKey]:
         held = self._branches.get(branch, ())
         wanted = [key for key in held if begin <= key.chunk.index and (end is None or key.chunk.index < end)]
-        for key in sorted(wanted, key=lambda key: (key.chunk.index, key.kind != "part")):
+        for key in sorted(wanted, key=lambda key: key.place):
             if kind is None or key.kind == kind:
                 yield key
 

@@ -157,7 +157,7 @@ class RamTier:
             for key in self._ledger.branch(tenant, branch)
             if begin <= key.chunk.index and (end is None or key.chunk.index < end) and kind in (None, key.kind)
         )
-        return sorted(found, key=lambda key: (key.chunk.index, key.kind != "part"))
+        return sorted(found, key=lambda key: key.place)
 
     def mark_safe(self, tenant: str, key: PartKey, safe: bool = True) -> None:
         """A copy of the part exists elsewhere, or no longer does; nothing if it is not held. Counts as a use."""

@@ -155,7 +155,7 @@ class Tiered:
             async for key in self.lower.scan(tenant, branch, begin, end, kind):
                 if not self.behind.doomed(tenant, key):
                     found.add(key)
-        for key in sorted(found, key=lambda key: (key.chunk.index, key.kind != "part")):
+        for key in sorted(found, key=lambda key: key.place):
             yield key
 
     def lost(self) -> None:

@@ -273,11 +273,8 @@ def _worst(failed: Mapping[PartKey, _Putting], least: Level, deadline: Deadline)
 async def _merged(streams: Sequence[AsyncIterator[PartKey]]) -> AsyncIterator[PartKey]:
     """Keys of several sorted streams in one order, each once."""
 
-    def order(key: PartKey) -> tuple[int, bool]:
-        return key.chunk.index, key.kind != "part"
-
     firsts = await together(anext(stream, None) for stream in streams)
-    heap = [(order(key), n, key) for n, key in enumerate(firsts) if key is not None]
+    heap = [(key.place, n, key) for n, key in enumerate(firsts) if key is not None]
     heapq.heapify(heap)
     last: PartKey | None = None
     while heap:
@@ -289,4 +286,4 @@ async def _merged(streams: Sequence[AsyncIterator[PartKey]]) -> AsyncIterator[Pa
         if following is None:
             heapq.heappop(heap)
         else:
-            heapq.heapreplace(heap, (order(following), n, following))
+            heapq.heapreplace(heap, (following.place, n, following))

@@ -140,7 +140,7 @@ class Shard:
             try:
                 async with aclosing(self._scan(branch, begin, end, kind, patience())) as found:
                     async for key in found:
-                        if last is None or _order(last) < _order(key):
+                        if last is None or last.place < key.place:
                             last = key
                             yield key
                 return
@@ -372,10 +372,6 @@ _REFUSALS: dict[int, tuple[type[WorldKVError], str]] = {
     pb.REFUSAL_REASON_NOT_SHARED: (NotShared, "is in memory that the shard does not see"),
     pb.REFUSAL_REASON_MEMBERSHIP: (Outdated, "was routed by an older membership"),
 }
-
-
-def _order(key: PartKey) -> tuple[int, bool]:
-    return key.chunk.index, key.kind != "part"
 
 
 def _batches(keys: Iterable[PartKey]) -> Iterator[list[PartKey]]:
