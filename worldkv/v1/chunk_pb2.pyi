@@ -272,8 +272,8 @@ class ChunkMeta(_message.Message):
         """The chunk's name."""
 
     @_builtins.property
-    def poses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pose]:
-        """One pose a latent frame, at least one."""
+    def poses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Camera-to-world, 12 numbers a latent frame as in Pose, one frame after the other; at least one frame."""
 
     @_builtins.property
     def recalled(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChunkKey]:
@@ -293,7 +293,7 @@ class ChunkMeta(_message.Message):
         key: Global___ChunkKey | None = ...,
         spec: _builtins.str = ...,
         begin: _builtins.int = ...,
-        poses: _abc.Iterable[Global___Pose] | None = ...,
+        poses: _abc.Iterable[_builtins.float] | None = ...,
         fov: _builtins.float = ...,
         aspect: _builtins.float = ...,
         recalled: _abc.Iterable[Global___ChunkKey] | None = ...,

@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from worldkv.v1 import chunk_pb2 as worldkv_dot_v1_dot_chunk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18worldkv/v1/kvstore.proto\x12\nworldkv.v1\x1a\x16worldkv/v1/chunk.proto\"3\n\x05Piece\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"J\n\x06\x45xtent\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"#\n\x0cInlinePieces\x12\x13\n\x0bpiece_bytes\x18\x01 \x01(\r\"C\n\rSharedExtents\x12\r\n\x05\x61rena\x18\x01 \x01(\x0c\x12#\n\x07\x65xtents\x18\x02 \x03(\x0b\x32\x12.worldkv.v1.Extent\"Q\n\rStagedExtents\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12#\n\x07\x65xtents\x18\x03 \x03(\x0b\x32\x12.worldkv.v1.Extent\"\xed\x01\n\x07PutItem\x12 \n\x03key\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.PartKey\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x06\x12 \n\x05level\x18\x04 \x01(\x0e\x32\x11.worldkv.v1.Level\x12\x12\n\nmembership\x18\x05 \x01(\x04\x12*\n\x06inline\x18\x08 \x01(\x0b\x32\x18.worldkv.v1.InlinePiecesH\x00\x12+\n\x06staged\x18\t \x01(\x0b\x32\x19.worldkv.v1.StagedExtentsH\x00\x42\x0b\n\ttransportJ\x04\x08\n\x10\x10\"`\n\nPutRequest\x12#\n\x04item\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.PutItemH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x42\t\n\x07message\"w\n\x0bPutResponse\x12\x0c\n\x04item\x18\x01 \x01(\r\x12!\n\x04kept\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.LevelH\x00\x12,\n\x07refused\x18\x03 \x01(\x0e\x32\x19.worldkv.v1.RefusalReasonH\x00\x42\t\n\x07outcome\"*\n\nArenaProof\x12\r\n\x05\x61rena\x18\x01 \x01(\x0c\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"\'\n\x05Slice\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\x9f\x01\n\nGetRequest\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.PartKey\x12&\n\x06\x61renas\x18\x02 \x03(\x0b\x32\x16.worldkv.v1.ArenaProof\x12\x13\n\x0bpiece_bytes\x18\x03 \x01(\r\x12!\n\x06slices\x18\x04 \x03(\x0b\x32\x11.worldkv.v1.Slice\x12\x0e\n\x06verify\x18\x05 \x01(\x08\"\xc2\x01\n\x04Plan\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x06\x12 \n\x05level\x18\x04 \x01(\x0e\x32\x11.worldkv.v1.Level\x12*\n\x06inline\x18\x08 \x01(\x0b\x32\x18.worldkv.v1.InlinePiecesH\x00\x12+\n\x06shared\x18\t \x01(\x0b\x32\x19.worldkv.v1.SharedExtentsH\x00\x42\x0b\n\ttransportJ\x04\x08\n\x10\x10\"<\n\x04Miss\x12\x0c\n\x04item\x18\x01 \x01(\r\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.worldkv.v1.MissReason\"\x80\x01\n\x0bGetResponse\x12 \n\x04plan\x18\x01 \x01(\x0b\x32\x10.worldkv.v1.PlanH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x12 \n\x04miss\x18\x03 \x01(\x0b\x32\x10.worldkv.v1.MissH\x00\x42\t\n\x07message\"F\n\rDeleteRequest\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.PartKey\x12\x12\n\nmembership\x18\x02 \x01(\x04\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x04\"Y\n\x0bScanRequest\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x0c\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\x12\x1e\n\x04part\x18\x04 \x01(\x0e\x32\x10.worldkv.v1.Part\"1\n\x0cScanResponse\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.PartKey\" \n\x10ReadWorldRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x11ReadWorldResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.Level\"Z\n\x10SwapWorldRequest\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12\x10\n\x08\x65xpected\x18\x02 \x01(\x04\x12\x12\n\nmembership\x18\x03 \x01(\x04\"W\n\x11SwapWorldResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.Level\"J\n\x11ListWorldsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListWorldsResponse\x12!\n\x06worlds\x18\x01 \x03(\x0b\x32\x11.worldkv.v1.World\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x12RemoveWorldRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\x04\x12\x12\n\nmembership\x18\x03 \x01(\x04\"\x15\n\x13RemoveWorldResponse\"O\n\x0cSnapshotHead\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"\x82\x01\n\x13SaveSnapshotRequest\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.worldkv.v1.SnapshotHeadH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x12\x12\n\nmembership\x18\x03 \x01(\x04\x42\t\n\x07message\"8\n\x14SaveSnapshotResponse\x12 \n\x05level\x18\x01 \x01(\x0e\x32\x11.worldkv.v1.Level\"8\n\x13LoadSnapshotRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\x08\"o\n\x14LoadSnapshotResponse\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.worldkv.v1.SnapshotHeadH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x42\t\n\x07message\"=\n\x16\x44\x65leteSnapshotsRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x12\n\nmembership\x18\x02 \x01(\x04\"*\n\x17\x44\x65leteSnapshotsResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\r\"\x15\n\x13KVStoreStatsRequest\"p\n\x05\x41rena\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x14\n\x0cnonce_offset\x18\x04 \x01(\x04\x12\x1a\n\x12generations_offset\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\r\"\xc7\x01\n\x14KVStoreStatsResponse\x12\r\n\x05shard\x18\x01 \x01(\t\x12\x12\n\nmembership\x18\x02 \x01(\x04\x12 \n\x05level\x18\x03 \x01(\x0e\x32\x11.worldkv.v1.Level\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x05 \x01(\x04\x12\r\n\x05parts\x18\x06 \x01(\x04\x12\x0f\n\x07waiting\x18\x07 \x01(\x04\x12 \n\x05\x61rena\x18\x08 \x01(\x0b\x32\x11.worldkv.v1.Arena*\xe0\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_NO_ROOM\x10\x01\x12\x1a\n\x16REFUSAL_REASON_DELETED\x10\x02\x12\x1a\n\x16REFUSAL_REASON_CORRUPT\x10\x03\x12\x1d\n\x19REFUSAL_REASON_LEVEL_DOWN\x10\x04\x12\x1d\n\x19REFUSAL_REASON_NOT_SHARED\x10\x05\x12\x1d\n\x19REFUSAL_REASON_MEMBERSHIP\x10\x06*\xc3\x01\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISS_REASON_NEVER_STORED\x10\x01\x12\x17\n\x13MISS_REASON_DELETED\x10\x02\x12\x17\n\x13MISS_REASON_EVICTED\x10\x03\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x04\x12\x14\n\x10MISS_REASON_LATE\x10\x05\x12\x19\n\x15MISS_REASON_TIER_DOWN\x10\x06\x32\x80\x07\n\x07KVStore\x12:\n\x03Put\x12\x16.worldkv.v1.PutRequest\x1a\x17.worldkv.v1.PutResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x16.worldkv.v1.GetRequest\x1a\x17.worldkv.v1.GetResponse0\x01\x12?\n\x06\x44\x65lete\x12\x19.worldkv.v1.DeleteRequest\x1a\x1a.worldkv.v1.DeleteResponse\x12;\n\x04Scan\x12\x17.worldkv.v1.ScanRequest\x1a\x18.worldkv.v1.ScanResponse0\x01\x12H\n\tReadWorld\x12\x1c.worldkv.v1.ReadWorldRequest\x1a\x1d.worldkv.v1.ReadWorldResponse\x12H\n\tSwapWorld\x12\x1c.worldkv.v1.SwapWorldRequest\x1a\x1d.worldkv.v1.SwapWorldResponse\x12K\n\nListWorlds\x12\x1d.worldkv.v1.ListWorldsRequest\x1a\x1e.worldkv.v1.ListWorldsResponse\x12N\n\x0bRemoveWorld\x12\x1e.worldkv.v1.RemoveWorldRequest\x1a\x1f.worldkv.v1.RemoveWorldResponse\x12S\n\x0cSaveSnapshot\x12\x1f.worldkv.v1.SaveSnapshotRequest\x1a .worldkv.v1.SaveSnapshotResponse(\x01\x12S\n\x0cLoadSnapshot\x12\x1f.worldkv.v1.LoadSnapshotRequest\x1a .worldkv.v1.LoadSnapshotResponse0\x01\x12Z\n\x0f\x44\x65leteSnapshots\x12\".worldkv.v1.DeleteSnapshotsRequest\x1a#.worldkv.v1.DeleteSnapshotsResponse\x12J\n\x05Stats\x12\x1f.worldkv.v1.KVStoreStatsRequest\x1a .worldkv.v1.KVStoreStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18worldkv/v1/kvstore.proto\x12\nworldkv.v1\x1a\x16worldkv/v1/chunk.proto\"3\n\x05Piece\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"J\n\x06\x45xtent\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\x12\x0c\n\x04slot\x18\x03 \x01(\r\x12\x12\n\ngeneration\x18\x04 \x01(\x04\"#\n\x0cInlinePieces\x12\x13\n\x0bpiece_bytes\x18\x01 \x01(\r\"C\n\rSharedExtents\x12\r\n\x05\x61rena\x18\x01 \x01(\x0c\x12#\n\x07\x65xtents\x18\x02 \x03(\x0b\x32\x12.worldkv.v1.Extent\"Q\n\rStagedExtents\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\x0c\x12#\n\x07\x65xtents\x18\x03 \x03(\x0b\x32\x12.worldkv.v1.Extent\"\xed\x01\n\x07PutItem\x12 \n\x03key\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.PartKey\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x06\x12 \n\x05level\x18\x04 \x01(\x0e\x32\x11.worldkv.v1.Level\x12\x12\n\nmembership\x18\x05 \x01(\x04\x12*\n\x06inline\x18\x08 \x01(\x0b\x32\x18.worldkv.v1.InlinePiecesH\x00\x12+\n\x06staged\x18\t \x01(\x0b\x32\x19.worldkv.v1.StagedExtentsH\x00\x42\x0b\n\ttransportJ\x04\x08\n\x10\x10\"`\n\nPutRequest\x12#\n\x04item\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.PutItemH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x42\t\n\x07message\"w\n\x0bPutResponse\x12\x0c\n\x04item\x18\x01 \x01(\r\x12!\n\x04kept\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.LevelH\x00\x12,\n\x07refused\x18\x03 \x01(\x0e\x32\x19.worldkv.v1.RefusalReasonH\x00\x42\t\n\x07outcome\"*\n\nArenaProof\x12\r\n\x05\x61rena\x18\x01 \x01(\x0c\x12\r\n\x05nonce\x18\x02 \x01(\x0c\"\'\n\x05Slice\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0e\n\x06length\x18\x02 \x01(\x04\"\x9f\x01\n\nGetRequest\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.PartKey\x12&\n\x06\x61renas\x18\x02 \x03(\x0b\x32\x16.worldkv.v1.ArenaProof\x12\x13\n\x0bpiece_bytes\x18\x03 \x01(\r\x12!\n\x06slices\x18\x04 \x03(\x0b\x32\x11.worldkv.v1.Slice\x12\x0e\n\x06verify\x18\x05 \x01(\x08\"\xc2\x01\n\x04Plan\x12\x0c\n\x04item\x18\x01 \x01(\r\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x03 \x01(\x06\x12 \n\x05level\x18\x04 \x01(\x0e\x32\x11.worldkv.v1.Level\x12*\n\x06inline\x18\x08 \x01(\x0b\x32\x18.worldkv.v1.InlinePiecesH\x00\x12+\n\x06shared\x18\t \x01(\x0b\x32\x19.worldkv.v1.SharedExtentsH\x00\x42\x0b\n\ttransportJ\x04\x08\n\x10\x10\"<\n\x04Miss\x12\x0c\n\x04item\x18\x01 \x01(\r\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.worldkv.v1.MissReason\"\x80\x01\n\x0bGetResponse\x12 \n\x04plan\x18\x01 \x01(\x0b\x32\x10.worldkv.v1.PlanH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x12 \n\x04miss\x18\x03 \x01(\x0b\x32\x10.worldkv.v1.MissH\x00\x42\t\n\x07message\"F\n\rDeleteRequest\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.PartKey\x12\x12\n\nmembership\x18\x02 \x01(\x04\"!\n\x0e\x44\x65leteResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\x04\"m\n\x0bScanRequest\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\x0c\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\x04\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x04\x12\x1e\n\x04part\x18\x04 \x01(\x0e\x32\x10.worldkv.v1.Part\x12\x12\n\nhead_bytes\x18\x05 \x01(\r\"@\n\x0cScanResponse\x12!\n\x04keys\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.PartKey\x12\r\n\x05heads\x18\x02 \x03(\x0c\" \n\x10ReadWorldRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"W\n\x11ReadWorldResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.Level\"Z\n\x10SwapWorldRequest\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12\x10\n\x08\x65xpected\x18\x02 \x01(\x04\x12\x12\n\nmembership\x18\x03 \x01(\x04\"W\n\x11SwapWorldResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.Level\"J\n\x11ListWorldsRequest\x12\x0e\n\x06prefix\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"P\n\x12ListWorldsResponse\x12!\n\x06worlds\x18\x01 \x03(\x0b\x32\x11.worldkv.v1.World\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"H\n\x12RemoveWorldRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x65xpected\x18\x02 \x01(\x04\x12\x12\n\nmembership\x18\x03 \x01(\x04\"\x15\n\x13RemoveWorldResponse\"O\n\x0cSnapshotHead\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x04\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x10\n\x08\x63hecksum\x18\x04 \x01(\x06\"\x82\x01\n\x13SaveSnapshotRequest\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.worldkv.v1.SnapshotHeadH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x12\x12\n\nmembership\x18\x03 \x01(\x04\x42\t\n\x07message\"8\n\x14SaveSnapshotResponse\x12 \n\x05level\x18\x01 \x01(\x0e\x32\x11.worldkv.v1.Level\"8\n\x13LoadSnapshotRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x10\n\x08previous\x18\x02 \x01(\x08\"o\n\x14LoadSnapshotResponse\x12(\n\x04head\x18\x01 \x01(\x0b\x32\x18.worldkv.v1.SnapshotHeadH\x00\x12\"\n\x05piece\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.PieceH\x00\x42\t\n\x07message\"=\n\x16\x44\x65leteSnapshotsRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x12\n\nmembership\x18\x02 \x01(\x04\"*\n\x17\x44\x65leteSnapshotsResponse\x12\x0f\n\x07\x64ropped\x18\x01 \x01(\r\"\x15\n\x13KVStoreStatsRequest\"p\n\x05\x41rena\x12\n\n\x02id\x18\x01 \x01(\x0c\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x14\n\x0cnonce_offset\x18\x04 \x01(\x04\x12\x1a\n\x12generations_offset\x18\x05 \x01(\x04\x12\r\n\x05slots\x18\x06 \x01(\r\"\xc7\x01\n\x14KVStoreStatsResponse\x12\r\n\x05shard\x18\x01 \x01(\t\x12\x12\n\nmembership\x18\x02 \x01(\x04\x12 \n\x05level\x18\x03 \x01(\x0e\x32\x11.worldkv.v1.Level\x12\x12\n\nused_bytes\x18\x04 \x01(\x04\x12\x14\n\x0c\x62udget_bytes\x18\x05 \x01(\x04\x12\r\n\x05parts\x18\x06 \x01(\x04\x12\x0f\n\x07waiting\x18\x07 \x01(\x04\x12 \n\x05\x61rena\x18\x08 \x01(\x0b\x32\x11.worldkv.v1.Arena*\xe0\x01\n\rRefusalReason\x12\x1e\n\x1aREFUSAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REFUSAL_REASON_NO_ROOM\x10\x01\x12\x1a\n\x16REFUSAL_REASON_DELETED\x10\x02\x12\x1a\n\x16REFUSAL_REASON_CORRUPT\x10\x03\x12\x1d\n\x19REFUSAL_REASON_LEVEL_DOWN\x10\x04\x12\x1d\n\x19REFUSAL_REASON_NOT_SHARED\x10\x05\x12\x1d\n\x19REFUSAL_REASON_MEMBERSHIP\x10\x06*\xc3\x01\n\nMissReason\x12\x1b\n\x17MISS_REASON_UNSPECIFIED\x10\x00\x12\x1c\n\x18MISS_REASON_NEVER_STORED\x10\x01\x12\x17\n\x13MISS_REASON_DELETED\x10\x02\x12\x17\n\x13MISS_REASON_EVICTED\x10\x03\x12\x17\n\x13MISS_REASON_CORRUPT\x10\x04\x12\x14\n\x10MISS_REASON_LATE\x10\x05\x12\x19\n\x15MISS_REASON_TIER_DOWN\x10\x06\x32\x80\x07\n\x07KVStore\x12:\n\x03Put\x12\x16.worldkv.v1.PutRequest\x1a\x17.worldkv.v1.PutResponse(\x01\x30\x01\x12\x38\n\x03Get\x12\x16.worldkv.v1.GetRequest\x1a\x17.worldkv.v1.GetResponse0\x01\x12?\n\x06\x44\x65lete\x12\x19.worldkv.v1.DeleteRequest\x1a\x1a.worldkv.v1.DeleteResponse\x12;\n\x04Scan\x12\x17.worldkv.v1.ScanRequest\x1a\x18.worldkv.v1.ScanResponse0\x01\x12H\n\tReadWorld\x12\x1c.worldkv.v1.ReadWorldRequest\x1a\x1d.worldkv.v1.ReadWorldResponse\x12H\n\tSwapWorld\x12\x1c.worldkv.v1.SwapWorldRequest\x1a\x1d.worldkv.v1.SwapWorldResponse\x12K\n\nListWorlds\x12\x1d.worldkv.v1.ListWorldsRequest\x1a\x1e.worldkv.v1.ListWorldsResponse\x12N\n\x0bRemoveWorld\x12\x1e.worldkv.v1.RemoveWorldRequest\x1a\x1f.worldkv.v1.RemoveWorldResponse\x12S\n\x0cSaveSnapshot\x12\x1f.worldkv.v1.SaveSnapshotRequest\x1a .worldkv.v1.SaveSnapshotResponse(\x01\x12S\n\x0cLoadSnapshot\x12\x1f.worldkv.v1.LoadSnapshotRequest\x1a .worldkv.v1.LoadSnapshotResponse0\x01\x12Z\n\x0f\x44\x65leteSnapshots\x12\".worldkv.v1.DeleteSnapshotsRequest\x1a#.worldkv.v1.DeleteSnapshotsResponse\x12J\n\x05Stats\x12\x1f.worldkv.v1.KVStoreStatsRequest\x1a .worldkv.v1.KVStoreStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldkv.v1.kvstore_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFUSALREASON']._serialized_start=3176
-  _globals['_REFUSALREASON']._serialized_end=3400
-  _globals['_MISSREASON']._serialized_start=3403
-  _globals['_MISSREASON']._serialized_end=3598
+  _globals['_REFUSALREASON']._serialized_start=3211
+  _globals['_REFUSALREASON']._serialized_end=3435
+  _globals['_MISSREASON']._serialized_start=3438
+  _globals['_MISSREASON']._serialized_end=3633
   _globals['_PIECE']._serialized_start=64
   _globals['_PIECE']._serialized_end=115
   _globals['_EXTENT']._serialized_start=117
@@ -69,45 +69,45 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETERESPONSE']._serialized_start=1550
   _globals['_DELETERESPONSE']._serialized_end=1583
   _globals['_SCANREQUEST']._serialized_start=1585
-  _globals['_SCANREQUEST']._serialized_end=1674
-  _globals['_SCANRESPONSE']._serialized_start=1676
-  _globals['_SCANRESPONSE']._serialized_end=1725
-  _globals['_READWORLDREQUEST']._serialized_start=1727
-  _globals['_READWORLDREQUEST']._serialized_end=1759
-  _globals['_READWORLDRESPONSE']._serialized_start=1761
-  _globals['_READWORLDRESPONSE']._serialized_end=1848
-  _globals['_SWAPWORLDREQUEST']._serialized_start=1850
-  _globals['_SWAPWORLDREQUEST']._serialized_end=1940
-  _globals['_SWAPWORLDRESPONSE']._serialized_start=1942
-  _globals['_SWAPWORLDRESPONSE']._serialized_end=2029
-  _globals['_LISTWORLDSREQUEST']._serialized_start=2031
-  _globals['_LISTWORLDSREQUEST']._serialized_end=2105
-  _globals['_LISTWORLDSRESPONSE']._serialized_start=2107
-  _globals['_LISTWORLDSRESPONSE']._serialized_end=2187
-  _globals['_REMOVEWORLDREQUEST']._serialized_start=2189
-  _globals['_REMOVEWORLDREQUEST']._serialized_end=2261
-  _globals['_REMOVEWORLDRESPONSE']._serialized_start=2263
-  _globals['_REMOVEWORLDRESPONSE']._serialized_end=2284
-  _globals['_SNAPSHOTHEAD']._serialized_start=2286
-  _globals['_SNAPSHOTHEAD']._serialized_end=2365
-  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=2368
-  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=2498
-  _globals['_SAVESNAPSHOTRESPONSE']._serialized_start=2500
-  _globals['_SAVESNAPSHOTRESPONSE']._serialized_end=2556
-  _globals['_LOADSNAPSHOTREQUEST']._serialized_start=2558
-  _globals['_LOADSNAPSHOTREQUEST']._serialized_end=2614
-  _globals['_LOADSNAPSHOTRESPONSE']._serialized_start=2616
-  _globals['_LOADSNAPSHOTRESPONSE']._serialized_end=2727
-  _globals['_DELETESNAPSHOTSREQUEST']._serialized_start=2729
-  _globals['_DELETESNAPSHOTSREQUEST']._serialized_end=2790
-  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_start=2792
-  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_end=2834
-  _globals['_KVSTORESTATSREQUEST']._serialized_start=2836
-  _globals['_KVSTORESTATSREQUEST']._serialized_end=2857
-  _globals['_ARENA']._serialized_start=2859
-  _globals['_ARENA']._serialized_end=2971
-  _globals['_KVSTORESTATSRESPONSE']._serialized_start=2974
-  _globals['_KVSTORESTATSRESPONSE']._serialized_end=3173
-  _globals['_KVSTORE']._serialized_start=3601
-  _globals['_KVSTORE']._serialized_end=4497
+  _globals['_SCANREQUEST']._serialized_end=1694
+  _globals['_SCANRESPONSE']._serialized_start=1696
+  _globals['_SCANRESPONSE']._serialized_end=1760
+  _globals['_READWORLDREQUEST']._serialized_start=1762
+  _globals['_READWORLDREQUEST']._serialized_end=1794
+  _globals['_READWORLDRESPONSE']._serialized_start=1796
+  _globals['_READWORLDRESPONSE']._serialized_end=1883
+  _globals['_SWAPWORLDREQUEST']._serialized_start=1885
+  _globals['_SWAPWORLDREQUEST']._serialized_end=1975
+  _globals['_SWAPWORLDRESPONSE']._serialized_start=1977
+  _globals['_SWAPWORLDRESPONSE']._serialized_end=2064
+  _globals['_LISTWORLDSREQUEST']._serialized_start=2066
+  _globals['_LISTWORLDSREQUEST']._serialized_end=2140
+  _globals['_LISTWORLDSRESPONSE']._serialized_start=2142
+  _globals['_LISTWORLDSRESPONSE']._serialized_end=2222
+  _globals['_REMOVEWORLDREQUEST']._serialized_start=2224
+  _globals['_REMOVEWORLDREQUEST']._serialized_end=2296
+  _globals['_REMOVEWORLDRESPONSE']._serialized_start=2298
+  _globals['_REMOVEWORLDRESPONSE']._serialized_end=2319
+  _globals['_SNAPSHOTHEAD']._serialized_start=2321
+  _globals['_SNAPSHOTHEAD']._serialized_end=2400
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_start=2403
+  _globals['_SAVESNAPSHOTREQUEST']._serialized_end=2533
+  _globals['_SAVESNAPSHOTRESPONSE']._serialized_start=2535
+  _globals['_SAVESNAPSHOTRESPONSE']._serialized_end=2591
+  _globals['_LOADSNAPSHOTREQUEST']._serialized_start=2593
+  _globals['_LOADSNAPSHOTREQUEST']._serialized_end=2649
+  _globals['_LOADSNAPSHOTRESPONSE']._serialized_start=2651
+  _globals['_LOADSNAPSHOTRESPONSE']._serialized_end=2762
+  _globals['_DELETESNAPSHOTSREQUEST']._serialized_start=2764
+  _globals['_DELETESNAPSHOTSREQUEST']._serialized_end=2825
+  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_start=2827
+  _globals['_DELETESNAPSHOTSRESPONSE']._serialized_end=2869
+  _globals['_KVSTORESTATSREQUEST']._serialized_start=2871
+  _globals['_KVSTORESTATSREQUEST']._serialized_end=2892
+  _globals['_ARENA']._serialized_start=2894
+  _globals['_ARENA']._serialized_end=3006
+  _globals['_KVSTORESTATSRESPONSE']._serialized_start=3009
+  _globals['_KVSTORESTATSRESPONSE']._serialized_end=3208
+  _globals['_KVSTORE']._serialized_start=3636
+  _globals['_KVSTORE']._serialized_end=4532
 # @@protoc_insertion_point(module_scope)

@@ -648,6 +648,7 @@ class ScanRequest(_message.Message):
     BEGIN_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     PART_FIELD_NUMBER: _builtins.int
+    HEAD_BYTES_FIELD_NUMBER: _builtins.int
     branch: _builtins.bytes
     """Id of the branch, 16 bytes."""
     begin: _builtins.int
@@ -656,6 +657,10 @@ class ScanRequest(_message.Message):
     """Chunk number to stop before. Zero: to the last."""
     part: _chunk_pb2.Part.ValueType
     """Which parts. PART_UNSPECIFIED: both."""
+    head_bytes: _builtins.int
+    """First bytes of each part that are wanted with its key, such as its header and poses; more than 64 KiB are taken as
+    64 KiB. Zero: keys alone.
+    """
     def __init__(
         self,
         *,
@@ -663,10 +668,11 @@ class ScanRequest(_message.Message):
         begin: _builtins.int = ...,
         end: _builtins.int = ...,
         part: _chunk_pb2.Part.ValueType = ...,
+        head_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "branch", b"branch", "end", b"end", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin", b"begin", "branch", b"branch", "end", b"end", "head_bytes", b"head_bytes", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,18 +685,26 @@ class ScanResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEYS_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.PartKey]:
         """At least one."""
+
+    @_builtins.property
+    def heads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The first bytes of each key's part, in the order of the keys; empty where the part made room meanwhile or its tier
+        does not answer. None: no heads were asked for.
+        """
 
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_chunk_pb2.PartKey] | None = ...,
+        heads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heads", b"heads", "keys", b"keys"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

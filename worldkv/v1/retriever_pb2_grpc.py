@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RetrieverStub:
-    """An index of poses, by branch.
+    """An index of poses, by tenant and branch.
     """
 
     def __init__(self, channel):
@@ -63,27 +63,31 @@ class RetrieverStub:
 
 
 class RetrieverServicer:
-    """An index of poses, by branch.
+    """An index of poses, by tenant and branch.
     """
 
     def Add(self, request, context):
         """Makes chunks findable, after their immutable parts were kept. Adding what is known is a no-op; a known
-        key with another pose or lens is ALREADY_EXISTS.
+        key with another pose or lens is ALREADY_EXISTS, another model's chunk in a branch FAILED_PRECONDITION. Chunks before
+        the one that is refused are findable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Remove(self, request, context):
-        """Makes chunks, or whole branches, unfindable.
+        """Asks the store about chunks that may be gone, and forgets those that it says are deleted or unknown everywhere. What
+        it does not answer about stays. Without a store: forgets them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Nearest(self, request, context):
-        """Ranks the chunks of a lineage for a coming view. A replica that lacks some reads them from the store first, or,
-        where the deadline does not allow it, answers from what it has and says so.
+        """Ranks the chunks of lineages for coming views. A replica that lacks some reads them from the store first, or, where
+        the deadline does not allow it, answers from what it has and says so. If no query can be answered the call fails
+        as the first of them does; if some can, the others are answered with a failure. What is malformed is
+        INVALID_ARGUMENT for the whole call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +144,7 @@ def add_RetrieverServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Retriever:
-    """An index of poses, by branch.
+    """An index of poses, by tenant and branch.
     """
 
     @staticmethod
