@@ -19,13 +19,14 @@ worldkv.cli
 worldkv.admin
 services.kvstore | services.retriever | services.generator | pocket.train
 pocket
-worldkv.memory, worldkv.coding, worldkv.window, worldkv.index
+worldkv.memory, worldkv.coding, worldkv.window
 worldkv.client | worldkv.service
 worldkv.wire
 worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.rpc | worldkv.format
 worldkv.codec, worldkv.prune, worldkv.rope
+worldkv.index, worldkv.motion
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
 worldkv.pose
@@ -37,6 +38,7 @@ cycles. A name stands for the modules below it too, unless one of them stands el
 
 LIGHT = (
     "services.kvstore",
+    "services.retriever",
     "worldkv.admin",
     "worldkv.catalog",
     "worldkv.chunk",

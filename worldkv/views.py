@@ -30,6 +30,10 @@ class Candidates:
     rotation     [n, 3, 3] float64: mean rotation of the frames, not made a rotation again (as the paper does)
     fov          [n] float64: horizontal field of view, radians
     aspect       [n] float64: height of the picture over its width
+    depth        [n, frames, h, w] float32: small depth maps along the viewing axis, units, infinite where there is
+                 nothing and NaN where none is known; None: no chunk has any
+    descriptor   [n, d] float32: what selectors that compare content compare, NaN where none is known; None: no chunk
+                 has any
     """
 
     index: NDArray[np.int64]
@@ -38,6 +42,8 @@ class Candidates:
     rotation: Matrix
     fov: Matrix
     aspect: Matrix
+    depth: NDArray[np.float32] | None = None
+    descriptor: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, poses: ArrayLike, fov: ArrayLike, aspect: ArrayLike, index: ArrayLike | None = None) -> Candidates:
@@ -60,29 +66,56 @@ class Candidates:
 
     def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Candidates:
         """Some of them; a slice is not copied."""
-        return Candidates(*(column[rows] for column in self.columns))
+        return Candidates(
+            *(column[rows] for column in self.columns),
+            *(None if extra is None else extra[rows] for extra in self.extras),
+        )
 
     def middle(self) -> Candidates:
         """The same chunks by their middle frame alone, not copied."""
         middle = self.poses.shape[1] // 2
-        return replace(self, poses=self.poses[:, middle : middle + 1])
+        one = slice(middle, middle + 1)
+        return replace(self, poses=self.poses[:, one], depth=None if self.depth is None else self.depth[:, one])
 
     @property
     def columns(self) -> tuple[NDArray[Any], ...]:
-        """The arrays, in the order of the fields."""
+        """The arrays that every chunk has a row in, in the order of the fields."""
         return self.index, self.poses, self.translation, self.rotation, self.fov, self.aspect
+
+    @property
+    def extras(self) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """What chunks may lack: depth, descriptor."""
+        return self.depth, self.descriptor
 
 
 def join(parts: Sequence[Candidates]) -> Candidates:
     """Candidates of several parts, one after the other; at least one part.
 
-    Raises InvalidInput where the chunks have different numbers of frames.
+    Raises InvalidInput where the chunks have different numbers of frames, or depth maps or descriptors of other shapes.
     """
     if len(parts) == 1:
         return parts[0]
     if len(frames := {p.poses.shape[1] for p in parts}) > 1:
         raise InvalidInput(f"chunks of one world have equally many frames, got {sorted(frames)}")
-    return Candidates(*(np.concatenate(columns) for columns in zip(*(p.columns for p in parts), strict=True)))
+    return Candidates(
+        *(np.concatenate(columns) for columns in zip(*(p.columns for p in parts), strict=True)),
+        _joined("depth maps", [p.depth for p in parts], [len(p) for p in parts]),
+        _joined("descriptors", [p.descriptor for p in parts], [len(p) for p in parts]),
+    )
+
+
+def _joined(
+    what: str, extras: Sequence[NDArray[np.float32] | None], lengths: Sequence[int]
+) -> NDArray[np.float32] | None:
+    """Rows of several parts one after the other, NaN for the parts that have none; None if no part has any."""
+    shapes = {extra.shape[1:] for extra in extras if extra is not None}
+    if not shapes:
+        return None
+    if len(shapes) > 1:
+        raise InvalidInput(f"{what} of one world have one shape, got {sorted(shapes)}")
+    (shape,) = shapes
+    rows = [np.full((n, *shape), np.nan, np.float32) if e is None else e for e, n in zip(extras, lengths, strict=True)]
+    return np.concatenate(rows)
 
 
 @dataclass(frozen=True, eq=False)

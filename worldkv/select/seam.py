@@ -27,6 +27,8 @@ class Query:
     aspect      height of the picture over its width
     view_range  how far a view is taken to reach, units
     visible     [frames, 4, 4]: frames that stand in the window anyway (sink and recent), seen through the same lens
+    descriptor  [n] float32: what the descriptors of chunks are compared with, by selectors that compare content; empty:
+                nothing is known of the content
 
     Raises InvalidPose, or InvalidInput naming the value that is wrong.
     """
@@ -36,6 +38,7 @@ class Query:
     aspect: float
     view_range: float
     visible: Matrix = field(default_factory=lambda: np.empty((0, 4, 4)))
+    descriptor: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         for name in ("poses", "visible"):
@@ -50,6 +53,10 @@ class Query:
         for name in ("aspect", "view_range"):
             if not 0 < getattr(self, name) < inf:
                 raise InvalidInput(f"a query's {name} is positive and finite, got {getattr(self, name)}")
+        if self.descriptor.dtype != np.float32 or self.descriptor.ndim != 1 or not np.isfinite(self.descriptor).all():
+            raise InvalidInput(
+                f"a descriptor is finite float32 [n], got {self.descriptor.dtype} {self.descriptor.shape}"
+            )
 
 
 @dataclass(frozen=True)
