@@ -26,7 +26,7 @@ worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.rpc | worldkv.format
 worldkv.codec, worldkv.prune, worldkv.rope
-worldkv.index, worldkv.motion
+worldkv.finder, worldkv.index, worldkv.motion
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
 worldkv.pose
@@ -47,6 +47,7 @@ LIGHT = (
     "worldkv.config",
     "worldkv.errors",
     "worldkv.evict",
+    "worldkv.finder",
     "worldkv.format",
     "worldkv.index",
     "worldkv.pose",

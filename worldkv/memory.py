@@ -2,25 +2,29 @@
 
 The index says which chunks, the store holds their bytes, and what was used lately stays decoded in a hot set
 bounded in bytes. The index is a hint and the store is the truth: a chunk that is indexed and gone is a miss, a
-value. A miss may be made good from the chunk's latents, once a step and marked.
+value. A miss may be made good from the chunk's latents, once a step and marked. Either may be another process: while
+the index does not answer nothing is recalled, and keys and values that the store cannot take are dropped and counted.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
 from worldkv.coding import KV, Coding, decode_kv, encode_kv, stored_tokens
-from worldkv.errors import ChunkCorrupt, InvalidConfig
+from worldkv.errors import ChunkCorrupt, DeadlineExceeded, InvalidConfig, OverBudget, Unavailable
+from worldkv.finder import Finder
+from worldkv.format import Frame
 from worldkv.format import decode_kv as read_kv
 from worldkv.format import decode_part as read_part
 from worldkv.format import encode_kv as write_kv
 from worldkv.format import encode_part as write_part
-from worldkv.index import Hit, PoseIndex
-from worldkv.select import Query, Selector
+from worldkv.index import Hit
+from worldkv.select import Query
 from worldkv.store import Miss, PartKey, Store
 from worldkv.window import Entry, WindowConfig
 
@@ -57,7 +61,18 @@ class MemoryConfig:
 
 @dataclass
 class MemoryStats:
-    """Counts since the memory was made."""
+    """Counts since the memory was made.
+
+    recalled       chunks put back into the window
+    hot            of all fetched, those that were at hand
+    decoded_bytes  coded bytes read from the store
+    missed         chunks that the index named and the store had no keys and values of
+    reencoded      of these, made again from their latents
+    abstained      slots left empty by an index that answered
+    unanswered     steps that recalled nothing because the index did not answer
+    dropped        chunks whose keys and values the store did not take
+    demoted        chunks reduced to their latents to keep a budget
+    """
 
     recalled: int = 0
     hot: int = 0
@@ -65,22 +80,9 @@ class MemoryStats:
     missed: int = 0
     reencoded: int = 0
     abstained: int = 0
+    unanswered: int = 0
+    dropped: int = 0
     demoted: int = 0
-
-
-class WorldIndex(PoseIndex, Protocol):
-    """A pose index that also knows which chunks of a world others cover."""
-
-    def least_useful(
-        self,
-        lineage: Lineage,
-        count: int,
-        view_range: float,
-        protect: Collection[int] = (),
-        exclude: Collection[int] = (),
-    ) -> list[ChunkKey]:
-        """At most `count` chunks the world can do without, in the order to take them away; see `ScanIndex`."""
-        ...
 
 
 class Recalled(NamedTuple):
@@ -97,7 +99,7 @@ class Reencode(Protocol):
 
 
 class Memory:
-    """The memory of the world of one session, in process.
+    """The memory of the world of one session.
 
     A chunk is remembered by `remember` and a candidate from then on; `recall` never returns a chunk of another
     lineage, or one that is excluded because the window holds it anyway.
@@ -109,12 +111,11 @@ class Memory:
         window: WindowConfig,
         config: MemoryConfig,
         store: Store,
-        index: WorldIndex,
-        selector: Selector,
+        finder: Finder,
         lineage: Lineage,
     ) -> None:
-        self.spec, self.config, self.store, self.index = spec, config, store, index
-        self.selector, self.lineage, self.stats = selector, lineage, MemoryStats()
+        self.spec, self.config, self.store, self.finder = spec, config, store, finder
+        self.lineage, self.stats = lineage, MemoryStats()
         self.slot_tokens = stored_tokens(config.coding, spec)
         self.slots = window.recalled * spec.frame_tokens // self.slot_tokens
         self.kv_bytes = 0
@@ -128,7 +129,11 @@ class Memory:
         """
         if not self.slots:
             return []
-        hits = self.index.nearest(query, self.selector, self.slots, self.lineage, exclude, spares=SPARES)
+        try:
+            hits = await self.finder.nearest(query, self.slots, exclude, SPARES)
+        except (Unavailable, DeadlineExceeded):
+            self.stats.unanswered += 1
+            return []
         wanted = [hit for hit in hits if not hit.spare]
         entries = await self._fetch([hit.key for hit in wanted])
         lost = [hit for hit in wanted if hit.key not in entries]
@@ -144,15 +149,23 @@ class Memory:
         return sorted(found, key=lambda r: r.entry.begin) if self.config.order == "time" else found
 
     async def remember(self, part: Part, kv: KV) -> None:
-        """Store a chunk, the immutable part first, and only then let the index know of it."""
+        """Store a chunk, the immutable part first, and only then let the index know of it.
+
+        Raises what the store raises for the immutable part. Keys and values that it does not take are dropped: they can
+        be made again.
+        """
         key = part.meta.key
         await self.store.put({PartKey(key, "part"): write_part(part)})
         await self._put_kv(key, encode_kv(kv, self.config.coding, self.spec, first=key.index == 0))
-        self.index.add(part.meta)
+        await self.finder.add(part.meta)
         await self._keep_budget(key.index)
 
     async def _put_kv(self, key: ChunkKey, kv: KVPart) -> None:
-        await self.store.put({PartKey(key, "kv"): write_kv(key, self.spec.digest, kv)})
+        try:
+            await self.store.put({PartKey(key, "kv"): write_kv(key, self.spec.digest, kv)})
+        except (Unavailable, DeadlineExceeded, OverBudget):
+            self.stats.dropped += 1
+            return
         self._sizes[key] = kv.nbytes
         self.kv_bytes += kv.nbytes
 
@@ -161,7 +174,7 @@ class Memory:
         entries = {key: self._hot[key] for key in keys if key in self._hot}
         self.stats.hot += len(entries)
         cold = [PartKey(key, "kv") for key in keys if key not in entries]
-        for part_key, frame in (await self.store.get(cold)).items() if cold else ():
+        for part_key, frame in (await self._get(cold)).items():
             if isinstance(frame, Miss):
                 continue
             key, spec, kv = read_kv(frame, verify=False)
@@ -173,6 +186,13 @@ class Memory:
         for key, entry in entries.items():
             self._keep_hot(key, entry)
         return entries
+
+    async def _get(self, keys: Sequence[PartKey]) -> dict[PartKey, Frame | Miss]:
+        """What the store says of these keys, one and all that its tier is down if it does not answer."""
+        try:
+            return await self.store.get(keys) if keys else {}
+        except (Unavailable, DeadlineExceeded):
+            return dict.fromkeys(keys, Miss.TIER_DOWN)
 
     def _entry(self, key: ChunkKey, kv: KVPart) -> Entry:
         return Entry(
@@ -190,7 +210,10 @@ class Memory:
 
     async def _mend(self, key: ChunkKey, reencode: Reencode) -> Entry | None:
         """A lost chunk's KV, made again from its latents and stored as such; None if those are gone too."""
-        (frame,) = (await self.store.get([PartKey(key, "part")])).values()
+        (frame,) = (await self._get([PartKey(key, "part")])).values()
+        if frame in (Miss.DELETED, Miss.NEVER_STORED):
+            with suppress(Unavailable, DeadlineExceeded):  # it will be named again
+                await self.finder.remove([key])
         if isinstance(frame, Miss):
             return None
         before = await self._fetch([self.lineage.key(i) for i in sorted({0, key.index - 1}) if 0 <= i < key.index])
@@ -210,8 +233,11 @@ class Memory:
         own = [key.index for key in self._sizes]
         count = -(-over * len(own) // self.kv_bytes)
         gone = set(range(newest + 1)) - set(own)
-        doomed = self.index.least_useful(self.lineage, count, self.spec.view_range, {0, newest}, gone)
-        await self.store.delete([PartKey(key, "kv") for key in doomed])
+        try:
+            doomed = await self.finder.least_useful(count, self.spec.view_range, {0, newest}, gone)
+            await self.store.delete([PartKey(key, "kv") for key in doomed])
+        except (Unavailable, DeadlineExceeded):  # over its budget until the next chunk
+            return
         for key in doomed:
             self._hot.pop(key, None)
             self.kv_bytes -= self._sizes.pop(key)

@@ -20,6 +20,7 @@ from services.generator.session import Mode, Session, SessionConfig
 from services.generator.world_model import WorldModel
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import DTYPES, KV, Coding, coded_bytes
+from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig, Order
 from worldkv.prune import Pruning, Similarity
@@ -134,8 +135,9 @@ def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, 
     coding = variant.coding(model)
     budget = variant.budget_chunks * coded_bytes(coding, model.spec)
     config = MemoryConfig(coding, variant.order, budget)
-    choose = make_selector(variant.selector, seed)
-    return model.spec, window, config, RamStore(STORE_BYTES), ScanIndex(), choose, Lineage.begin()
+    lineage = Lineage.begin()
+    finder = LocalFinder(ScanIndex(), make_selector(variant.selector, seed), lineage)
+    return model.spec, window, config, RamStore(STORE_BYTES), finder, lineage
 
 
 async def _walk(

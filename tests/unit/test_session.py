@@ -11,6 +11,7 @@ from tests.toys import TOY, toy_model
 from worldkv.chunk import Lineage
 from worldkv.coding import Coding
 from worldkv.errors import InvalidConfig, InvalidInput
+from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig
 from worldkv.select import make_selector
@@ -22,16 +23,9 @@ TURN = Action(turn=20.0)
 
 
 def memory_of(model, window: WindowConfig, selector: str = "pose", **config: object) -> Memory:
-    coding = config.pop("coding", Coding("raw", "raw"))
-    return Memory(
-        model.spec,
-        window,
-        MemoryConfig(coding=coding, **config),
-        RamStore(1 << 30),
-        ScanIndex(),
-        make_selector(selector, 0),
-        Lineage.begin(),
-    )
+    coding, lineage = config.pop("coding", Coding("raw", "raw")), Lineage.begin()
+    finder = LocalFinder(ScanIndex(), make_selector(selector, 0), lineage)
+    return Memory(model.spec, window, MemoryConfig(coding=coding, **config), RamStore(1 << 30), finder, lineage)
 
 
 def session_of(mode: str, window: WindowConfig | None = None, selector: str = "pose", **memory: object) -> Session:
@@ -116,7 +110,7 @@ async def test_pictures_that_are_not_finite_are_refused_and_nothing_is_kept() ->
     with pytest.raises(InvalidInput, match="finite"):
         await session.show(torch.full((3, 3, TOY.height, TOY.width), float("nan")), [START] * 3)
     assert session.next == 0
-    assert len(session.memory.index) == 0
+    assert len(session.memory.finder.index) == 0
 
 
 async def test_a_lost_chunk_is_made_again_from_its_latents_at_most_one_a_step() -> None:
