@@ -99,8 +99,13 @@ def join(parts: Sequence[Candidates]) -> Candidates:
         raise InvalidInput(f"chunks of one world have equally many frames, got {sorted(frames)}")
     return Candidates(
         *(np.concatenate(columns) for columns in zip(*(p.columns for p in parts), strict=True)),
-        _joined("depth maps", [p.depth for p in parts], [len(p) for p in parts]),
-        _joined("descriptors", [p.descriptor for p in parts], [len(p) for p in parts]),
+        *(
+            _joined(what, extras, [len(p) for p in parts])
+            for what, extras in (
+                ("depth maps", [p.depth for p in parts]),
+                ("descriptors", [p.descriptor for p in parts]),
+            )
+        ),
     )
 
 
