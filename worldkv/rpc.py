@@ -93,6 +93,14 @@ def translated() -> Iterator[None]:
         raise error_of(error.code(), error.details() or "", name) from error
 
 
+def answered(error: WorldKVError) -> bool:
+    """Whether the server raised itself what `translated` raised here; else nobody was there, or it is no server of
+    ours."""
+    cause = error.__cause__
+    trailing = (cause.trailing_metadata() or ()) if isinstance(cause, aio.AioRpcError) else ()
+    return any(key == ERROR_KEY for key, _ in trailing)
+
+
 Context = aio.ServicerContext[Any, Any]
 Guard = Callable[[str, Context], AbstractAsyncContextManager[None]]
 """Made for one call, from its method (`/package.Service/Method`) and context."""

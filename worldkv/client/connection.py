@@ -19,6 +19,8 @@ from worldkv.v1 import kvstore_pb2 as pb
 from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
 
 SERVICE = "/worldkv.v1.KVStore"
+REMEDY = "start it again, or take it out of the membership"
+"""What is to be done about a shard that does not answer."""
 
 
 class Watch:
@@ -85,13 +87,13 @@ class Connection:
 
     @asynccontextmanager
     async def calling(self, what: str, deadline: Deadline) -> AsyncIterator[Watch]:
-        """Around a call: errors become ours, and silence becomes Unavailable.
+        """Around a call: errors become ours, and silence becomes Unavailable, which names the shard.
 
         Raises DeadlineExceeded if there is no time left to call.
         """
         limits = {"timeout": deadline.require(what), "metadata": ((rpc.TENANT_KEY, self.config.tenant),)}
         if self.resting:
-            raise Unavailable(f"shard {self.name} did not answer the last calls")
+            raise Unavailable(f"{what}: shard {self.name} did not answer the last calls: {REMEDY}")
         stall = self.config.stall_seconds
         try:
             async with asyncio.timeout(stall) as guard:
@@ -100,14 +102,21 @@ class Connection:
                     yield watch
         except TimeoutError as error:
             self._failed(self.config.retry.attempts)
-            raise Unavailable(f"{what}: shard {self.name} gave no sign of life for {stall:g} s") from error
+            raise Unavailable(f"{what}: shard {self.name} gave no sign of life for {stall:g} s: {REMEDY}") from error
         except WorldKVError as error:
+            if rpc.answered(error):  # it is there, whatever it misses
+                self._failures = 0
+                if isinstance(error, Unavailable):
+                    raise Unavailable(f"{what}: shard {self.name}: {error}") from error
+                raise
             # A status without a meaning of ours: the other end has a bug, or died in the middle of a write.
             failed = isinstance(error, Unavailable) or type(error) is WorldKVError
             if failed or (isinstance(error, DeadlineExceeded) and not watch.signs):
                 self._failed()
             if type(error) is WorldKVError:
                 raise Unavailable(f"{what}: shard {self.name} failed: {error}") from error
+            if isinstance(error, Unavailable):
+                raise Unavailable(f"{what}: shard {self.name} does not answer: {REMEDY} ({error})") from error
             raise
         self._failures = 0
 

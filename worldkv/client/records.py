@@ -15,7 +15,15 @@ from worldkv.catalog import Stored, World, check_name
 from worldkv.client.policy import Deadline, together
 from worldkv.client.ring import Ring
 from worldkv.client.shard import Shard
-from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.errors import (
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    OverBudget,
+    Unavailable,
+    WorldKVError,
+)
 from worldkv.store import Level
 from worldkv.v1 import kvstore_pb2 as pb
 
@@ -137,7 +145,7 @@ class Worlds:
         await ask(first)
         silent = (await each_of(ask, [shard for shard in held if shard is not first]))[1]
         if silent:
-            raise Unavailable(f"world {name!r} may still be on shards that do not answer: {names(silent)}")
+            raise Unavailable(f"world {name!r} may still be there, remove it again: {reasons(silent)}")
 
     async def _held(self, name: str, deadline: Deadline) -> dict[Shard, Stored]:
         """The record as each shard knows it, first in rank first.
@@ -155,31 +163,34 @@ class Worlds:
         held, silent = await each_of(ask, order[:1])
         if not any(stored.level == Level.REDIS for stored in held.values()):  # there all have the same
             others, quiet = await each_of(ask, order[1:])
-            held, silent = held | others, silent + quiet
+            held, silent = held | others, silent | quiet
         if silent and not held:
-            raise Unavailable(f"world {name!r} may be on shards that do not answer: {names(silent)}")
+            raise Unavailable(f"nobody knows whether there is a world {name!r}: {reasons(silent)}")
         return held
 
 
-async def each_of(ask: Callable[[Shard], Awaitable[T]], shards: Sequence[Shard]) -> tuple[dict[Shard, T], list[Shard]]:
-    """What each shard answers, in this order, without those that raise NotFound; and those that do not answer."""
+async def each_of(
+    ask: Callable[[Shard], Awaitable[T]], shards: Sequence[Shard]
+) -> tuple[dict[Shard, T], dict[Shard, WorldKVError]]:
+    """What each shard answers, in this order, without those that raise NotFound; and why others do not answer."""
     found: dict[Shard, T] = {}
-    silent: list[Shard] = []
+    silent: dict[Shard, WorldKVError] = {}
 
     async def one(shard: Shard) -> None:
         try:
             found[shard] = await ask(shard)
         except NotFound:
             pass
-        except (Unavailable, DeadlineExceeded):
-            silent.append(shard)
+        except (Unavailable, DeadlineExceeded) as error:
+            silent[shard] = error
 
     await together(map(one, shards))
     return {shard: found[shard] for shard in shards if shard in found}, silent
 
 
-def names(shards: Sequence[Shard]) -> str:
-    return ", ".join(sorted(shard.member.name for shard in shards))
+def reasons(silent: Mapping[Shard, WorldKVError]) -> str:
+    """Why shards do not answer, for people."""
+    return "; ".join(str(silent[shard]) for shard in sorted(silent, key=lambda shard: shard.member.name))
 
 
 def _highest(held: Mapping[Shard, Stored]) -> Stored:

@@ -12,7 +12,7 @@ from worldkv.catalog import Snapshot, check_name
 from worldkv.client.connection import SERVICE
 from worldkv.client.landing import Arrival
 from worldkv.client.policy import Deadline
-from worldkv.client.records import each_of, names
+from worldkv.client.records import each_of, reasons
 from worldkv.client.ring import Ring
 from worldkv.client.shard import Shard
 from worldkv.errors import ChecksumMismatch, ChunkCorrupt, NotFound, OverBudget, Oversized, Unavailable, WorldKVError
@@ -94,7 +94,7 @@ class Sessions:
             states.setdefault((each.head.chunks, each.head.checksum), []).append(each)
         if len(states) <= previous:
             if silent:
-                raise Unavailable(f"session {session!r} may be on shards that do not answer: {names(silent)}")
+                raise Unavailable(f"nobody knows the state of session {session!r}: {reasons(silent)}")
             raise NotFound(f"no {'earlier ' if previous else ''}snapshot of session {session!r}")
         holders = [*states.values()][previous]
         failed: WorldKVError = NotFound(f"session {session!r} was saved or forgotten meanwhile")
@@ -120,7 +120,7 @@ class Sessions:
 
         dropped, silent = await each_of(ask, self._ring.ranked(session.encode()))
         if silent:
-            raise Unavailable(f"session {session!r} may still be on shards that do not answer: {names(silent)}")
+            raise Unavailable(f"session {session!r} may still have states, delete again: {reasons(silent)}")
         return max(dropped.values())
 
     async def _load(
