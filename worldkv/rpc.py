@@ -82,6 +82,16 @@ def error_of(code: StatusCode, details: str, name: str = "") -> WorldKVError:
     return WorldKVError(f"{code.name}: {details}")
 
 
+def name_of(error: WorldKVError) -> str:
+    """What an error is called on the wire: its class, or the nearest class above it that has a status."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind in STATUS)
+
+
+def error_named(name: str, details: str) -> WorldKVError:
+    """The error that `name_of` gave this name; WorldKVError for a name that is not known here."""
+    return _BY_NAME.get(name, WorldKVError)(details)
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Around calls of a client: raises what the server raised instead of AioRpcError."""
@@ -112,8 +122,7 @@ async def statuses(method: str, context: Context) -> AsyncIterator[None]:
     try:
         yield
     except WorldKVError as error:
-        name = next(kind.__name__ for kind in type(error).__mro__ if kind in STATUS)
-        await context.abort(status_of(error), str(error)[:MAX_DETAILS], ((ERROR_KEY, name),))
+        await context.abort(status_of(error), str(error)[:MAX_DETAILS], ((ERROR_KEY, name_of(error)),))
     except aio.AbortError:
         raise
     except Exception:  # noqa: BLE001 - the edge of the process: told, counted, never carried on with
