@@ -5,6 +5,8 @@
 | `pose` | nearest poses: the paper's rule |
 | `fov` | largest overlap of views, each candidate for itself |
 | `coverage` | the set that shows most of what the window lacks; abstains |
+| `visibility` | the same, but what a chunk's own depth maps hide it does not show |
+| `attention` | descriptors nearest the query's: content instead of place |
 | `random`, `latest`, `oldest`, `nothing` | controls |
 """
 
@@ -13,14 +15,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from worldkv.errors import InvalidInput
+from worldkv.select.attention import Attention
 from worldkv.select.controls import Latest, Nothing, Oldest, Random
 from worldkv.select.overlap import Coverage, Fov
 from worldkv.select.pose import Pose
 from worldkv.select.seam import Choice, Query, Selector
+from worldkv.select.visibility import Visibility
 from worldkv.views import Candidates
 
 __all__ = [
     "SELECTORS",
+    "Attention",
     "Candidates",
     "Choice",
     "Coverage",
@@ -32,6 +37,7 @@ __all__ = [
     "Query",
     "Random",
     "Selector",
+    "Visibility",
     "make_selector",
 ]
 
@@ -39,6 +45,8 @@ SELECTORS: dict[str, Callable[[int], Selector]] = {
     "pose": lambda seed: Pose(),
     "fov": lambda seed: Fov(),
     "coverage": lambda seed: Coverage(),
+    "visibility": lambda seed: Visibility(),
+    "attention": lambda seed: Attention(),
     "random": Random,
     "latest": lambda seed: Latest(),
     "oldest": lambda seed: Oldest(),
