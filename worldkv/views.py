@@ -7,7 +7,7 @@ not known here, so what is said to be seen is what would be seen in empty space.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,11 +42,19 @@ class Candidates:
     rotation: Matrix
     fov: Matrix
     aspect: Matrix
-    depth: NDArray[np.float32] | None = None
-    descriptor: NDArray[np.float32] | None = None
+    depth: NDArray[np.float32] | None = field(default_factory=lambda: None)  # no attribute of the class, for _Joined
+    descriptor: NDArray[np.float32] | None = field(default_factory=lambda: None)
 
     @classmethod
-    def of(cls, poses: ArrayLike, fov: ArrayLike, aspect: ArrayLike, index: ArrayLike | None = None) -> Candidates:
+    def of(
+        cls,
+        poses: ArrayLike,
+        fov: ArrayLike,
+        aspect: ArrayLike,
+        index: ArrayLike | None = None,
+        depth: NDArray[np.float32] | None = None,
+        descriptor: NDArray[np.float32] | None = None,
+    ) -> Candidates:
         """Candidates of poses [n, frames, 4, 4], numbered from 0 if not told otherwise; fov and aspect may be shared.
 
         Raises InvalidInput for another shape.
@@ -59,10 +67,15 @@ class Candidates:
         if len(numbers) != n:
             raise InvalidInput(f"{n} candidates but {len(numbers)} chunk numbers")
         fovs, aspects = (np.broadcast_to(np.asarray(v, np.float64), (n,)) for v in (fov, aspect))
-        return cls(numbers, p, p[..., :3, 3].mean(1), p[..., :3, :3].mean(1), fovs, aspects)
+        return cls(numbers, p, _mean(p[..., :3, 3]), _mean(p[..., :3, :3]), fovs, aspects, depth, descriptor)
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def parts(self) -> Sequence[Candidates]:
+        """The same chunks in stretches whose arrays are at hand, one after the other: some can work on each alone."""
+        return (self,)
 
     def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Candidates:
         """Some of them; a slice is not copied."""
@@ -88,8 +101,32 @@ class Candidates:
         return self.depth, self.descriptor
 
 
+class _Joined(Candidates):
+    """Candidates of several parts. A column is put together when it is first asked for: few selectors ask for all."""
+
+    _parts: tuple[Candidates, ...]
+
+    @property
+    def parts(self) -> Sequence[Candidates]:
+        return self._parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_parts" or name not in self.__dataclass_fields__:
+            raise AttributeError(name)
+        columns = [getattr(part, name) for part in self._parts]
+        if name in ("depth", "descriptor"):
+            column = _joined(columns, [len(part) for part in self._parts])
+        else:
+            column = np.concatenate(columns)
+        object.__setattr__(self, name, column)
+        return column
+
+
 def join(parts: Sequence[Candidates]) -> Candidates:
-    """Candidates of several parts, one after the other; at least one part.
+    """Candidates of several parts, one after the other, not copied before they are looked at; at least one part.
 
     Raises InvalidInput where the chunks have different numbers of frames, or depth maps or descriptors of other shapes.
     """
@@ -97,28 +134,28 @@ def join(parts: Sequence[Candidates]) -> Candidates:
         return parts[0]
     if len(frames := {p.poses.shape[1] for p in parts}) > 1:
         raise InvalidInput(f"chunks of one world have equally many frames, got {sorted(frames)}")
-    return Candidates(
-        *(np.concatenate(columns) for columns in zip(*(p.columns for p in parts), strict=True)),
-        *(
-            _joined(what, extras, [len(p) for p in parts])
-            for what, extras in (
-                ("depth maps", [p.depth for p in parts]),
-                ("descriptors", [p.descriptor for p in parts]),
-            )
-        ),
-    )
+    for what, extras in zip(("depth maps", "descriptors"), zip(*(p.extras for p in parts), strict=True), strict=True):
+        if len(shapes := {extra.shape[1:] for extra in extras if extra is not None}) > 1:
+            raise InvalidInput(f"{what} of one world have one shape, got {sorted(shapes)}")
+    joined = object.__new__(_Joined)
+    object.__setattr__(joined, "_parts", tuple(parts))
+    return joined
 
 
-def _joined(
-    what: str, extras: Sequence[NDArray[np.float32] | None], lengths: Sequence[int]
-) -> NDArray[np.float32] | None:
+def _mean(values: Matrix) -> Matrix:
+    """Mean over the frames of [n, frames, ...], added one after the other: the same however many chunks there are."""
+    total = values[:, 0].copy()
+    for frame in range(1, values.shape[1]):
+        total += values[:, frame]
+    total /= values.shape[1]
+    return total
+
+
+def _joined(extras: Sequence[NDArray[np.float32] | None], lengths: Sequence[int]) -> NDArray[np.float32] | None:
     """Rows of several parts one after the other, NaN for the parts that have none; None if no part has any."""
-    shapes = {extra.shape[1:] for extra in extras if extra is not None}
-    if not shapes:
+    shape = next((extra.shape[1:] for extra in extras if extra is not None), None)
+    if shape is None:
         return None
-    if len(shapes) > 1:
-        raise InvalidInput(f"{what} of one world have one shape, got {sorted(shapes)}")
-    (shape,) = shapes
     rows = [np.full((n, *shape), np.nan, np.float32) if e is None else e for e, n in zip(extras, lengths, strict=True)]
     return np.concatenate(rows)
 
