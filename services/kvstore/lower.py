@@ -32,7 +32,7 @@ class Lower(Protocol):
     available  whether it answered when it was last asked
 
     `put` raises Conflict for a deleted chunk, OverBudget without room. `get` answers only bytes that fit their
-    checksum.
+    checksum. `first_bytes` answers at most `count` bytes of each part that is there, unchecked.
     """
 
     @property
@@ -41,6 +41,8 @@ class Lower(Protocol):
     async def put(self, tenant: str, key: PartKey, views: Sequence[memoryview], checksum: int) -> None: ...
 
     async def get(self, tenant: str, key: PartKey, into: Into) -> Described | Miss: ...
+
+    async def first_bytes(self, tenant: str, keys: Collection[PartKey], count: int) -> dict[PartKey, bytes]: ...
 
     async def delete(self, tenant: str, keys: Collection[PartKey]) -> int: ...
 

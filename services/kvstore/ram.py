@@ -18,7 +18,7 @@ from services.kvstore.tombstones import Tombstones
 from worldkv.chunk import Branch
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput, OverBudget
 from worldkv.format import Kind
-from worldkv.shared import Extent
+from worldkv.shared import Extent, cut
 from worldkv.store import Miss, PartKey
 
 __all__ = ["Extent", "Held", "RamConfig", "RamStats", "RamTier", "Reservation", "TenantStats"]
@@ -134,6 +134,13 @@ class RamTier:
         """The part, or why it is not here. Counts as a use."""
         held = (tenant, key) in self._ledger.held
         return self._use(tenant, key) if held else self._tombstones.why(tenant, key)
+
+    def first_bytes(self, tenant: str, key: PartKey, count: int) -> bytes:
+        """The first bytes of a part, `count` at most; none if it is not held. Does not count as a use."""
+        part = self._ledger.held.get((tenant, key))
+        if part is None:
+            return b""
+        return b"".join(self.arena.views(cut(part.extents, 0, min(count, part.size))))
 
     def delete(self, tenant: str, keys: Collection[PartKey]) -> int:
         """Drop these parts as `Store.delete` does; answers how many were held. A part that is pinned goes too."""

@@ -152,6 +152,25 @@ class RedisTier:
         answers = await self._server.call(work)
         return {key: await self._judge(tenant, key, answer) for key, answer in zip(wanted, answers, strict=True)}
 
+    async def first_bytes(self, tenant: str, keys: Collection[PartKey], count: int) -> dict[PartKey, bytes]:
+        """The first bytes of parts, of their first piece and `count` at most, unchecked; parts that are gone are left
+        out, or have none."""
+        heads = await self.heads(tenant, keys)
+        named = {
+            key: self._pieces.names(_tag(tenant, key.chunk), head)[0]
+            for key, head in heads.items()
+            if isinstance(head, Manifest) and head.size
+        }
+
+        def work(client: Client) -> list[bytes]:
+            pipeline = client.pipeline(transaction=False)
+            for name in named.values():
+                pipeline.getrange(name, 0, count - 1)
+            found: list[bytes] = pipeline.execute()
+            return found
+
+        return dict(zip(named, await self._server.call(work), strict=True)) if named else {}
+
     async def delete(self, tenant: str, keys: Collection[PartKey]) -> int:
         """Drop these parts as `Store.delete` does, also from a server that is full; answers how many were held."""
         chunks = {key.chunk for key in keys if key.kind == "part"}

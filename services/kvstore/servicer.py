@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,12 @@ from worldkv.v1 import kvstore_pb2 as pb
 from worldkv.v1.kvstore_pb2_grpc import KVStoreServicer, add_KVStoreServicer_to_server
 
 NAME = "worldkv.v1.KVStore"
-SCAN_KEYS = 1000
-"""Keys of one message of a scan."""
+SCAN_KEYS, SCAN_BYTES = 1000, 2 << 20
+"""Keys and bytes of one message of a scan, at most."""
+KEY_BYTES = 64
+"""More than a key takes there, without its part's head."""
+MAX_HEAD_BYTES = 64 << 10
+"""Bytes of a head, at most."""
 PAGE, MAX_PAGE = 100, 1000
 """World records of a page, if nobody asks for another number, and at most."""
 
@@ -61,15 +65,17 @@ class Servicer(KVStoreServicer):
 
     async def Scan(self, request: pb.ScanRequest, context: rpc.Context) -> AsyncIterator[pb.ScanResponse]:
         branch = check_key(ChunkKey(request.branch, 0)).branch
-        kind = wire.kind_of(request.part)
+        tenant, kind = rpc.tenant(context), wire.kind_of(request.part)
+        head_bytes = min(request.head_bytes, MAX_HEAD_BYTES)
+        most = min(SCAN_KEYS, SCAN_BYTES // (KEY_BYTES + head_bytes))
         found: list[PartKey] = []
-        async for key in self._tiers.scan(rpc.tenant(context), branch, request.begin, request.end or None, kind):
+        async for key in self._tiers.scan(tenant, branch, request.begin, request.end or None, kind):
             found.append(key)
-            if len(found) == SCAN_KEYS:
-                yield pb.ScanResponse(keys=map(wire.key_message, found))
+            if len(found) == most:
+                yield await self._listed(tenant, found, head_bytes)
                 found.clear()
         if found:
-            yield pb.ScanResponse(keys=map(wire.key_message, found))
+            yield await self._listed(tenant, found, head_bytes)
 
     async def ReadWorld(self, request: pb.ReadWorldRequest, context: rpc.Context) -> pb.ReadWorldResponse:
         world, level = await self._worlds(context).read(check_name(request.name))
@@ -118,6 +124,10 @@ class Servicer(KVStoreServicer):
             waiting=self._tiers.waiting,
             arena=self._arena,
         )
+
+    async def _listed(self, tenant: str, keys: Sequence[PartKey], head_bytes: int) -> pb.ScanResponse:
+        heads = await self._tiers.first_bytes(tenant, keys, head_bytes) if head_bytes else ()
+        return pb.ScanResponse(keys=map(wire.key_message, keys), heads=heads)
 
     def _worlds(self, context: rpc.Context) -> Catalog:
         return self._shard.records(rpc.tenant(context)).worlds

@@ -126,6 +126,21 @@ class Tiered:
         held = self.ram.find(tenant, key)
         return held if isinstance(held, Miss) else Found(held, Level.ONE)
 
+    async def first_bytes(self, tenant: str, keys: Sequence[PartKey], count: int) -> list[bytes]:
+        """The first bytes of each of these parts, `count` at most, unchecked; none where no tier that answers has it.
+
+        Is no use of a part, and promotes none.
+        """
+        found = {key: self.ram.first_bytes(tenant, key, count) for key in keys}
+        elsewhere = [key for key, head in found.items() if not head]
+        if elsewhere and self.lower is not None and self.behind is not None:
+            below = [key for key in elsewhere if not self.behind.doomed(tenant, key)]
+            try:
+                found |= await self.lower.first_bytes(tenant, below, count)
+            except Unavailable:
+                self.counts["lower_failed"] += 1
+        return [found[key] for key in keys]
+
     async def delete(self, tenant: str, keys: Collection[PartKey]) -> int:
         """Drop parts as `Store.delete` does; answers how many were held.
 

@@ -292,32 +292,6 @@ async def test_a_byte_flipped_in_memory_is_a_counted_miss_for_who_asks_to_verify
         assert await caller.get(kv(), verify=True) == [body(100_000)]
 
 
-async def test_scan_is_in_order_and_filters():
-    async with calling() as caller:
-        keys = [each(n) for n in range(5) for each in (part, kv)]
-        for key in reversed(keys):
-            await caller.keep(key, body(10))
-
-        async def scan(**fields: Any) -> list[PartKey]:
-            request = pb.ScanRequest(branch=BRANCH, **fields)
-            return [wire.key_of(key) async for some in caller.stub.Scan(request) for key in some.keys]
-
-        assert await scan() == keys
-        assert await scan(begin=1, end=3) == keys[2:6]
-        assert await scan(part=chunk_pb2.PART_KV, begin=3) == [kv(3), kv(4)]
-        with pytest.raises(InvalidInput, match="16 bytes"), rpc.translated():
-            async for _ in caller.stub.Scan(pb.ScanRequest(branch=b"abc")):
-                pass
-
-
-async def test_a_long_scan_comes_in_several_messages(monkeypatch):
-    monkeypatch.setattr("services.kvstore.servicer.SCAN_KEYS", 7)
-    async with calling() as caller:
-        await caller.put(*(inline(n, kv(n), b"x") for n in range(20)))
-        some = [len(each.keys) async for each in caller.stub.Scan(pb.ScanRequest(branch=BRANCH))]
-        assert some == [7, 7, 6]
-
-
 async def test_a_put_given_up_in_the_middle_leaves_nothing():
     async with calling() as caller:
 

@@ -73,6 +73,10 @@ class Below:
             at += view.nbytes
         return Described(len(data), checksum)
 
+    async def first_bytes(self, tenant: str, keys: Collection[PartKey], count: int) -> dict[PartKey, bytes]:
+        await self._ask()
+        return {key: self.held[tenant, key][:count] for key in keys if (tenant, key) in self.held}
+
     async def delete(self, tenant: str, keys: Collection[PartKey]) -> int:
         await self._ask()
         chunks = {key.chunk for key in keys if key.kind == "part"}

@@ -139,7 +139,14 @@ class Toy:
     async def Scan(self, request: pb.ScanRequest, context: rpc.Context) -> AsyncIterator[pb.ScanResponse]:
         tenant, kind = await self._begin("Scan", context), wire.kind_of(request.part)
         for key in self.tier.scan(tenant, request.branch, request.begin, request.end or None, kind):
-            yield pb.ScanResponse(keys=[wire.key_message(key)])
+            heads = [self._head(tenant, key, request.head_bytes)] if request.head_bytes else []
+            yield pb.ScanResponse(keys=[wire.key_message(key)], heads=heads)
+
+    def _head(self, tenant: str, key: PartKey, count: int) -> bytes:
+        head = bytearray(self.tier.first_bytes(tenant, key, count))
+        if key in self.damage:
+            head[min(40, len(head) - 1)] ^= 1
+        return bytes(head)
 
     async def ReadWorld(self, request: pb.ReadWorldRequest, context: rpc.Context) -> pb.ReadWorldResponse:
         stored = await self.catalogs[await self._begin("ReadWorld", context)].read(request.name)

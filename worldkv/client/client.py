@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import TracebackType
 
-from worldkv.chunk import Branch, ChunkKey, check_key
+from worldkv.chunk import Branch, ChunkKey, Meta, check_key
 from worldkv.client.config import ClientConfig
 from worldkv.client.membership import Members, Membership, name_of
+from worldkv.client.metas import HEAD_BYTES, metas
 from worldkv.client.policy import Deadline, together, walk
-from worldkv.client.records import Worlds
+from worldkv.client.records import Worlds, reasons
 from worldkv.client.ring import Ring
+from worldkv.client.scanning import Scanned, merged
 from worldkv.client.sessions import Sessions
 from worldkv.client.shard import Outdated, Shard, ShardStats
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
@@ -168,7 +169,7 @@ class KVClient:
     async def delete(self, keys: Collection[PartKey], *, deadline_seconds: float | None = None) -> int:
         """Drop these keys everywhere; answers how many frames went, copies of one counted once.
 
-        Raises Unavailable if a shard did not answer: it may still have copies, so delete again.
+        Raises Unavailable if a shard does not answer, or cannot promise that what it deleted stays so: delete again.
         """
         deadline, everyone = self.ring.deadline(deadline_seconds), self.ring.everyone()
         doomed = set(keys)
@@ -180,15 +181,20 @@ class KVClient:
             with suppress(Unavailable):  # deleting will tell
                 held = await self._held(doomed)
         dropped: dict[Shard, int] = {}
+        failed: dict[Shard, WorldKVError] = {}
 
         async def ask(shard: Shard, _: list[Shard]) -> None:
-            dropped[shard] = await shard.delete(doomed, number, deadline)
+            try:
+                dropped[shard] = await shard.delete(doomed, number, deadline)
+            except Unavailable as error:
+                failed[shard] = error
+                raise
 
         await walk({shard: [shard] for shard in everyone}, ask, dropped.__contains__, self.config.retry, deadline)
-        silent = [shard.member.name for shard in everyone if shard not in dropped]
-        if silent:
+        if len(dropped) < len(everyone):
             deadline.require("delete")
-            raise Unavailable(f"what shards {', '.join(silent)} have was not deleted: they do not answer")
+            left = {shard: error for shard, error in failed.items() if shard not in dropped}
+            raise Unavailable(f"not deleted everywhere, delete again: {reasons(left)}")
         return sum(dropped.values()) if held is None else held
 
     async def scan(
@@ -198,12 +204,29 @@ class KVClient:
 
         Raises Unavailable if a shard does not answer: a list with holes would be taken for the whole.
         """
-        check_key(ChunkKey(branch, 0))
-        streams = [shard.scan(branch, begin, end, kind, self.ring.deadline) for shard in self.ring.everyone()]
-        try:
-            merged = _merged(streams)
-            async for key in merged:
+        async with aclosing(self._listed(Scanned(branch, begin, end, kind))) as listed:
+            async for key, _ in listed:
                 yield key
+
+    async def metas(self, branch: Branch, begin: int = 0, end: int | None = None) -> AsyncIterator[Meta]:
+        """What chunks `begin` to `end` (exclusive) of a branch say of themselves, in order, each once.
+
+        Read from the first bytes of their immutable parts, and verified; where these do not hold all of it, for
+        example depth, or are damaged, from the whole part. A chunk that is gone meanwhile is left out, as is one whose
+        part is damaged wherever it is: `counters["metas.damaged"]` counts these.
+
+        Raises Unavailable if a shard does not answer: a list with holes would be taken for the whole.
+        """
+        async with aclosing(self._listed(Scanned(branch, begin, end, "part", HEAD_BYTES))) as listed:
+            async for meta in metas(listed, self.get, self.counters):
+                yield meta
+
+    async def _listed(self, wanted: Scanned) -> AsyncGenerator[tuple[PartKey, list[bytes]], None]:
+        check_key(ChunkKey(wanted.branch, 0))
+        streams = [shard.scan(wanted, self.ring.deadline) for shard in self.ring.everyone()]
+        try:
+            async for each in merged(streams):
+                yield each
         finally:
             for stream in streams:
                 await stream.aclose()
@@ -268,22 +291,3 @@ def _worst(failed: Mapping[PartKey, _Putting], least: Level, deadline: Deadline)
     if deadline.passed:
         return DeadlineExceeded(f"{names}: not kept within {deadline.seconds:g} s")
     return Unavailable(f"{names}: no shard that answers keeps it at level {least.name}")
-
-
-async def _merged(streams: Sequence[AsyncIterator[PartKey]]) -> AsyncIterator[PartKey]:
-    """Keys of several sorted streams in one order, each once."""
-
-    firsts = await together(anext(stream, None) for stream in streams)
-    heap = [(key.place, n, key) for n, key in enumerate(firsts) if key is not None]
-    heapq.heapify(heap)
-    last: PartKey | None = None
-    while heap:
-        _, n, key = heap[0]
-        if key != last:
-            yield key
-            last = key
-        following = await anext(streams[n], None)
-        if following is None:
-            heapq.heappop(heap)
-        else:
-            heapq.heapreplace(heap, (following.place, n, following))

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import islice
 
 from grpc import aio
 
 from worldkv import wire
-from worldkv.chunk import Branch
 from worldkv.client.connection import SERVICE, Connection
 from worldkv.client.landing import Arrival, Landing
 from worldkv.client.membership import Member
 from worldkv.client.policy import Deadline, together
+from worldkv.client.scanning import Listed, Scanned, scan
 from worldkv.client.staging import Filled, Stages
 from worldkv.errors import (
     ChecksumMismatch,
     ChunkCorrupt,
     Conflict,
-    DeadlineExceeded,
     OverBudget,
     Unavailable,
     WorldKVError,
 )
-from worldkv.format import MAX_KV_BYTES, Frame, Kind
+from worldkv.format import MAX_KV_BYTES, Frame
 from worldkv.shared import ArenaReader, checksum
 from worldkv.store import Level, Miss, PartKey
 from worldkv.v1 import kvstore_pb2 as pb
@@ -127,48 +126,9 @@ class Shard:
             dropped += answer.dropped
         return dropped
 
-    async def scan(
-        self, branch: Branch, begin: int, end: int | None, kind: Kind | None, patience: Callable[[], Deadline]
-    ) -> AsyncGenerator[PartKey, None]:
-        """Keys held of a branch, in order. A caller may take its time: a call that runs out of its is begun anew.
-
-        patience  gives the deadline of each call; one in which nothing comes is the last
-        """
-        last: PartKey | None = None
-        while True:
-            before = last
-            try:
-                async with aclosing(self._scan(branch, begin, end, kind, patience())) as found:
-                    async for key in found:
-                        if last is None or last.place < key.place:
-                            last = key
-                            yield key
-                return
-            except DeadlineExceeded:
-                if last is None or last == before:
-                    raise
-                begin = last.chunk.index
-
-    async def _scan(
-        self, branch: Branch, begin: int, end: int | None, kind: Kind | None, deadline: Deadline
-    ) -> AsyncGenerator[PartKey, None]:
-        if end is not None and end <= begin:
-            return
-        request = pb.ScanRequest(branch=branch, begin=begin, end=end or 0, part=wire.part_message(kind))
-        call = None
-        try:
-            while True:  # the watch is not around `yield`: how long the caller takes is no silence
-                async with self.line.calling("scan", deadline) as watch:
-                    if call is None:
-                        call = self.line.stub.Scan(request, **watch.limits)
-                    answer = await call.read()
-                if not isinstance(answer, pb.ScanResponse):
-                    return
-                for key in answer.keys:
-                    yield wire.key_of(key)
-        finally:
-            if call is not None:
-                call.cancel()
+    def scan(self, wanted: Scanned, patience: Callable[[], Deadline]) -> AsyncGenerator[Listed, None]:
+        """What is held of a branch, in order; `patience` gives the deadline of each call that this takes."""
+        return scan(self.line, wanted, patience)
 
     async def stats(self, deadline: Deadline) -> ShardStats:
         """What the shard says of itself."""

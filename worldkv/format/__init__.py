@@ -23,7 +23,7 @@ from worldkv.format.header import (
     decode_header,
     header_bytes,
 )
-from worldkv.format.parts import decode_kv, decode_part, decode_segment, encode_kv, encode_part
+from worldkv.format.parts import decode_kv, decode_meta, decode_part, decode_segment, encode_kv, encode_part
 
 __all__ = [
     "ALIGN",
@@ -42,6 +42,7 @@ __all__ = [
     "Row",
     "decode_header",
     "decode_kv",
+    "decode_meta",
     "decode_part",
     "decode_segment",
     "encode_kv",

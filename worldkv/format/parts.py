@@ -66,13 +66,29 @@ def decode_part(data: Buffer | Frame, verify: bool = True) -> Part:
     """
     frame = Frame.of(data)
     header = _decode(frame, "part", verify)
-    kinds = [row.kind for row in header.rows]
-    if kinds != [kind for kind in _ARRAYS if kind in kinds or kind not in _OPTIONAL]:
-        raise BadHeader(f"part of {header.key} has the segments {', '.join(_ARRAYS)} in this order, got {kinds}")
-    found: dict[str, Any] = {row.kind: _array(frame, row, verify) for row in header.rows}
+    found: dict[str, Any] = {kind: _array(frame, row, verify) for kind, row in _part_rows(header).items()}
+    latents, conditioning = found.pop("latents"), found.pop("conditioning").tobytes()
+    meta = _meta(header, found)
     with contradictions(f"part of {header.key}"):
-        latents, conditioning = found.pop("latents"), found.pop("conditioning").tobytes()
-        return Part(Meta(key=header.key, spec=header.spec, **header.fields, **found), latents, conditioning)
+        return Part(meta, latents, conditioning)
+
+
+def decode_meta(data: Buffer | Frame) -> Meta:
+    """What an immutable part says of its chunk, from the first bytes of its frame or all of them; keeps none of them.
+
+    Header, poses, descriptor and depth are verified, nothing else is looked at. Raises Truncated if there are not
+    enough bytes for these, else one of the errors under ChunkCorrupt.
+    """
+    frame = Frame.of(data)
+    header = decode_header(frame)
+    rows = _part_rows(header)
+    found: dict[str, Any] = {}
+    for kind in ("poses", *_OPTIONAL):
+        if (row := rows.get(kind)) is not None:
+            if frame.nbytes < row.offset + row.length:
+                raise Truncated(f"{kind} of {header.key} end at {row.offset + row.length}, got {frame.nbytes} bytes")
+            found[kind] = _array(frame, row, verify=True).copy()
+    return _meta(header, found)
 
 
 def decode_kv(data: Buffer | Frame, verify: bool = True) -> tuple[ChunkKey, str, KVPart]:
@@ -128,6 +144,21 @@ def _decode(frame: Frame, kind: Kind, verify: bool) -> Header:
             raise ChecksumMismatch(f"{kind} of {header.key}: the bytes between {at} and {row.offset} are not zero")
         at = row.offset + row.length
     return header
+
+
+def _part_rows(header: Header) -> dict[str, Row]:
+    """The segments of an immutable part; BadHeader if they are not those it has to have, in their order."""
+    if header.kind != "part":
+        raise BadHeader(f"{header.kind} of {header.key} where part was expected")
+    kinds = [row.kind for row in header.rows]
+    if kinds != [kind for kind in _ARRAYS if kind in kinds or kind not in _OPTIONAL]:
+        raise BadHeader(f"part of {header.key} has the segments {', '.join(_ARRAYS)} in this order, got {kinds}")
+    return dict(zip(kinds, header.rows, strict=True))
+
+
+def _meta(header: Header, found: dict[str, Any]) -> Meta:
+    with contradictions(f"part of {header.key}"):
+        return Meta(key=header.key, spec=header.spec, **header.fields, **found)
 
 
 def _checked(view: memoryview, row: Row, verify: bool) -> memoryview:
