@@ -31,6 +31,7 @@ class WriteBehind:
         self._queue: dict[tuple[str, PartKey], int] = {}  # with their bytes
         self._doomed: dict[str, set[PartKey]] = {}
         self._busy: set[tuple[str, PartKey]] = set()  # being written now
+        self._dropping: set[tuple[str, PartKey]] = set()  # being dropped now
         self._work, self._done = asyncio.Event(), asyncio.Event()
         self._writers = [asyncio.create_task(self._run()) for _ in range(config.writers)]
 
@@ -63,6 +64,22 @@ class WriteBehind:
             self.queued_bytes += held.size
         self._work.set()
 
+    async def first(self, held: Held) -> None:
+        """Copy an immutable part before all that waits; `held.safe` tells whether Redis has it. If not, it waits."""
+        name = held.tenant, held.key
+        self.add(held)
+        if name in self._busy:
+            return
+        self._busy.add(name)
+        try:
+            await self._copy(*name)
+        except (Unavailable, OverBudget) as error:
+            self._counts["lower_failed"] += 1
+            _log.debug("%s is not in Redis yet: %s", held.key, error)
+        finally:
+            self._busy.discard(name)
+            self._work.set()
+
     def discard(self, tenant: str, key: PartKey) -> None:
         """A part need not be copied any more."""
         self._waiting.pop((tenant, key), None)
@@ -80,8 +97,13 @@ class WriteBehind:
 
     async def drop(self, tenant: str, keys: Collection[PartKey]) -> int:
         """Drop doomed parts now; answers how many Redis had. Raises Unavailable; they stay doomed then."""
-        self._work.set()
-        count = await self._lower.delete(tenant, keys)
+        names = {(tenant, key) for key in keys}
+        self._dropping |= names
+        try:
+            count = await self._lower.delete(tenant, keys)
+        finally:
+            self._dropping -= names
+            self._work.set()
         left = self._doomed.get(tenant, set())
         left.difference_update(keys)
         if not left:
@@ -116,25 +138,29 @@ class WriteBehind:
     async def _once(self) -> bool:
         """Do the next thing; False if there is none. Raises Unavailable and OverBudget, and the thing stays to do."""
         for tenant, keys in self._doomed.items():
-            await self.drop(tenant, set(keys))
-            return True
+            if left := {key for key in keys if (tenant, key) not in self._dropping}:
+                await self.drop(tenant, left)
+                return True
         for names in (self._waiting, self._queue):
             for name in names:
                 if name not in self._busy and not self.doomed(*name):
                     self._busy.add(name)
                     try:
-                        await self._copy(*name)
+                        copied = await self._copy(*name)
+                        self._counts["copied_up" if name[1].kind == "part" else "behind"] += copied
                     finally:
                         self._busy.discard(name)
                     return True
         return False
 
-    async def _copy(self, tenant: str, key: PartKey) -> None:
+    async def _copy(self, tenant: str, key: PartKey) -> bool:
+        """Whether Redis has a part now that waited; if not, it need not have it. Raises Unavailable and OverBudget."""
         held = self._ram.find(tenant, key)
         if not isinstance(held, Held):
             self._counts["vanished"] += key.kind == "kv"
             self.discard(tenant, key)
-            return
+            return False
+        copied = False
         with suppress(Conflict, NotFound), held.pin():
             try:
                 await self._lower.put(tenant, key, held.views, held.checksum)
@@ -143,13 +169,14 @@ class WriteBehind:
                     raise
                 self._counts["dropped"] += 1
                 self.discard(tenant, key)
-                return
+                return False
             except Conflict:  # deleted by another shard
                 self._ram.delete(tenant, [PartKey(key.chunk, "part")])
                 raise
-            self._counts["copied_up" if key.kind == "part" else "behind"] += 1
+            copied = True
             if held.dropped:  # deleted meanwhile, and its deletion may have come first
                 self.doom(tenant, [key])
             else:
                 self._ram.mark_safe(tenant, key)
         self.discard(tenant, key)
+        return copied

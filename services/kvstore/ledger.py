@@ -133,13 +133,14 @@ class Ledger:
         return self._branches.get((name, branch), ())
 
     def victims(
-        self, name: str, short: Short, asked: Collection[PartKey], kv: bool, rounded: Callable[[int], int]
+        self, name: str, short: Short, asked: Collection[PartKey], kv: bool, spare: bool, rounded: Callable[[int], int]
     ) -> list[Held]:
         """Parts to drop for a tenant until `short`, which is counted down, is not short: or too few, if not all of it
         can be had.
 
         asked    the tenant's own keys that must stay
         kv       room is made for KV: no immutable part may go
+        spare    no part may go that has no copy elsewhere
         rounded  bytes that a part takes in the arena
 
         Safe KV goes first, whosever it is, then the tenant's own KV, then safe immutable parts.
@@ -148,7 +149,7 @@ class Ledger:
         if short.own <= 0 and not short.shared:
             return []
         for own in (True, False):
-            rows = list(self._rows(self.tenant(name), kv, own))
+            rows = list(self._rows(self.tenant(name), kv, spare, own))
             within_reach = sum(group.nbytes for row in rows for group in row)
             if (short.own if own else short.budget) > within_reach:
                 break  # do not look through all of it for nothing
@@ -182,11 +183,12 @@ class Ledger:
                 assert (key, kind, safe, name) == (part.key, part.key.kind, part.safe, part.tenant)
             yield from group.values()
 
-    def _rows(self, mine: Tenant, kv: bool, own: bool) -> Iterable[list[Group]]:
+    def _rows(self, mine: Tenant, kv: bool, spare: bool, own: bool) -> Iterable[list[Group]]:
         """Groups that may make room, those first that go first; least recently used first within each row."""
         everybody = [mine] if own else list(self.tenants.values())
         yield [tenant.groups["kv", True] for tenant in everybody]
-        yield [mine.groups["kv", False]]
+        if not spare:
+            yield [mine.groups["kv", False]]
         if not kv:
             yield [tenant.groups["part", True] for tenant in everybody]
 

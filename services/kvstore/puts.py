@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 
 import xxhash
@@ -36,12 +36,17 @@ class Puts:
         self.tiers, self.metrics, self.config = tiers, metrics, config
         self.membership, self.segments = membership, segments
 
-    async def serve(self, tenant: str, requests: AsyncIterator[bytes]) -> AsyncGenerator[pb.PutResponse, None]:
-        """The fate of each item. Raises InvalidInput for what is no item, or pieces that are not an item's.
+    async def serve(
+        self, tenant: str, requests: AsyncIterator[bytes], remaining: Callable[[], float]
+    ) -> AsyncGenerator[pb.PutResponse, None]:
+        """The fate of each item, also if Redis is slow: it has half of the seconds that remain when an item has come,
+        so that the caller can still ask another shard.
+
+        Raises InvalidInput for what is no item, or pieces that are not an item's.
 
         Items that came whole before are kept and answered all the same; the one that came in part leaves nothing.
         """
-        call = _Call(self, tenant)
+        call = _Call(self, tenant, remaining)
         reading = asyncio.create_task(call.read(requests))
         reading.add_done_callback(lambda _: call.answers.put_nowait(None))
         try:
@@ -110,9 +115,9 @@ class _Incoming:
 class _Call:
     """One call of `Put`."""
 
-    def __init__(self, puts: Puts, tenant: str) -> None:
+    def __init__(self, puts: Puts, tenant: str, remaining: Callable[[], float]) -> None:
         self.answers: asyncio.Queue[pb.PutResponse | None] = asyncio.Queue()
-        self._puts, self._tiers, self._tenant = puts, puts.tiers, tenant
+        self._puts, self._tiers, self._tenant, self._remaining = puts, puts.tiers, tenant, remaining
         self._items = 0
         self._incoming: _Incoming | None = None
         self._jobs: set[asyncio.Task[None]] = set()
@@ -174,7 +179,7 @@ class _Call:
         except (Conflict, OverBudget) as error:
             return self._refuse(number, key, item, _reason(error))
         if isinstance(room, Held):
-            await self._start(number, key, self._tiers.confirm(room, least))
+            await self._start(number, key, self._tiers.confirm(room, least, self._patience()))
             if item.HasField("inline"):
                 self._incoming = _Incoming(number, key, item, None)
         elif item.HasField("inline"):
@@ -192,7 +197,9 @@ class _Call:
             incoming.drop()
             self._answer_refusal(incoming.number, incoming.key, pb.REFUSAL_REASON_CORRUPT)
             return
-        keeping = self._tiers.keep(self._tenant, incoming.key, room, incoming.checksum, incoming.level)
+        keeping = self._tiers.keep(
+            self._tenant, incoming.key, room, incoming.checksum, incoming.level, self._patience()
+        )
         await self._start(incoming.number, incoming.key, keeping)
 
     async def _copy(
@@ -206,7 +213,11 @@ class _Call:
         except ChecksumMismatch:
             room.abort()
             raise
-        return await self._tiers.keep(self._tenant, key, room, checksum, least)
+        return await self._tiers.keep(self._tenant, key, room, checksum, least, self._patience())
+
+    def _patience(self) -> float:
+        """Seconds that Redis has for an item."""
+        return max(self._remaining() / 2, 0)
 
     async def _start(self, number: int, key: PartKey, keeping: Awaitable[Level]) -> None:
         """Have an item kept, and answered then; goes on if the caller is gone meanwhile."""

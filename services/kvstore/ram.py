@@ -107,15 +107,19 @@ class RamTier:
         self._pinned: set[Held] = set()  # dropped, but still read
         self._evictions = self._refusals = 0
 
-    def reserve(self, tenant: str, key: PartKey, size: int) -> Reservation | Held:
+    def reserve(self, tenant: str, key: PartKey, size: int, spare: bool = False) -> Reservation | Held:
         """Room for a part of `size` bytes, or the part if it is held. Room is made at once.
+
+        spare  for a copy of what is safe elsewhere: no last copy makes room for it
 
         Raises OverBudget if there is none and nothing may make room, Conflict if the chunk was deleted, InvalidInput
         for a negative size; nothing is changed then.
         """
-        return self.reserve_all(tenant, {key: size})[key]
+        return self.reserve_all(tenant, {key: size}, spare)[key]
 
-    def reserve_all(self, tenant: str, sizes: Mapping[PartKey, int]) -> dict[PartKey, Reservation | Held]:
+    def reserve_all(
+        self, tenant: str, sizes: Mapping[PartKey, int], spare: bool = False
+    ) -> dict[PartKey, Reservation | Held]:
         """`reserve` of several parts, all or none; none of them makes room for another."""
         gone = [str(key) for key in sizes if self._tombstones.deleted(tenant, key.chunk)]
         if gone:
@@ -124,7 +128,7 @@ class RamTier:
             if size < 0:
                 raise InvalidInput(f"{key} cannot have {size} bytes")
         new = {key: size for key, size in sizes.items() if (tenant, key) not in self._ledger.held}
-        for victim in self._victims(tenant, new, sizes.keys()):
+        for victim in self._victims(tenant, new, sizes.keys(), spare):
             self._drop(victim)
             self._tombstones.bury(victim.tenant, victim.key, Miss.EVICTED)
             self._evictions += 1
@@ -229,7 +233,7 @@ class RamTier:
         """Give the arena back; nothing works afterwards. Harmless a second time."""
         self.arena.close()
 
-    def _victims(self, tenant: str, new: Mapping[PartKey, int], asked: Collection[PartKey]) -> list[Held]:
+    def _victims(self, tenant: str, new: Mapping[PartKey, int], asked: Collection[PartKey], spare: bool) -> list[Held]:
         """Parts to drop so that `new` fits, none of them in `asked`; OverBudget if nothing can make enough room."""
         if not new:
             return []
@@ -241,9 +245,10 @@ class RamTier:
             sum(map(self.arena.rounded, new.values())) - self.arena.free_bytes,
             sum(size > 0 for size in new.values()) - self.arena.free_slots,
         )
-        victims = self._ledger.victims(tenant, short, asked, any(key.kind == "kv" for key in new), self.arena.rounded)
+        kv = any(key.kind == "kv" for key in new)
+        victims = self._ledger.victims(tenant, short, asked, kv, spare, self.arena.rounded)
         if short.own > 0 or short.shared:
-            self._refusals += 1
+            self._refusals += not spare
             whose = f"tenant {tenant!r} may have {limit}" if short.own > 0 else f"shard has {self.config.budget_bytes}"
             raise OverBudget(f"no room for {need} bytes: the {whose}, and nothing else may make room")
         return victims

@@ -20,13 +20,14 @@ REMEMBERED = 10_000
 class TieredCatalog:
     """A `Catalog`. Redis decides every swap; while it does not answer, what was last seen of a record does.
 
-    A record that was never seen here raises Unavailable then: nobody can know whether Redis has one of that name.
+    A record that was never seen here raises Unavailable then: nobody can know whether Redis has one of that name. So
+    does removing one: should this shard die, Redis would still have it.
     """
 
     def __init__(self, lower: Catalog) -> None:
         self._lower = lower
         self._seen: dict[str, World] = {}  # newest last
-        self._ahead: dict[str, World | None] = {}  # written while Redis was away; None: removed
+        self._ahead: dict[str, World] = {}  # written while Redis was away
 
     @property
     def waiting(self) -> int:
@@ -36,14 +37,16 @@ class TieredCatalog:
     async def read(self, name: str) -> Stored:
         await self.catch_up(check_name(name))
         if name in self._ahead:
-            return Stored(self._known(name), Level.ONE)
+            return Stored(self._ahead[name], Level.ONE)
         try:
             stored = await self._lower.read(name)
         except NotFound:
             self._seen.pop(name, None)
             raise
-        except Unavailable:
-            return Stored(self._known(name), Level.ONE)
+        except Unavailable as error:
+            if name not in self._seen:
+                raise Unavailable(f"world {name!r} was never seen here: {error}") from error
+            return Stored(self._seen[name], Level.ONE)
         self._remember(stored.world)
         return stored
 
@@ -54,14 +57,13 @@ class TieredCatalog:
         if name not in self._ahead:
             try:
                 stored = await self._lower.swap(name, expected, record)
-            except Unavailable:
+            except Unavailable as error:
                 if name not in self._seen:
-                    raise
+                    raise Unavailable(f"whether there is a world {name!r} only Redis knows: {error}") from error
             else:
                 self._remember(stored.world)
                 return stored
-        known = self._ahead.get(name, self._seen.get(name))
-        found = known.version if known else 0
+        found = self._seen[name].version
         if found != expected:
             raise Conflict(f"world {name!r} has version {found}, expected {expected}")
         written = replace(record, version=expected + 1)
@@ -78,18 +80,9 @@ class TieredCatalog:
 
     async def remove(self, name: str, expected: int = 0) -> None:
         await self.catch_up(check_name(name))
-        if name not in self._ahead:
-            try:
-                await self._lower.remove(name, expected)
-                self._seen.pop(name, None)
-                return
-            except Unavailable:
-                if name not in self._seen:
-                    raise
-        found = self._known(name).version
-        if expected and found != expected:
-            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
-        self._ahead[name] = None
+        if name in self._ahead:
+            raise Unavailable(f"world {name!r} waits to be written to Redis, which does not answer")
+        await self._lower.remove(name, expected)
         self._seen.pop(name, None)
 
     def lost(self) -> None:
@@ -109,21 +102,13 @@ class TieredCatalog:
         if name not in self._ahead:
             return
         try:
-            if (ours := self._ahead[name]) is None:
-                await self._remove(name)
-            else:
-                await self._write(ours)
+            ours = self._ahead[name]
+            await self._write(ours)
         except (Unavailable, Conflict) as error:
             _log.debug("world %r is not in Redis yet: %s", name, error)
             return
         if self._ahead.get(name) is ours:
             self._ahead.pop(name, None)
-
-    async def _remove(self, name: str) -> None:
-        try:
-            await self._lower.remove(name)
-        except NotFound:
-            return
 
     async def _write(self, ours: World) -> None:
         try:
@@ -133,20 +118,11 @@ class TieredCatalog:
         while version < ours.version:  # step by step: versions are counted there, and ours is known to others
             version = (await self._lower.swap(ours.name, version, ours)).world.version
 
-    def _known(self, name: str) -> World:
-        """What is known of a record here alone."""
-        known = self._ahead.get(name, self._seen.get(name))
-        if known is None and name in self._ahead:
-            raise NotFound(f"no world {name!r}")
-        if known is None:
-            raise Unavailable(f"Redis does not answer, and world {name!r} was never seen here")
-        return known
-
     def _remember(self, world: World) -> None:
         self._seen.pop(world.name, None)
         self._seen[world.name] = world
         if len(self._seen) > REMEMBERED:
-            del self._seen[next(iter(self._seen))]
+            del self._seen[next(name for name in self._seen if name not in self._ahead)]
 
 
 class TieredSnapshots:

@@ -146,7 +146,7 @@ class _Raw:
 
     async def put(self, requests: AsyncIterator[bytes], context: rpc.Context) -> AsyncIterator[bytes]:
         _seconds(context)
-        answers = self._puts.serve(rpc.tenant(context), requests)
+        answers = self._puts.serve(rpc.tenant(context), requests, lambda: _seconds(context))
         try:
             async for answer in answers:
                 yield answer.SerializeToString()

@@ -1,8 +1,9 @@
 """Parts in RAM over parts in Redis: where a part is read from, how safe it is, and what is still to be copied.
 
-    put   immutable part   Redis first, then RAM; RAM alone if Redis does not answer, and copied up when it does
-          KV part          RAM, then Redis behind the caller's back, through a queue bounded by bytes
-    get   RAM, else Redis, from where the part is promoted into RAM on the way
+    put     immutable part   RAM and Redis; RAM alone if Redis does not answer in time, and copied up when it does
+            KV part          RAM, then Redis behind the caller's back, through a queue bounded by bytes
+    get     RAM, else Redis, from where the part is promoted into RAM if nothing that has no second copy is in the way
+    delete  RAM and Redis; until Redis answers nobody is told that a chunk is gone for good
 
 A part is kept, or not, whatever becomes of the caller: what is under way here is never cancelled with a call.
 """
@@ -29,6 +30,9 @@ from worldkv.store import Level, Miss, PartKey
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+PROMOTING_SHARE = 4
+"""What is on its way from Redis at a time has at most this part of RAM, if it is several parts."""
 
 
 class Passing:
@@ -68,7 +72,8 @@ class Tiered:
         self.counts: Counter[str] = Counter()
         self.behind = WriteBehind(ram, lower, config, self.counts) if lower is not None else None
         self._promotions: dict[tuple[str, PartKey], asyncio.Task[Found | Miss]] = {}
-        self._passing_bytes = 0
+        self._ups: dict[tuple[str, PartKey], asyncio.Task[None]] = {}
+        self._passing_bytes = self._promoting_bytes = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
@@ -92,20 +97,29 @@ class Tiered:
             await self.behind.close(self.config.flush_seconds)
 
     async def keep(
-        self, tenant: str, key: PartKey, room: Reservation, checksum: int, least: Level = Level.ONE
+        self,
+        tenant: str,
+        key: PartKey,
+        room: Reservation,
+        checksum: int,
+        least: Level = Level.ONE,
+        seconds: float | None = None,
     ) -> Level:
         """Keep what was written to `room`; answers how safe it is. The room is given back if this raises.
 
+        seconds  after which an immutable part that is still on its way to Redis is answered as what it is until then,
+                 kept here; None: wait for Redis. Does not bound what `least` asks for
+
         Raises Conflict if the chunk was deleted, Unavailable if `least` cannot be had.
         """
-        return await self._alone(self._keep(tenant, key, room, checksum, least))
+        return await self._alone(self._keep(tenant, key, room, checksum, least, seconds))
 
-    async def confirm(self, held: Held, least: Level = Level.ONE) -> Level:
+    async def confirm(self, held: Held, least: Level = Level.ONE, seconds: float | None = None) -> Level:
         """How safe a part is that is held already, after doing for it what `keep` would have done.
 
         Raises Conflict if the chunk was deleted, Unavailable if `least` cannot be had.
         """
-        return await self._alone(self._confirm(held, least))
+        return await self._alone(self._confirm(held, least, seconds))
 
     async def find(self, tenant: str, key: PartKey) -> Found | Miss:
         """The part from RAM or Redis, or why it is in neither."""
@@ -144,7 +158,8 @@ class Tiered:
     async def delete(self, tenant: str, keys: Collection[PartKey]) -> int:
         """Drop parts as `Store.delete` does; answers how many were held.
 
-        If Redis does not answer, it is told when it does again; until then its copies are hidden by this shard.
+        If Redis does not answer, it is told when it does again, and until then its copies are hidden by this shard;
+        but should this shard die before, they are back. So deleting a chunk raises Unavailable then.
         """
         doomed = {*keys, *(PartKey(key.chunk, "kv") for key in keys if key.kind == "part")}
         found = [self.ram.find(tenant, key) for key in doomed]
@@ -157,8 +172,11 @@ class Tiered:
         self.behind.doom(tenant, keys)
         try:
             return alone + await self._alone(self.behind.drop(tenant, keys))
-        except Unavailable:
+        except Unavailable as error:
             self.counts["lower_failed"] += 1
+            chunks = sum(key.kind == "part" for key in keys)
+            if chunks:
+                raise Unavailable(f"{chunks} chunks are deleted here, but not for good: {error}") from error
             return count
 
     async def scan(
@@ -200,57 +218,70 @@ class Tiered:
         if error is not None and not isinstance(error, WorldKVError):  # others have been told whoever waited
             _log.error("a job of the tiers failed", exc_info=error)
 
-    async def _keep(self, tenant: str, key: PartKey, room: Reservation, checksum: int, least: Level) -> Level:
+    async def _keep(
+        self, tenant: str, key: PartKey, room: Reservation, checksum: int, least: Level, seconds: float | None
+    ) -> Level:
         try:
-            written = False
-            if self.lower is not None and (key.kind == "part" or least > Level.ONE):
-                views = [view.toreadonly() for view in room.views]
-                written = await self._write(self.lower, tenant, key, views, checksum)
-            if least > Level.ONE and not written:
-                raise Unavailable(f"{key} is to be kept in Redis, which does not answer, or has no room")
+            if least > Level.ONE:  # refused, or kept there: not kept here first
+                await self._write(tenant, key, [view.toreadonly() for view in room.views], checksum)
             held = room.commit(checksum)
         finally:
             room.abort()
-        if written:
+        if least > Level.ONE:
             self.ram.mark_safe(tenant, key)
             return Level.REDIS
-        if self.behind and not held.safe:
-            self.behind.add(held)
-        return Level.ONE
+        return await self._raised(held, seconds)
 
-    async def _confirm(self, held: Held, least: Level) -> Level:
+    async def _confirm(self, held: Held, least: Level, seconds: float | None) -> Level:
         if held.safe:
             return Level.REDIS
+        if least is Level.ONE:
+            return await self._raised(held, seconds)
         try:
             with held.pin():
-                now = self.lower if held.key.kind == "part" or least > Level.ONE else None
-                if now and await self._write(now, held.tenant, held.key, held.views, held.checksum):
-                    self.ram.mark_safe(held.tenant, held.key)
-                    return Level.REDIS
+                await self._write(held.tenant, held.key, held.views, held.checksum)
         except NotFound as error:
             if self.ram.find(held.tenant, held.key) is Miss.DELETED:
                 raise Conflict(f"what was deleted stays deleted: {held.key}") from error
             raise OverBudget(f"{held.key} was held, and made room meanwhile") from error
-        if least > Level.ONE:
-            raise Unavailable(f"{held.key} is to be kept in Redis, which does not answer, or has no room")
-        if self.behind:
-            self.behind.add(held)
-        return Level.ONE
+        self.ram.mark_safe(held.tenant, held.key)
+        return Level.REDIS
 
-    async def _write(self, lower: Lower, tenant: str, key: PartKey, views: Sequence[memoryview], checksum: int) -> bool:
-        """Whether Redis has the part now. Raises Conflict if the chunk was deleted."""
+    async def _raised(self, held: Held, seconds: float | None) -> Level:
+        """The level of a part that is held, after Redis had so long to take an immutable one; KV follows behind."""
+        if self.behind and held.key.kind == "part" and not held.safe:
+            await self._up(self.behind, held, seconds)
+        elif self.behind and not held.safe:
+            self.behind.add(held)
+        if held.dropped and self.ram.find(held.tenant, held.key) is Miss.DELETED:
+            raise Conflict(f"what was deleted stays deleted: {held.key}")
+        return Level.REDIS if held.safe else Level.ONE
+
+    async def _up(self, behind: WriteBehind, held: Held, seconds: float | None) -> None:
+        """Have an immutable part copied to Redis before others, and wait for it so long; it goes on by itself."""
+        name = held.tenant, held.key
+        task = self._ups.get(name)
+        if task is None:
+            task = self._ups[name] = self._spawn(behind.first(held))
+            task.add_done_callback(lambda _: self._ups.pop(name, None))
+        await asyncio.wait({task}, timeout=seconds)
+        if task.done():
+            task.result()
+
+    async def _write(self, tenant: str, key: PartKey, views: Sequence[memoryview], checksum: int) -> None:
+        """Have a part in Redis. Raises Unavailable if that cannot be, Conflict if the chunk was deleted."""
+        if self.lower is None:
+            raise Unavailable(f"{key} is to be kept in Redis, and there is none")
         if self.behind and self.behind.doomed(tenant, key):
-            return False  # first the one before it has to go
+            raise Unavailable(f"{key} is to be kept in Redis, where the one before it has to go first")
         try:
-            await lower.put(tenant, key, views, checksum)
+            await self.lower.put(tenant, key, views, checksum)
         except (Unavailable, OverBudget) as error:
             self.counts["lower_failed"] += 1
-            _log.debug("%s was not written to Redis: %s", key, error)
-            return False
+            raise Unavailable(f"{key} is to be kept in Redis: {error}") from error
         except Conflict:  # by another shard
             self.ram.delete(tenant, [PartKey(key.chunk, "part")])
             raise
-        return True
 
     async def _promote(self, lower: Lower, tenant: str, key: PartKey, why: Miss) -> Found | Miss:
         """The part from Redis, put into RAM on the way. `why` is what RAM says."""
@@ -258,7 +289,7 @@ class Tiered:
 
         def into(size: int, checksum: int) -> Sequence[memoryview] | None:
             try:
-                reserved = self.ram.reserve(tenant, key, size)
+                reserved = self._reserve(tenant, key, size)
             except OverBudget:
                 if self._passing_bytes + size > self.config.passing_bytes:
                     return None
@@ -269,6 +300,7 @@ class Tiered:
                 return (passing.room,)
             if isinstance(reserved, Held):
                 return None  # somebody put it meanwhile
+            self._promoting_bytes += size
             room.append(reserved)
             return reserved.views
 
@@ -295,6 +327,14 @@ class Tiered:
             for each in room:
                 if isinstance(each, Reservation):
                     each.abort()
+                    self._promoting_bytes -= each.size
+
+    def _reserve(self, tenant: str, key: PartKey, size: int) -> Reservation | Held:
+        """Room for a part that comes from Redis. Raises OverBudget if only last copies could make it, or if so much is
+        on its way from there that a slow Redis would leave too little for those who put."""
+        if self._promoting_bytes and self._promoting_bytes + size > self.ram.config.budget_bytes // PROMOTING_SHARE:
+            raise OverBudget(f"{self._promoting_bytes} bytes are on their way from Redis already")
+        return self.ram.reserve(tenant, key, size, spare=True)
 
     def _passed(self, size: int) -> None:
         self._passing_bytes -= size

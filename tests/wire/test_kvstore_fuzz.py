@@ -51,7 +51,7 @@ def test_whatever_is_sent_is_kept_or_refused_and_nothing_leaks(all_streams, tier
         for stream in all_streams:
             answers = []
             with suppress(InvalidInput):
-                async for answer in puts.serve("default", each_of(stream)):
+                async for answer in puts.serve("default", each_of(stream), lambda: 10.0):
                     answers.append(answer.item)
             assert len(answers) == len(set(answers))
             tier.check_integrity()

@@ -203,7 +203,9 @@ async def test_what_was_deleted_while_the_lower_tier_was_down_does_not_come_back
             await caller.put(inline(0, part(n), body(10)), inline(1, kv(n), body(10)))
         await settled(caller)
         below.down = True
-        assert await delete(caller, part(0), kv(1)) == 3
+        with pytest.raises(Unavailable, match=r"1 chunks are deleted here, but not for good: down"), rpc.translated():
+            await delete(caller, part(0))
+        assert await delete(caller, kv(1)) == 1, "no promise is made of KV"
         assert await caller.get(part(0), kv(0), kv(1)) == ["DELETED", "DELETED", "EVICTED"]
         assert await caller.keep(kv(1), body(20)) == Level.ONE
         below.down = False
