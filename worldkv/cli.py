@@ -50,6 +50,7 @@ def demo(
 @app.command("eval")
 def evaluate(
     matrix: Annotated[bool, typer.Option(help="One factor at a time: selector, codec, placement and so on.")] = False,
+    selectors: Annotated[bool, typer.Option(help="Every way of choosing what is recalled.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Worlds a path is walked in.")] = 5,
     scenario: Annotated[list[str] | None, typer.Option(help="Only these walks; may be given several times.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/eval"),
@@ -59,7 +60,10 @@ def evaluate(
     with extra("demo"):
         from pocket.weights_file import SHIPPED
         from services.generator.evaluate import run
-    run(matrix=matrix, seeds=seeds, scenarios=scenario, out=out, weights=weights or SHIPPED)
+    if matrix and selectors:
+        raise InvalidInput("--matrix and --selectors are two studies; ask for one at a time")
+    study = "matrix" if matrix else "selectors" if selectors else "modes"
+    run(out=out, study=study, seeds=seeds, scenarios=scenario, weights=weights or SHIPPED)
 
 
 @app.command()

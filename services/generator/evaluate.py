@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,29 @@ from services.generator.walks import BASELINE_GAP, DEFAULT, FULL, PAPER, WINDOW,
 from services.generator.world_model import WorldModel
 from worldkv.chunk import ModelSpec
 from worldkv.errors import InvalidInput
+from worldkv.select import SELECTORS
 
 THREE = (WINDOW, FULL, DEFAULT)
-MATRIX_SCENARIOS = ("pan90", "pan180", "pan360", "door", "wide", "spins")
 LEAST_SEEDS = 5
-"""A matrix is over at least so many."""
+"""What compares more than the three modes is over at least so many."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared, and on which walks.
+
+    name       of the files it writes
+    variants   ways of remembering
+    scenarios  names of walks
+    beside     name of the variant that the others are set beside, seed by seed
+    about      what the names of the variants mean
+    """
+
+    name: str
+    variants: tuple[Variant, ...]
+    scenarios: tuple[str, ...]
+    beside: str
+    about: str
 
 
 def _vary(**changes: Any) -> Variant:
@@ -53,37 +71,64 @@ MATRIX = (
 )
 """One factor at a time around the default, the baselines and the controls."""
 
+BY_SELECTOR = tuple(replace(DEFAULT, name=name, selector=name, described=True) for name in SELECTORS)
+"""The default with every selector; depth maps are the true renderer's, see `Described`."""
+
+CHANGES = "The default is `worldkv`; other lines name what they change of it."
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("modes", THREE, tuple(SCENARIOS), DEFAULT.name, CHANGES),
+        Study("matrix", MATRIX, ("pan90", "pan180", "pan360", "door", "wide", "spins"), DEFAULT.name, CHANGES),
+        Study(
+            "selectors",
+            (WINDOW, FULL, *BY_SELECTOR),
+            ("pan180", "door", "loops", "open"),
+            "pose",
+            "Lines name the selector; all else is the default. Depth is an oracle's: the true renderer's.",
+        ),
+    )
+}
+
 
 def run(
-    out: Path, seeds: int = 5, matrix: bool = False, scenarios: Sequence[str] | None = None, weights: Path = SHIPPED
+    out: Path,
+    study: str = "modes",
+    seeds: int = LEAST_SEEDS,
+    scenarios: Sequence[str] | None = None,
+    weights: Path = SHIPPED,
 ) -> dict[str, Any]:
-    """Walk what has not been walked, and write `matrix.json` and `matrix.md` into the folder `out`.
+    """Walk what has not been walked, and write the study's table into the folder `out`, as Markdown and as JSON.
 
-    matrix     all of `MATRIX` instead of the three modes
-    scenarios  names of walks; without them all, or `MATRIX_SCENARIOS`
+    study      one of `STUDIES`
+    scenarios  names of walks; without them the study's own
 
-    Raises InvalidInput for an unknown scenario or too few seeds, WeightsError if the model cannot be loaded.
+    Raises InvalidInput for an unknown study or scenario, or too few seeds; WeightsError if the model cannot be loaded.
     """
-    names = list(scenarios or (MATRIX_SCENARIOS if matrix else SCENARIOS))
+    if study not in STUDIES:
+        raise InvalidInput(f"no study is called {study}; there are {', '.join(STUDIES)}")
+    asked = STUDIES[study]
+    names = list(scenarios or asked.scenarios)
     unknown = sorted(set(names) - SCENARIOS.keys())
     if unknown:
         raise InvalidInput(f"no walk is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
-    if seeds < (LEAST_SEEDS if matrix else 1):
-        raise InvalidInput(f"needs at least {LEAST_SEEDS if matrix else 1} seeds, got {seeds}")
+    if seeds < (least := 1 if study == "modes" else LEAST_SEEDS):
+        raise InvalidInput(f"needs at least {least} seeds, got {seeds}")
     model = PocketWorldModel.load(weights)
-    variants = MATRIX if matrix else THREE
     ledger = Ledger(out / "walks.jsonl", model)
     with _progress() as progress:
-        task = progress.add_task("", total=len(names) * seeds * len(variants))
+        task = progress.add_task("", total=len(names) * seeds * len(asked.variants))
         walks = []
         for name in names:
             for seed in range(seeds):
                 scenario = SCENARIOS[name](seed)
-                for variant in variants:
+                for variant in asked.variants:
                     progress.update(task, description=f"{name}, seed {seed}: {variant.name}")
                     walks.append(ledger.find(scenario, variant) or ledger.add(scenario, variant))
                     progress.advance(task)
-    return _write(out, walks, "worldkv eval" + " --matrix" * matrix + f" --seeds {seeds}", model.spec)
+    command = "worldkv eval" + f" --{study}" * (study != "modes") + f" --seeds {seeds}"
+    command += "".join(f" --scenario {name}" for name in scenarios or ())
+    return _write(out, asked, walks, command, model.spec)
 
 
 class Ledger:
@@ -133,8 +178,8 @@ def _progress() -> Progress:
     return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
 
 
-def _write(out: Path, walks: Sequence[WalkResult], command: str, spec: ModelSpec) -> dict[str, Any]:
-    cells = tabulate(walks, DEFAULT.name)
+def _write(out: Path, study: Study, walks: Sequence[WalkResult], command: str, spec: ModelSpec) -> dict[str, Any]:
+    cells = tabulate(walks, study.beside)
     machine = environment()
     data = {
         "schema": SCHEMA,
@@ -143,11 +188,14 @@ def _write(out: Path, walks: Sequence[WalkResult], command: str, spec: ModelSpec
         "model": {"name": spec.model, "weights": spec.weights, "spec": spec.digest},
         "gap": BASELINE_GAP,
         "default": asdict(DEFAULT),
+        "beside": study.beside,
         "cells": [asdict(cell) for cell in cells],
     }
-    write_text(out / "matrix.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
-    about = [f"model {spec.model}, weights {spec.weights}", ", ".join(f"{k} {v}" for k, v in machine.items())]
-    write_text(out / "matrix.md", markdown(cells, command, DEFAULT.name, about))
-    for file in ("matrix.json", "matrix.md"):
-        print(out / file)
+    table, numbers = (out / f"{study.name}.{kind}" for kind in ("md", "json"))
+    write_text(numbers, json.dumps(data, indent=1, allow_nan=False) + "\n")
+    machine_line = ", ".join(f"{k} {v}" for k, v in machine.items())
+    about = [study.about, f"Model {spec.model}, weights {spec.weights}.", f"Made on {machine_line}."]
+    write_text(table, markdown(cells, command, study.beside, about))
+    for file in (numbers, table):
+        print(file)
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ REVISIT_DISTANCE = 0.25
 """How near, in units, a shown view must be for a generated frame to revisit it."""
 REVISIT_ANGLE = 5.0
 """How near, in degrees, its direction must be."""
+
+Rule = Literal["view", "content"]
+"""What counts as looking again: nearly the same view, or most of its pixels; see `metrics.looks_again`."""
 
 Pictures = NDArray[np.uint8]
 """[frames, height, width, 3]."""
@@ -49,6 +52,7 @@ class Recording:
     poses    [frames, 4, 4] camera-to-world
     shown    latent frames, from the first, that came from the true renderer
     chunks   one log entry a chunk, shown ones included
+    rule     what counts as looking again
     """
 
     scenario: str
@@ -60,6 +64,7 @@ class Recording:
     poses: Matrix
     shown: int
     chunks: tuple[ChunkLog, ...] = field(repr=False)
+    rule: Rule = "view"
 
 
 def revisits(poses: Matrix, shown: int, gap: int) -> list[tuple[int, int]]:

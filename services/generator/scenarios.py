@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from math import atan2, degrees, hypot
+from math import atan2, cos, degrees, hypot, radians, sin
 
 import numpy as np
 
-from pocket.rooms import RADIUS, TEST_SEEDS, Rooms, build, clearance, free_place, slide
+from pocket.rooms import RADIUS, SIDE, TEST_SEEDS, Rooms, build, clearance, free_place, slide
 from services.generator.actions import Action, Walker, follow, parse_path
+from services.generator.recording import Rule
 
 TURN_A_FRAME = 9.0
 STEP_A_FRAME = 0.25
@@ -25,6 +26,7 @@ class Scenario:
     start       where it begins
     actions     one a latent frame, after the first
     shown       latent frames, from the first, that are shown; the rest is generated; a multiple of 3
+    rule        what counts as looking again
     """
 
     name: str
@@ -33,6 +35,7 @@ class Scenario:
     start: Walker
     actions: tuple[Action, ...]
     shown: int
+    rule: Rule = "view"
 
     @property
     def walkers(self) -> list[Walker]:
@@ -52,10 +55,11 @@ def turn(by: float) -> list[Action]:
     return [Action(turn=by / frames)] * frames if frames else []
 
 
-def ahead(distance: float) -> list[Action]:
-    """Walk straight on, units, at most `STEP_A_FRAME` a frame."""
+def ahead(distance: float, aside: float = 0.0) -> list[Action]:
+    """Walk straight on, units, at most `STEP_A_FRAME` a frame, looking so many degrees to the right of the way."""
     frames = int(np.ceil(distance / STEP_A_FRAME - 1e-9))
-    return [Action(forward=distance / frames)] * frames if frames else []
+    each, look = distance / max(frames, 1), radians(aside)
+    return [Action(forward=each * cos(look), strafe=-each * sin(look))] * frames
 
 
 def towards(at: Walker, x: float, z: float) -> list[Action]:
@@ -147,6 +151,51 @@ def door(seed: int, name: str = "door", backwards: bool = False) -> Scenario:
     return _finish(name, seed, rooms, start, out, back + turn(270.0))
 
 
+def loops(seed: int) -> Scenario:
+    """Round a rectangle, looking round at each corner; then half of it again inside the first track, generated.
+
+    The second time one keeps 0.3 to 0.5 units from the first track and looks 8 to 25 degrees to the side of where one
+    goes: everything comes back, and no view does exactly.
+    """
+    rooms, rng, _ = _place(seed)
+    while True:
+        start = Walker(*free_place(rooms, rng, 0.7), float(rng.uniform(0, 360)))
+        sides = [float(rng.uniform(1.6, 2.6)) for _ in range(2)]
+        way = float(rng.choice([-1, 1]))
+        out = [action for side in sides * 2 for action in ahead(side) + turn(way * 90.0)]
+        if min(clearance(rooms, w.x, w.z) for w in follow(start, out)) > RADIUS + 0.1:
+            break
+    inward, aside = float(rng.uniform(0.3, 0.5)), float(rng.choice([-1, 1]) * rng.uniform(8, 25))
+    # The first corner of the inner track lies half a right angle to the inside.
+    again = turn(aside) + ahead(inward * 2**0.5, aside - way * 45.0)
+    again += [action for side in sides for action in ahead(side - 2 * inward, aside) + turn(way * 90.0)]
+    return replace(_finish("loops", seed, rooms, start, out, again), rule="content")
+
+
+def one_room(rooms: Rooms) -> Rooms:
+    """The same world with its four outer walls only."""
+    outer = {name: getattr(rooms, name)[:4] for name in ("axis", "place", "span", "tiles")}
+    whole = np.array([[0, 0, SIDE, SIDE]], np.float32)
+    return replace(rooms, **outer, rooms=whole, doors=np.empty((0, 2), np.float32))
+
+
+def hall(seed: int) -> Scenario:
+    """Look round in one large room, cross it, look round; back beside where one began, look round again, generated."""
+    rooms, rng, start = _place(seed)
+    rooms = one_room(rooms)
+    while True:
+        x, z = free_place(rooms, rng, 1.2)
+        far, way = float(rng.uniform(0.3, 0.7)), float(rng.uniform(0, 2 * np.pi))
+        back = start.x + far * sin(way), start.z + far * cos(way)
+        if 2.5 <= hypot(x - start.x, z - start.z) <= 4.0 and clearance(rooms, *back) > RADIUS + 0.1:
+            break
+    out = turn(270.0)
+    out += towards(follow(start, out)[-1], x, z)
+    out += turn(180.0)
+    again = towards(follow(start, out)[-1], *back)
+    return replace(_finish("open", seed, rooms, start, out, again + turn(-180.0)), rule="content")
+
+
 def tour(rooms: Rooms, rng: np.random.Generator, start: Walker, frames: int, look: float) -> list[Action]:
     """Wander from place to place by straight clear lines, looking round on the way, for at least `frames`."""
     actions: list[Action] = []
@@ -220,6 +269,8 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "square": square,
     "door": door,
     "door backwards": partial(door, name="door backwards", backwards=True),
+    "loops": loops,
+    "open": hall,
     "wander": wander,
     "wide": wide,
     "spins": spins,

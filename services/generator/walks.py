@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pocket.rooms import FIELD_OF_VIEW, Renderer, build, slide
+from pocket.rooms import FIELD_OF_VIEW, Renderer, Rooms, build, slide
 from services.generator.actions import Walker
 from services.generator.recording import ChunkLog, Pictures, Recording
 from services.generator.scenarios import Scenario
@@ -22,15 +22,17 @@ from worldkv.chunk import Lineage, Part
 from worldkv.coding import DTYPES, KV, Coding, coded_bytes
 from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
-from worldkv.memory import Memory, MemoryConfig, Order
+from worldkv.memory import Memory, MemoryConfig, Order, Recalled, Reencode
 from worldkv.prune import Pruning, Similarity
-from worldkv.select import make_selector
+from worldkv.select import Query, make_selector
 from worldkv.store import RamStore
 from worldkv.window import Placement, WindowConfig
 
 ELSEWHERE = 500_000
 """Added to a world's seed to get another world, for the control that recalls foreign chunks."""
 STORE_BYTES = 8 << 30
+DEPTH_MAP = (6, 8)
+"""Rows and columns of a chunk's depth maps."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Variant:
     recalled: int = 6
     order: Order = "time"
     budget_chunks: int = 0
+    described: bool = False
     foreign: bool = False
 
     def coding(self, model: WorldModel) -> Coding:
@@ -109,6 +112,30 @@ class Copied(Memory):
         await super().remember(part, kv)
 
 
+class Described(Memory):
+    """A memory whose chunks also carry what selectors beyond poses look at.
+
+    Depth is an oracle's: the true renderer's, at the centres of `DEPTH_MAP` fields of each frame. Descriptors are the
+    model's own: the keys of a chunk's clean pass, the mean over its tokens, all layers and heads side by side. Nobody
+    knows what the coming chunk looks like before it is drawn: its query carries the descriptor of the chunk before it.
+    """
+
+    def __init__(self, *args: Any, rooms: Rooms) -> None:
+        super().__init__(*args)
+        self._renderer = Renderer([rooms], *DEPTH_MAP, FIELD_OF_VIEW, supersample=1)
+        self._latest = np.empty(0, np.float32)
+
+    async def recall(self, query: Query, exclude: Collection[int], reencode: Reencode) -> list[Recalled]:
+        return await super().recall(replace(query, descriptor=self._latest), exclude, reencode)
+
+    async def remember(self, part: Part, kv: KV) -> None:
+        poses = torch.from_numpy(part.meta.poses.copy())
+        _, depth = self._renderer(torch.zeros(len(poses), dtype=torch.int64), poses)
+        self._latest = kv.keys.float().mean(1).flatten().numpy()
+        meta = replace(part.meta, depth=depth.numpy(), descriptor=self._latest)
+        await super().remember(replace(part, meta=meta), kv)
+
+
 def run_walk(
     model: WorldModel, scenario: Scenario, variant: Variant, progress: Callable[[], None] | None = None
 ) -> Recording:
@@ -116,9 +143,10 @@ def run_walk(
     tick = progress or (lambda: None)
     if variant.mode != "worldkv":
         return asyncio.run(_walk(model, scenario, variant, None, tick))
-    if not variant.foreign:
-        return asyncio.run(_walk(model, scenario, variant, make_memory(model, variant, scenario.seed), tick))
     parts = _memory_parts(model, variant, scenario.seed)
+    if not variant.foreign:
+        memory = Described(*parts, rooms=scenario.rooms) if variant.described else Memory(*parts)
+        return asyncio.run(_walk(model, scenario, variant, memory, tick))
     elsewhere = Copied(*_memory_parts(model, variant, scenario.seed))
     other = replace(scenario, rooms=build(scenario.rooms.seed + ELSEWHERE))
     asyncio.run(_walk(model, other, variant, elsewhere, lambda: None))
@@ -177,6 +205,7 @@ async def _walk(
         poses=np.stack([w.pose for w in walkers]),
         shown=scenario.shown,
         chunks=tuple(log),
+        rule=scenario.rule,
     )
 
 

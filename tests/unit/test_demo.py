@@ -26,7 +26,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Weights of a model that knows nothing, and the modes to walk it in."""
     monkeypatch.setattr(demo, "VARIANTS", {"window": WINDOW, "full": FULL, "worldkv": PLAIN})
     monkeypatch.setattr(demo, "QUICK", ("pan90",))
-    monkeypatch.setattr(evaluate, "THREE", (WINDOW, FULL, PLAIN))
+    modes = replace(evaluate.STUDIES["modes"], variants=(WINDOW, FULL, PLAIN))
+    monkeypatch.setitem(evaluate.STUDIES, "modes", modes)
     path = tmp_path / "toy.safetensors"
     save(path, PocketModel(TOY), {})
     return path
@@ -65,12 +66,18 @@ def test_an_evaluation_writes_its_table_and_walks_nothing_twice(toy, tmp_path, m
     first = ask()
     monkeypatch.setattr(evaluate, "run_walk", None)
     assert ask()["cells"] == first["cells"]
-    assert (tmp_path / "matrix.md").read_text().count("\n| ") == 5  # head, rule and three lines
-    assert json.loads((tmp_path / "matrix.json").read_text())["cells"] == first["cells"]
+    assert (tmp_path / "modes.md").read_text().count("\n| ") == 5  # head, rule and three lines
+    assert json.loads((tmp_path / "modes.json").read_text())["cells"] == first["cells"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "what"), [({"scenarios": ["moon"]}, "moon"), ({"seeds": 4, "matrix": True}, "at least 5")]
+    ("asked", "what"),
+    [
+        ({"scenarios": ["moon"]}, "moon"),
+        ({"study": "stars"}, "stars"),
+        ({"study": "matrix", "seeds": 4}, "at least 5"),
+        ({"study": "selectors", "seeds": 4}, "at least 5"),
+    ],
 )
 def test_an_evaluation_says_what_it_cannot_do(tmp_path, asked, what):
     with pytest.raises(InvalidInput, match=what):
@@ -84,6 +91,13 @@ def test_a_matrix_varies_one_factor_and_names_every_variant_once():
     for variant in evaluate.MATRIX[4:]:
         changed = {k for k, v in asdict(variant).items() if v != asdict(DEFAULT)[k]} - {"name", "keep"}
         assert len(changed) <= 1, variant
+
+
+def test_every_study_is_set_beside_one_of_its_variants_on_walks_that_exist():
+    for study in evaluate.STUDIES.values():
+        assert study.beside in [v.name for v in study.variants]
+        assert set(study.scenarios) <= SCENARIOS.keys()
+    assert {v.selector for v in evaluate.STUDIES["selectors"].variants} == SELECTORS.keys()
 
 
 def test_a_plan_films_each_walk_once_and_first():

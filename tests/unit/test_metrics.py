@@ -1,11 +1,13 @@
+from dataclasses import replace
 from math import isnan
 
 import numpy as np
 import pytest
 
 from pocket.rooms import build
-from services.generator.metrics import gain_closed, psnr, score, ssim
+from services.generator.metrics import content_revisits, gain_closed, psnr, score, ssim
 from services.generator.recording import ChunkLog, Recording, revisits
+from services.generator.scenarios import SCENARIOS, one_room
 from worldkv.pose import camera
 
 GAP = 18
@@ -62,6 +64,45 @@ def test_a_place_seen_from_the_other_side_is_no_revisit():
 def test_only_shown_frames_are_revisited():
     poses = np.concatenate([pan(30, 30), pan(30, 30)])
     assert all(before < 30 <= now for now, before in revisits(poses, 30, GAP))
+
+
+def test_where_views_come_back_exactly_their_content_does():
+    s = SCENARIOS["pan180"](0)
+    poses = np.stack([w.pose for w in s.walkers])
+    exact, content = revisits(poses, s.shown, GAP), content_revisits(s.rooms, poses, s.shown, GAP)
+    again = {now for now, _ in content}
+    assert again <= {now for now, _ in exact}
+    assert len(again) >= 0.8 * len(exact)
+
+
+def test_content_that_was_shown_within_the_gap_is_no_revisit():
+    s = SCENARIOS["pan180"](0)
+    poses = np.stack([w.pose for w in s.walkers])
+    assert content_revisits(s.rooms, poses, s.shown, len(poses)) == []
+
+
+def behind_a_wall() -> np.ndarray:
+    """Shown: beside the wall x = const of world 0, looking through it; generated: the same way, from beyond it."""
+    wall = build(0).place[4]
+    return np.stack([camera(wall + 0.4, 0, 2.0, -90.0)] * 3 + [camera(wall - 1.0, 0, 2.0, -90.0)] * 30)
+
+
+def test_what_a_wall_hides_was_not_shown():
+    rooms, poses = build(0), behind_a_wall()
+    assert content_revisits(rooms, poses, 3, GAP) == []
+    beyond = content_revisits(one_room(rooms), poses, 3, GAP)
+    assert min(now for now, _ in beyond) == 3 + GAP
+    assert max(now for now, _ in beyond) == len(poses) - 1
+
+
+def test_a_first_visit_from_elsewhere_is_not_compared():
+    rooms, poses = one_room(build(0)), behind_a_wall()
+    truth = noise(33)
+    s = score(replace(recording(truth, truth, poses, 3), rooms=rooms, rule="content"), GAP)
+    assert s.frames > 0
+    assert s.truth_psnr == 60.0
+    assert isnan(s.first_psnr)
+    assert isnan(s.first_ssim)
 
 
 def test_psnr_of_equal_pictures_is_the_ceiling_and_falls_with_the_error():

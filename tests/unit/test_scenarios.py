@@ -6,6 +6,7 @@ import pytest
 
 from pocket.rooms import RADIUS, TEST_SEEDS, clearance
 from services.generator.actions import follow
+from services.generator.metrics import content_revisits
 from services.generator.recording import revisits
 from services.generator.scenarios import SCENARIOS, STEP_A_FRAME, TURN_A_FRAME, Scenario, path, room_of
 
@@ -49,10 +50,37 @@ def test_a_seed_gives_the_same_walk_and_another_seed_another():
     assert not np.array_equal(poses(scenario("pan90"))[0], poses(scenario("pan90", 1))[0])
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "never returns"])
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name not in ("never returns", "loops", "open")])
 def test_a_walk_that_returns_revisits_what_was_shown(name):
     s = scenario(name)
     assert len(revisits(poses(s), s.shown, GAP)) >= 8
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["loops", "open"])
+def test_what_comes_back_from_elsewhere_is_hardly_ever_the_same_view(name, seed):
+    s = scenario(name, seed)
+    generated = len(poses(s)) - s.shown
+    assert s.rule == "content"
+    assert len(revisits(poses(s), s.shown, GAP)) <= 0.1 * generated
+    assert len(content_revisits(s.rooms, poses(s), s.shown, GAP)) >= 0.4 * generated
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_second_loop_keeps_its_distance_and_looks_aside(seed):
+    s = scenario("loops", seed)
+    track, again = poses(s)[: s.shown, :3, 3], poses(s)[s.shown + 6 :]  # six frames to cross over
+    near = np.linalg.norm(again[:, None, :3, 3] - track, axis=-1).min(1)
+    assert near.min() > 0.25
+    assert near.max() < 0.8
+    aside = (s.walkers[s.shown + 6].yaw - s.start.yaw) % 90
+    assert 8 <= min(aside, 90 - aside) <= 25
+
+
+def test_one_large_room_has_no_inner_walls():
+    s = scenario("open")
+    assert len(s.rooms.axis) == 4
+    assert {room_of(s.rooms, w.x, w.z) for w in s.walkers} == {0}
 
 
 @pytest.mark.parametrize("seed", range(3))

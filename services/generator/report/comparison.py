@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocket.rooms import Rooms
-from services.generator.metrics import Scores, psnr, score
-from services.generator.recording import ChunkLog, Pictures, Recording, revisits
+from services.generator.metrics import Scores, looks_again, psnr, score
+from services.generator.recording import ChunkLog, Pictures, Recording
 from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
 
@@ -73,7 +73,7 @@ class Comparison:
     @cached_property
     def revisits(self) -> dict[int, int]:
         """The shown frame that each revisit frame looks at again."""
-        return dict(revisits(self.poses, self.shown, self.gap))
+        return dict(looks_again(self.walks[0], self.gap))
 
     @cached_property
     def scores(self) -> dict[str, Scores]:

@@ -11,10 +11,7 @@ import numpy as np
 from services.generator.report.html import DASH, number
 from services.generator.report.results import WalkResult, gain_of, mean
 
-HEAD = (
-    "| variant | seeds | PSNR, dB | SSIM | beside the default, dB | gain closed "
-    "| frames/s | KV, MB | recalled, MB a step |"
-)
+HEAD = "| variant | seeds | PSNR, dB | SSIM | beside {beside} | gain closed | frames/s | KV, MB | recalled, MB a step |"
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,8 @@ class Cell:
 
     psnr, error    mean against the truth over revisit frames, dB, and its standard error
     ssim           mean
-    over, over_error  the same seeds minus the default's, mean and standard error; None for fewer than two
+    over, over_error  minus the same seeds of the variant that all are set beside, mean and standard error; None for
+                      fewer than two
     gain, no_gain  share of full KV's gain over the window, or why there is none
     fps, kv_bytes, recalled_bytes  means, as in `WalkResult`
     """
@@ -43,7 +41,7 @@ class Cell:
     recalled_bytes: float | None
 
 
-def tabulate(walks: Sequence[WalkResult], default: str) -> tuple[Cell, ...]:
+def tabulate(walks: Sequence[WalkResult], beside: str) -> tuple[Cell, ...]:
     """A cell for every scenario and variant (a walk's mode), in the order in which they first appear."""
     cells = []
     for scenario in dict.fromkeys(w.scenario for w in walks):
@@ -53,7 +51,7 @@ def tabulate(walks: Sequence[WalkResult], default: str) -> tuple[Cell, ...]:
         psnrs = {name: {w.seed: w.truth_psnr for w in some} for name, some in variants.items()}
         means = {name: mean(list(by_seed.values())) for name, by_seed in psnrs.items()}
         for name, some in variants.items():
-            pairs = ((psnrs[name][s], psnrs.get(default, {}).get(s)) for s in psnrs[name])
+            pairs = ((psnrs[name][s], psnrs.get(beside, {}).get(s)) for s in psnrs[name])
             over = [a - b for a, b in pairs if a is not None and b is not None]
             gain, why = gain_of(means[name], means.get("window"), means.get("full"))
             cells.append(
@@ -81,33 +79,33 @@ def standard_error(values: Sequence[float]) -> float | None:
     return float(np.std(values, ddof=1)) / sqrt(len(values)) if len(values) > 1 else None
 
 
-def markdown(cells: Sequence[Cell], command: str, default: str, about: Sequence[str]) -> str:
-    """The cells as one Markdown table a scenario, under the command that made them."""
+def markdown(cells: Sequence[Cell], command: str, beside: str, about: Sequence[str]) -> str:
+    """The cells as one Markdown table a scenario, under the command that made them; `beside` names the bold lines."""
     lines = [
         "# Ways of remembering, compared",
         "",
         f"`{command}`",
         "",
-        f"The default is `{default}`; other lines name what they change of it. PSNR against the truth over revisit",
-        "frames, mean and standard error over seeds; *beside the default* compares the same seeds; *gain closed* is",
+        "PSNR against the truth over revisit frames, mean and standard error over seeds;",
+        f"*beside {beside}* is the difference to the same seeds of `{beside}`, dB; *gain closed* is",
         "(line − window) / (full − window): a dash where full is not 3 dB above the window, or nothing is revisited.",
         "",
         *(f"- {line}" for line in about),
     ]
     for scenario in dict.fromkeys(c.scenario for c in cells):
-        lines += ["", f"## {scenario}", "", HEAD, "| --- " + "| ---: " * 8 + "|"]
-        lines += [_line(cell, default) for cell in cells if cell.scenario == scenario]
+        lines += ["", f"## {scenario}", "", HEAD.format(beside=beside), "| --- " + "| ---: " * 8 + "|"]
+        lines += [_line(cell, beside) for cell in cells if cell.scenario == scenario]
     return "\n".join(lines) + "\n"
 
 
-def _line(c: Cell, default: str) -> str:
-    beside = DASH if c.over is None or c.variant == default else f"{c.over:+.2f} ± {number(c.over_error, 2)}"
+def _line(c: Cell, beside: str) -> str:
+    over = DASH if c.over is None or c.variant == beside else f"{c.over:+.2f} ± {number(c.over_error, 2)}"
     values = (
-        f"**{c.variant}**" if c.variant == default else c.variant,
+        f"**{c.variant}**" if c.variant == beside else c.variant,
         str(c.seeds),
         DASH if c.psnr is None else f"{c.psnr:.2f} ± {number(c.error, 2)}",
         number(c.ssim, 3),
-        beside,
+        over,
         number(c.gain, 3),
         number(c.fps, 1),
         number(c.kv_bytes / 1e6, 2),

@@ -27,6 +27,8 @@ TITLES = {
     "square": "Walk round a square, twice",
     "door": "Look round, go through a door, look round, come back, look round",
     "door backwards": "The same way out, undone step by step",
+    "loops": "Walk round a rectangle, then inside one's own track, looking aside",
+    "open": "Look round in one large room, cross it, come back beside where one began",
     "wander": "Wander through the rooms, then all the way back",
     "wide": "A tour of three rooms or more, then back",
     "spins": "Five full turns, to and fro",
