@@ -28,6 +28,7 @@ MAX_NAME = 64
 """Length of a codec's name, at most; printable ASCII."""
 DIGEST_DIGITS = 32
 """Length of a spec digest, lower-case hex digits."""
+_HEX = frozenset("0123456789abcdef")
 DTYPES = ("float32", "float16", "bfloat16")
 """What keys and values may be made of."""
 
@@ -143,7 +144,7 @@ def check_key(key: ChunkKey) -> ChunkKey:
 
 def check_digest(spec: str) -> str:
     """The spec digest itself, or InvalidInput if it is not `DIGEST_DIGITS` lower-case hex digits."""
-    if len(spec) != DIGEST_DIGITS or not set(spec) <= set("0123456789abcdef"):
+    if len(spec) != DIGEST_DIGITS or not _HEX.issuperset(spec):
         raise InvalidInput(f"a spec digest has {DIGEST_DIGITS} lower-case hex digits, got {spec[:80]!r}")
     return spec
 

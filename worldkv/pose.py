@@ -22,6 +22,8 @@ MAX_UNITS = 1e9
 
 Matrix = NDArray[np.float64]
 
+_LAST_ROW, _IDENTITY = np.array((0.0, 0.0, 0.0, 1.0)), np.eye(3)
+
 
 @dataclass(frozen=True, eq=False)
 class Pose:
@@ -64,19 +66,21 @@ def check(matrices: ArrayLike) -> Matrix:
     m = np.asarray(matrices, np.float64)
     if m.shape[-2:] != (4, 4):
         raise InvalidPose(f"poses have shape [..., 4, 4], got {m.shape}")
-    if not np.isfinite(m).all():
-        raise InvalidPose(f"a pose must be finite, got {np.count_nonzero(~np.isfinite(m))} values that are not")
-    if np.abs(m[..., 3, :] - (0, 0, 0, 1)).max(initial=0.0) > RIGID_TOLERANCE:
+    largest = np.abs(m).max(initial=0.0)
+    if not largest <= MAX_UNITS:  # also where it is NaN; no product below can overflow
+        if not np.isfinite(largest):
+            raise InvalidPose(f"a pose must be finite, got {np.count_nonzero(~np.isfinite(m))} values that are not")
+        if (far := np.abs(m[..., :3, 3]).max()) > MAX_UNITS:
+            raise InvalidPose(f"a camera stands within {MAX_UNITS:.3g} units of the origin, got {far:.3g}")
+        raise InvalidPose(f"a pose must hold a rotation, got numbers up to {largest:.3g}")
+    if np.abs(m[..., 3, :] - _LAST_ROW).max(initial=0.0) > RIGID_TOLERANCE:
         raise InvalidPose("the last row of a pose must be 0 0 0 1")
     r = m[..., :3, :3]
-    with np.errstate(over="ignore", invalid="ignore"):
-        off = np.abs(np.swapaxes(r, -1, -2) @ r - np.eye(3)).max(initial=0.0)
-    if not off <= RIGID_TOLERANCE:  # also where the product overflows to NaN
+    off = np.abs(r.swapaxes(-1, -2) @ r - _IDENTITY).max(initial=0.0)
+    if off > RIGID_TOLERANCE:
         raise InvalidPose(f"a pose must hold a rotation, R^T R is off the identity by {off:.3g}")
     if r.size and np.linalg.det(r).min() < 0:
         raise InvalidPose("a pose must hold a proper rotation, got a reflection (determinant -1)")
-    if (far := np.abs(m[..., :3, 3]).max(initial=0.0)) > MAX_UNITS:
-        raise InvalidPose(f"a camera stands within {MAX_UNITS:.3g} units of the origin, got {far:.3g}")
     return m
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -44,6 +44,7 @@ _FIELDS: Mapping[Kind, Mapping[str, type]] = {
 }
 _CELLS = (str, int, int, str, list, str, int, int, int)
 _AXES = 4
+_SHAPES = [(int,) * axes for axes in range(_AXES + 1)]
 _LIMITS: Mapping[Kind, int] = {"part": MAX_PART_BYTES, "kv": MAX_KV_BYTES}
 
 
@@ -166,7 +167,7 @@ def _checksum(prefix: bytes | memoryview, packed: bytes | memoryview) -> int:
 
 
 def _size(row: Row) -> int:
-    return max(row.length, prod(max(n, 1) for n in row.shape))  # an empty axis does not excuse a giant one
+    return max(row.length, prod(n or 1 for n in row.shape))  # an empty axis does not excuse a giant one
 
 
 def _prefix(frame: Frame) -> tuple[int, int, int]:
@@ -201,17 +202,15 @@ def _unpack(packed: memoryview) -> tuple[Kind, dict[str, Any]]:
     return fields.pop("kind"), fields
 
 
-def _distinct(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise ValueError(f"key {name!r} stands twice")
-        fields[name] = value
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise ValueError(f"a key stands twice among {[name for name, _ in pairs]}")
     return fields
 
 
 def _typed(values: object, types: tuple[type, ...], what: str) -> list[Any]:
-    if type(values) is not list or [type(value) for value in values] != list(types):
+    if type(values) is not list or tuple(map(type, values)) != types:
         raise BadHeader(f"{what} holds {', '.join(t.__name__ for t in types)}, got {str(values)[:200]}")
     return values
 
@@ -230,15 +229,16 @@ def _rows(table: list[Any], body: int) -> Iterator[Row]:
         raise Oversized(f"{len(table)} segments are over the limit of {MAX_SEGMENTS}")
     end = 0
     for cells in table:
-        row = Row(*_typed(cells, _CELLS, "a segment's line"))
-        if len(row.shape) > _AXES:
-            raise BadHeader(f"a segment's shape has at most {_AXES} axes, got {len(row.shape)}")
-        _typed(row.shape, (int,) * len(row.shape), "a segment's shape")
-        if min(row.layer, row.head_group, row.length, row.checksum, *row.shape) < 0:
-            raise BadHeader(f"a segment's line holds a negative number: {row}")
-        if _size(row) > MAX_SEGMENT_BYTES:
-            raise Oversized(f"a segment of {_size(row)} bytes or elements is over the limit of {MAX_SEGMENT_BYTES}")
-        if row.offset != aligned(end):
-            raise BadHeader(f"a segment at {row.offset} where {aligned(end)} was expected")
-        end = row.offset + row.length
-        yield row._replace(offset=body + row.offset, shape=tuple(row.shape))
+        kind, layer, head_group, dtype, shape, codec, offset, length, checksum = _typed(cells, _CELLS, "a line")
+        if len(shape) > _AXES:
+            raise BadHeader(f"a segment's shape has at most {_AXES} axes, got {len(shape)}")
+        _typed(shape, _SHAPES[len(shape)], "a segment's shape")
+        if min(layer, head_group, length, checksum, *shape) < 0:
+            raise BadHeader(f"a segment's line holds a negative number: {cells}")
+        if offset != aligned(end):
+            raise BadHeader(f"a segment at {offset} where {aligned(end)} was expected")
+        row = Row(kind, layer, head_group, dtype, tuple(shape), codec, body + offset, length, checksum)
+        if (size := _size(row)) > MAX_SEGMENT_BYTES:
+            raise Oversized(f"a segment of {size} bytes or elements is over the limit of {MAX_SEGMENT_BYTES}")
+        end = offset + length
+        yield row

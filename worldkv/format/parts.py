@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,10 @@ from worldkv.errors import BadHeader, ChecksumMismatch, Oversized, Truncated
 from worldkv.format.frame import Frame
 from worldkv.format.header import Header, Kind, Row, aligned, contradictions, decode_header, encode_header, header_bytes
 
-_ARRAYS = {"poses": "<f8", "latents": "<f2", "conditioning": "|u1", "descriptor": "<f4", "depth": "<f4"}
+_LAYOUTS = {"poses": "<f8", "latents": "<f2", "conditioning": "|u1", "descriptor": "<f4", "depth": "<f4"}
+_ARRAYS = {kind: np.dtype(layout) for kind, layout in _LAYOUTS.items()}
 """Segments of an immutable part, in their order, and what they are made of."""
+_NAMES = {kind: dtype.name for kind, dtype in _ARRAYS.items()}
 _OPTIONAL = ("descriptor", "depth")
 
 
@@ -169,9 +172,9 @@ def _checked(view: memoryview, row: Row, verify: bool) -> memoryview:
 
 def _array(frame: Frame, row: Row, verify: bool) -> NDArray[Any]:
     """A segment of an immutable part as the array it is."""
-    dtype = np.dtype(_ARRAYS[row.kind])
-    if (row.layer, row.head_group, row.dtype, row.codec) != (0, 0, dtype.name, "raw"):
-        raise BadHeader(f"{row.kind} is raw {dtype.name} of layer 0, got {row}")
-    if row.length != dtype.itemsize * int(np.prod(row.shape, dtype=object)):
-        raise BadHeader(f"{row.kind} of {dtype.name} {row.shape} does not fill {row.length} bytes")
+    dtype, name = _ARRAYS[row.kind], _NAMES[row.kind]
+    if (row.layer, row.head_group, row.dtype, row.codec) != (0, 0, name, "raw"):
+        raise BadHeader(f"{row.kind} is raw {name} of layer 0, got {row}")
+    if row.length != dtype.itemsize * prod(row.shape):
+        raise BadHeader(f"{row.kind} of {name} {row.shape} does not fill {row.length} bytes")
     return np.frombuffer(_checked(frame.slice(row.offset, row.length), row, verify), dtype).reshape(row.shape)
