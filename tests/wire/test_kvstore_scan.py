@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from tests.wire.shard import BRANCH, Caller, body, calling, inline, kv, part
+from tests.wire.test_kvstore_tiers import Below
 from worldkv import rpc, wire
-from worldkv.errors import InvalidInput
+from worldkv.errors import InvalidInput, Unavailable
 from worldkv.store import PartKey
 from worldkv.v1 import chunk_pb2
 from worldkv.v1 import kvstore_pb2 as pb
@@ -62,3 +63,27 @@ async def test_a_head_has_an_end():
     async with calling() as caller:
         await caller.keep(kv(), body(200_000))
         assert await listed(caller, head_bytes=1 << 20) == [(kv(), body(200_000)[: 64 << 10])]
+
+
+async def test_heads_of_what_redis_alone_has_come_from_there_and_are_not_promoted():
+    below = Below()
+    async with calling(lower=below) as caller:
+        await caller.keep(part(0), body(2000))
+        below.held["default", part(1)] = body(2000, 1)
+        assert await listed(caller, head_bytes=500) == [(part(0), body(500)), (part(1), body(2000, 1)[:500])]
+        assert await listed(caller, head_bytes=500) == [(part(0), body(500)), (part(1), body(2000, 1)[:500])]
+        assert caller.shard.tiers.counts["promoted"] == 0
+        assert (await caller.stats()).parts == 1
+
+
+async def test_a_tier_that_fails_between_keys_and_heads_leaves_heads_out(monkeypatch):
+    below = Below()
+    async with calling(lower=below) as caller:
+        await caller.keep(part(0), body(2000))
+        below.held["default", part(1)] = body(2000, 1)
+
+        async def unavailable(*_: Any) -> dict[PartKey, bytes]:
+            raise Unavailable("gone")
+
+        monkeypatch.setattr(below, "first_bytes", unavailable)
+        assert await listed(caller, head_bytes=500) == [(part(0), body(500)), (part(1), b"")]

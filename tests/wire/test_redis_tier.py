@@ -101,6 +101,19 @@ async def test_tenants_are_apart(tier: RedisTier):
     assert await get(tier, part()) == b"mine"
 
 
+async def test_first_bytes_come_without_the_rest(tier: RedisTier):
+    data = os.urandom(1000)
+    await put(tier, part(0), data)
+    await put(tier, part(1), data[:5])
+    await put(tier, kv(2), data)
+    await tier.delete(TENANT, [part(1)])
+    wanted = [part(0), part(1), kv(2), part(3)]
+    assert await tier.first_bytes(TENANT, wanted, 40) == {part(0): data[:40], kv(2): data[:40]}
+    assert await tier.first_bytes(TENANT, [part(0)], 500) == {part(0): data[:100]}, "its first piece has no more"
+    assert await tier.first_bytes(TENANT, [], 40) == {}
+    assert tier.counters.hits == 0
+
+
 @pytest.mark.parametrize("tenant", ["", "a{b", "a/b", "a:b", "a*", "ä"])
 async def test_odd_tenants_are_refused(tier: RedisTier, tenant: str):
     with pytest.raises(InvalidInput, match="tenant"):
