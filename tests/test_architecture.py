@@ -21,7 +21,7 @@ services.kvstore | services.retriever | services.generator | pocket.train
 pocket
 worldkv.memory, worldkv.coding, worldkv.window
 worldkv.client | worldkv.service
-worldkv.wire
+worldkv.wire, worldkv.wire_retriever
 worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.rpc | worldkv.format
@@ -60,6 +60,7 @@ LIGHT = (
     "worldkv.v1",
     "worldkv.views",
     "worldkv.wire",
+    "worldkv.wire_retriever",
     "worldkv.worlds",
 )
 """What the storage services and the client are made of: imports with torch and Ray absent."""

@@ -1,20 +1,28 @@
-"""The store's client: all shards behind one `Store`, and the worlds and sessions that they keep."""
+"""The services' clients: all shards of the store behind one `Store`, and all replicas of the index."""
 
 from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
-from worldkv.client.handover import HandedOver, hand_over
+from worldkv.client.handover import HandedOver, Holdings, hand_over
 from worldkv.client.membership import Member, Members, Membership, MembershipFile, fixed
 from worldkv.client.policy import Retry
+from worldkv.client.retriever import ReplicaStats, RetrieverClient
+from worldkv.client.retriever_finder import RemoteFinder
+from worldkv.client.retriever_replicas import RetrieverClientConfig
 from worldkv.client.shard import ShardStats
 
 __all__ = [
     "ClientConfig",
     "HandedOver",
+    "Holdings",
     "KVClient",
     "Member",
     "Members",
     "Membership",
     "MembershipFile",
+    "RemoteFinder",
+    "ReplicaStats",
+    "RetrieverClient",
+    "RetrieverClientConfig",
     "Retry",
     "ShardStats",
     "fixed",

@@ -1,0 +1,120 @@
+"""What sessions ask: which chunks of a world to recall, and which it can do without."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+from services.retriever.config import ServingConfig
+from services.retriever.holding import Holding
+from services.retriever.metrics import Metrics
+from services.retriever.reading import Reading
+from worldkv.chunk import Branch, ChunkKey, Lineage
+from worldkv.errors import NotFound, SpecMismatch, Unavailable
+from worldkv.evict import least_useful
+from worldkv.index import Hit
+from worldkv.select import Candidates, Choice, Selector
+from worldkv.wire_retriever import Found, Lookup
+
+
+class Lookups:
+    """Answers from what is held, and from the store where that is not all."""
+
+    def __init__(self, holding: Holding, reading: Reading, metrics: Metrics, config: ServingConfig) -> None:
+        self._holding, self._reading, self._metrics, self._config = holding, reading, metrics, config
+        self._threads = ThreadPoolExecutor(config.threads, "choose")
+
+    def close(self) -> None:
+        """End the threads; what they do now is waited for."""
+        self._threads.shutdown(cancel_futures=True)
+
+    async def found(self, tenant: str, lookup: Lookup, selector: Selector, seconds: float, inline: int) -> Found:
+        """The answer to a query, within about so many seconds.
+
+        inline  candidates from which on choosing is left to a thread
+
+        Raises Unavailable, DeadlineExceeded or OverBudget if the store could not be read and nothing is known of the
+        world; NotFound if the store knows nothing of it; SpecMismatch if another model made it.
+        """
+        with self._holding.asked(tenant, [branch for branch, _ in lookup.lineage.parts]):
+            error = await self._reading.whole(tenant, lookup.lineage, lookup.published, seconds)
+            if lookup.spec:
+                self._require(tenant, lookup)
+            begin, index = perf_counter(), self._holding.index(tenant)
+            chunks = index.candidates(lookup.lineage, lookup.exclude, lookup.pending)
+            missing = self._missing(tenant, lookup)
+            if chunks is None and 0 < lookup.published == missing:
+                raise error or NotFound(f"the store has no chunk of the world {lookup.lineage.head.hex()}")
+            hits = [] if chunks is None else await self._chosen(lookup, selector, chunks, inline)
+        candidates = 0 if chunks is None else len(chunks)
+        wanted = sum(not hit.spare for hit in hits)
+        self._metrics.found(lookup.selector, perf_counter() - begin, candidates, lookup.count, wanted, missing)
+        return Found(hits, candidates, missing)
+
+    async def least_useful(
+        self,
+        tenant: str,
+        lineage: Lineage,
+        count: int,
+        view_range: float,
+        protect: Collection[int],
+        exclude: Collection[int],
+        owned: Collection[Branch],
+        published: int,
+        seconds: float,
+    ) -> list[ChunkKey]:
+        """At most `count` chunks of these branches that a world can do without, in the order to take them away.
+
+        Raises Unavailable, DeadlineExceeded or OverBudget if the world is not whole and could not be read.
+        """
+        with self._holding.asked(tenant, [branch for branch, _ in lineage.parts]):
+            error = await self._reading.whole(tenant, lineage, published, seconds)
+            if isinstance(error, NotFound):  # without a store
+                raise Unavailable(str(error)) from error
+            if error is not None:
+                raise error
+            chunks = self._holding.index(tenant).candidates(lineage, exclude)
+            if chunks is None:
+                return []
+            keys = [lineage.key(number) for number in chunks.index.tolist()]
+            others = {key.index for key in keys if key.branch not in owned}
+            loop = asyncio.get_running_loop()
+            gone = await loop.run_in_executor(
+                self._threads, least_useful, chunks, count, view_range, others.union(protect)
+            )
+        return [lineage.key(number) for number in gone]
+
+    async def _chosen(self, lookup: Lookup, selector: Selector, chunks: Candidates, inline: int) -> list[Hit]:
+        if not lookup.count:
+            return []
+
+        def choose() -> list[Choice]:
+            return selector.choose(lookup.query, chunks, lookup.count, lookup.spares)
+
+        if len(chunks) <= inline:
+            choices = choose()
+        else:
+            choices = await asyncio.get_running_loop().run_in_executor(self._threads, choose)
+        return [
+            Hit(lookup.lineage.key(int(chunks.index[each.row])), each.score, each.gain, each.parts, each.spare)
+            for each in choices
+        ]
+
+    def _missing(self, tenant: str, lookup: Lookup) -> int:
+        """Published chunks of the world that are neither held nor pending."""
+        gaps = self._holding.index(tenant).missing(lookup.lineage, lookup.published)
+        if not gaps:
+            return 0
+        pending = {meta.key for meta in lookup.pending}
+        come = sum(
+            any(gap.branch == key.branch and gap.begin <= key.index < gap.end for gap in gaps) for key in pending
+        )
+        return sum(gap.end - gap.begin for gap in gaps) - come
+
+    def _require(self, tenant: str, lookup: Lookup) -> None:
+        self._holding.require(tenant, lookup.lineage, lookup.spec)
+        for meta in lookup.pending:
+            if meta.spec != lookup.spec:
+                raise SpecMismatch(f"pending chunk {meta.key} is of spec {meta.spec}, spec {lookup.spec} asks")

@@ -1,0 +1,85 @@
+"""Opens what a replica is made of, in order, and closes it again: store, index, servicer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from services.retriever.config import RetrieverConfig, StoreConfig
+from services.retriever.holding import Holding
+from services.retriever.lookups import Lookups
+from services.retriever.metrics import Metrics
+from services.retriever.reading import Reading
+from services.retriever.servicer import Replica, add
+from services.retriever.source import ShardsSource, Source, Sources
+from worldkv.client import ClientConfig, KVClient, MembershipFile, fixed
+from worldkv.service import Host, Servicers
+
+TICK_SECONDS = 1.0
+"""Between looks at what only time brings: metrics, and what is not worth remembering any more."""
+LANDING_BYTES = 32 << 20
+"""Memory for a tenant's parts to land in, while no part is there."""
+
+
+def servicers(config: RetrieverConfig) -> Servicers:
+    """What `worldkv.service` serves for a replica of this configuration."""
+    return partial(replica, config)
+
+
+@asynccontextmanager
+async def replica(config: RetrieverConfig, host: Host) -> AsyncIterator[Sequence[str]]:
+    """A replica on this host. Raises InvalidConfig for a store that cannot be."""
+    async with AsyncExitStack() as stack:
+        sources = None if config.store is None else _shards(stack, config.store)
+        made = await stack.enter_async_context(assembled(config, host, sources))
+        yield [add(made, host.server)]
+
+
+@asynccontextmanager
+async def assembled(config: RetrieverConfig, host: Host, sources: Sources | None = None) -> AsyncIterator[Replica]:
+    """A replica over these sources; leaves them open."""
+    metrics = Metrics(host.registry)
+    holding = Holding(config.index.max_chunks, config.index.gap_seconds, sources is not None)
+    reading = Reading(holding, sources, metrics)
+    lookups = Lookups(holding, reading, metrics, config.serving)
+    made = Replica(config, holding, reading, lookups, metrics, sources)
+    ticking = asyncio.create_task(_tick(made))
+    try:
+        yield made
+    finally:
+        ticking.cancel()
+        await reading.close()
+        lookups.close()
+
+
+def _shards(stack: AsyncExitStack, config: StoreConfig) -> Sources:
+    """What gives a tenant's source: a client of its own, made when it is first asked for."""
+    members = fixed(*config.shards) if config.members is None else MembershipFile(config.members)
+    members()  # a file that cannot be read stops the start
+    known: dict[str, Source] = {}
+
+    def source(tenant: str) -> Source:
+        if tenant not in known:
+            settings = ClientConfig(
+                tenant=tenant,
+                deadline_seconds=config.deadline_seconds,
+                stall_seconds=config.stall_seconds,
+                landing_bytes=LANDING_BYTES,
+                tls=config.tls,
+            )
+            client = KVClient(members, settings)
+            stack.push_async_callback(client.close)
+            known[tenant] = ShardsSource(client)
+        return known[tenant]
+
+    return source
+
+
+async def _tick(made: Replica) -> None:
+    holding = made.holding
+    while True:
+        made.metrics.held(holding.chunks, holding.branches, holding.nbytes, holding.forgotten)
+        await asyncio.sleep(TICK_SECONDS)
+        holding.tidy()
