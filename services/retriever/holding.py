@@ -83,10 +83,10 @@ class Holding:
             self.index(tenant),
             {branch: batch.specs[rows.start] for branch, rows in reversed([*batch.runs()])},
         )
-        before = len(index)
         with self.asked(tenant, specs):
             if self.chunks + len(batch) > self.max_chunks:
                 self._make_room(len(batch) - self._known(tenant, batch))
+            before = len(index)
             for branch in specs:
                 if not index.held(branch):
                     self._record(tenant, branch).spec = ""
