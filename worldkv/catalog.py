@@ -188,6 +188,10 @@ class RamSnapshots:
             raise NotFound(f"no {'earlier ' if previous else ''}snapshot of session {session!r}")
         return held[previous]
 
+    def sessions(self) -> list[str]:
+        """Those that have states."""
+        return [*self._held]
+
     async def delete(self, session: str) -> int:
         held = self._held.pop(check_name(session, "session"), [])
         self.used_bytes -= _nbytes(held)

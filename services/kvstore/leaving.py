@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 from services.kvstore.config import KVStoreConfig
+from services.kvstore.membership import Membership
 from services.kvstore.ram import RamTier
-from worldkv.catalog import Catalog
-from worldkv.client import ClientConfig, HandedOver, Members, MembershipFile, hand_over
+from services.kvstore.records import Tenants
+from worldkv.client import ClientConfig, HandedOver, Holdings, Members, MembershipFile, hand_over
 from worldkv.errors import InvalidConfig
 from worldkv.format import Frame
 from worldkv.store import Miss, PartKey
@@ -19,20 +21,21 @@ _log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """Between looks at the membership."""
-Catalogs = Callable[[], list[tuple[str, Catalog]]]
 
 
 @asynccontextmanager
-async def handing_over(config: KVStoreConfig, ram: RamTier, catalogs: Catalogs) -> AsyncIterator[None]:
-    """Hand over as soon as the membership says that this shard leaves, and at the end of the block.
+async def handing_over(
+    config: KVStoreConfig, file: Path, ram: RamTier, records: Tenants, membership: Membership
+) -> AsyncIterator[None]:
+    """Follow the membership in `file`; hand over as soon as it says that this shard leaves, and at the end."""
 
-    Does nothing for a shard that was not told of a membership.
-    """
-    if config.members is None:
-        yield
-        return
+    async def holdings() -> Holdings:
+        alone = await records.alone()
+        deleted = () if config.redis else ram.all_deleted()  # Redis remembers
+        return Holdings(deleted, alone.worlds, alone.states, ram.last_copies())
+
     name, client = config.shard or config.service.address, ClientConfig(tls=config.service.tls)
-    leaving = Leaving(name, MembershipFile(config.members), ram, catalogs, client, config.handover_seconds)
+    leaving = Leaving(name, MembershipFile(file), membership, ram, holdings, client, config.handover_seconds)
     watching = asyncio.create_task(leaving.watch())
     try:
         yield
@@ -44,49 +47,59 @@ async def handing_over(config: KVStoreConfig, ram: RamTier, catalogs: Catalogs) 
 class Leaving:
     """What one shard hands on.
 
-    name      its own, in the membership
-    members   where the membership comes from; raises InvalidConfig while it cannot be had
-    ram       what it has; parts that another shard took are marked safe
-    catalogs  records that are nowhere but here, with their tenants
-    seconds   that handing over may take at a time
+    name        its own, in the membership
+    members     where the membership comes from; raises InvalidConfig while it cannot be had
+    membership  is told of every number that is seen there: what was routed by an older one is refused from then on
+    ram         what it has; parts that another shard took are marked safe
+    holdings    what may be nowhere but here
+    seconds     that handing over may take at a time
     """
 
     def __init__(
         self,
         name: str,
         members: Members,
+        membership: Membership,
         ram: RamTier,
-        catalogs: Catalogs,
+        holdings: Callable[[], Awaitable[Holdings]],
         config: ClientConfig,
         seconds: float,
     ) -> None:
-        self.name, self._members, self._ram, self._catalogs = name, members, ram, catalogs
-        self._config, self._seconds = config, seconds
+        self.name, self._members, self._membership, self._ram = name, members, membership, ram
+        self._holdings, self._config, self._seconds = holdings, config, seconds
+        self._gave_records = False
 
     async def watch(self) -> None:
         """Look again and again; does not end."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
             await self.look()
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def look(self) -> HandedOver | None:
         """Hand over if the membership says so; goes on serving meanwhile. None if there is nothing to do."""
         try:
-            leaving = any(member.name == self.name for member in self._members().leaving)
+            now = self._members()
         except InvalidConfig:
             return None
-        return await self.hand_over() if leaving and self._ram.last_copies() else None
+        self._membership.see(now.number)
+        if self.name not in {member.name for member in now.leaving}:
+            self._gave_records = False
+            return None
+        if self._gave_records and not self._ram.last_copies():
+            return None
+        done = await self.hand_over()
+        self._gave_records = done is not None and not done.left
+        return done
 
     async def hand_over(self) -> HandedOver | None:
         """Hand over what has no second copy; None if nobody stays who could take it."""
-        catalogs = self._catalogs()
+        holdings = await self._holdings()
         try:
             done = await hand_over(
                 self.name,
                 self._members,
-                self._ram.last_copies(),
+                holdings,
                 self._reading,
-                catalogs,
                 self._taken,
                 config=self._config,
                 seconds=self._seconds,
@@ -95,12 +108,8 @@ class Leaving:
             _log.warning("nothing is handed over: %s", error)
             return None
         _log.info(
-            "handed over %d parts, %d bytes and %d worlds; %d were gone, %d are left",
-            done.parts,
-            done.bytes,
-            done.worlds,
-            done.gone,
-            done.left,
+            "handed over %d parts, %d bytes, %d worlds, %d sessions, %d deletions; %d were gone, %d are left",
+            *(done.parts, done.bytes, done.worlds, done.sessions, done.deleted, done.gone, done.left),
         )
         return done
 

@@ -14,8 +14,12 @@ class Membership:
     def __init__(self) -> None:
         self.number = 0
 
+    def see(self, number: int) -> None:
+        """There is a membership of this number."""
+        self.number = max(self.number, number)
+
     def check(self, given: int) -> None:
         """Raise Conflict for an older number than was seen; 0 is from somebody who does not route."""
         if given and given < self.number:
             raise Conflict(f"routed by membership {given}, but {self.number} was seen")
-        self.number = max(self.number, given)
+        self.see(given)

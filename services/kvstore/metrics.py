@@ -25,6 +25,7 @@ _NOW = {
     "parts": "parts in RAM",
     "slots_used": "entries of the table of generations in use",
     "tombstones": "evicted parts that are remembered",
+    "deleted_runs": "runs of deleted chunks that are remembered",
 }
 
 

@@ -15,7 +15,7 @@ from services.kvstore.arena import Arena
 from services.kvstore.held import Held, Reservation
 from services.kvstore.ledger import Ledger, Short
 from services.kvstore.tombstones import Tombstones
-from worldkv.chunk import Branch
+from worldkv.chunk import Branch, ChunkKey
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput, OverBudget
 from worldkv.format import Kind
 from worldkv.shared import Extent, cut
@@ -33,6 +33,7 @@ class RamConfig:
     huge_pages    ask for huge pages
     prefix        begin of the segment's name under /dev/shm
     max_evicted   evicted keys that are remembered as such; older ones are misses like any other
+    max_deleted   runs of deleted chunks of a branch that are remembered; older branches are as if they never were
 
     Raises InvalidConfig naming the value that is out of range.
     """
@@ -42,11 +43,12 @@ class RamConfig:
     huge_pages: bool = True
     prefix: str = "worldkv-arena"
     max_evicted: int = 100_000
+    max_deleted: int = 100_000
 
     def __post_init__(self) -> None:
         if self.budget_bytes < 1:
             raise InvalidConfig(f"budget_bytes must be at least 1, got {self.budget_bytes}")
-        for name in ("tenant_bytes", "max_evicted"):
+        for name in ("tenant_bytes", "max_evicted", "max_deleted"):
             if getattr(self, name) < 0:
                 raise InvalidConfig(f"{name} must not be negative, got {getattr(self, name)}")
 
@@ -72,6 +74,7 @@ class RamStats:
     parts           that are held
     slots_used      entries of the table of generations in use
     tombstones      evicted keys that are remembered
+    deleted_runs    of deleted chunks that are remembered
     evicted         parts dropped to make room
     refused         reservations refused for want of room
     tenants         the same by tenant
@@ -85,6 +88,7 @@ class RamStats:
     parts: int
     slots_used: int
     tombstones: int
+    deleted_runs: int
     evicted: int
     refused: int
     tenants: Mapping[str, TenantStats] = field(default_factory=dict)
@@ -102,7 +106,7 @@ class RamTier:
         self.config = config
         self.arena = Arena(config.budget_bytes, config.prefix, config.huge_pages)
         self._ledger = Ledger()
-        self._tombstones = Tombstones(config.max_evicted)
+        self._tombstones = Tombstones(config.max_evicted, config.max_deleted)
         self._reserved: set[Held] = set()  # being written
         self._pinned: set[Held] = set()  # dropped, but still read
         self._evictions = self._refusals = 0
@@ -193,6 +197,10 @@ class RamTier:
         parts.sort(key=lambda part: (part.key.kind != "part", -part.used))
         return [(part.tenant, part.key) for part in parts]
 
+    def all_deleted(self) -> list[tuple[str, ChunkKey]]:
+        """Chunks that are remembered as deleted, with their tenants."""
+        return [*self._tombstones.all_deleted()]
+
     def stats(self) -> RamStats:
         """What is held now."""
         return RamStats(
@@ -204,6 +212,7 @@ class RamTier:
             parts=len(self._ledger.held),
             slots_used=self.arena.slots - self.arena.free_slots,
             tombstones=len(self._tombstones),
+            deleted_runs=self._tombstones.deleted_runs,
             evicted=self._evictions,
             refused=self._refusals,
             tenants={

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -30,9 +32,9 @@ class TieredCatalog:
         self._ahead: dict[str, World] = {}  # written while Redis was away
 
     @property
-    def waiting(self) -> int:
+    def waiting(self) -> list[World]:
         """Records that Redis has not got yet."""
-        return len(self._ahead)
+        return [*self._ahead.values()]
 
     async def read(self, name: str) -> Stored:
         await self.catch_up(check_name(name))
@@ -126,16 +128,15 @@ class TieredCatalog:
 
 
 class TieredSnapshots:
-    """A `Snapshots`: states are in RAM only while Redis does not answer."""
+    """A `Snapshots`: states are in RAM only while Redis does not answer.
 
-    def __init__(self, ram: Snapshots, lower: Snapshots) -> None:
-        self._ram, self._lower = ram, lower
+    ram  what Redis has not got yet
+    """
+
+    def __init__(self, ram: RamSnapshots, lower: Snapshots) -> None:
+        self.ram, self._lower = ram, lower
         self._ahead: dict[str, None] = {}  # sessions with states in RAM, oldest first
-
-    @property
-    def waiting(self) -> int:
-        """Sessions whose states Redis has not got yet."""
-        return len(self._ahead)
+        self._lock = asyncio.Lock()
 
     async def save(self, session: str, snapshot: Snapshot) -> Level:
         await self.catch_up(session)
@@ -144,8 +145,9 @@ class TieredSnapshots:
                 return await self._lower.save(session, snapshot)
             except Unavailable as error:
                 _log.debug("the state of session %r is not in Redis yet: %s", session, error)
-        level = await self._ram.save(session, snapshot)
-        self._ahead[session] = None
+        async with self._lock:
+            level = await self.ram.save(session, snapshot)
+            self._ahead[session] = None
         return level
 
     async def load(self, session: str, previous: bool = False) -> Snapshot:
@@ -153,12 +155,12 @@ class TieredSnapshots:
         if session not in self._ahead:
             return await self._lower.load(session, previous)
         try:
-            return await self._ram.load(session, previous)
+            return await self.ram.load(session, previous)
         except NotFound:
             return await self._lower.load(session)  # the one before the only one here
 
     async def delete(self, session: str) -> int:
-        count = await self._ram.delete(session)
+        count = await self.ram.delete(session)
         self._ahead.pop(session, None)
         return count + await self._lower.delete(session)
 
@@ -173,20 +175,15 @@ class TieredSnapshots:
         """Write a session's states to Redis, if there are any here and it answers now."""
         if session not in self._ahead:
             return
-        states = []
-        for previous in (True, False):
+        async with self._lock:  # what is saved here meanwhile must not go with what is written
             try:
-                states.append(await self._ram.load(session, previous))
-            except NotFound:
-                continue
-        try:
-            for state in states:
-                await self._lower.save(session, state)
-        except Unavailable as error:
-            _log.debug("the states of session %r are not in Redis yet: %s", session, error)
-            return
-        await self._ram.delete(session)
-        self._ahead.pop(session, None)
+                for state in reversed(await kept(self.ram, session)):
+                    await self._lower.save(session, state)
+            except Unavailable as error:
+                _log.debug("the states of session %r are not in Redis yet: %s", session, error)
+                return
+            await self.ram.delete(session)
+            self._ahead.pop(session, None)
 
 
 class Records(NamedTuple):
@@ -194,6 +191,22 @@ class Records(NamedTuple):
 
     worlds: Catalog
     snapshots: Snapshots
+
+
+class Alone(NamedTuple):
+    """World records and session states, the newest first, with their tenants."""
+
+    worlds: list[tuple[str, World]]
+    states: list[tuple[str, str, list[Snapshot]]]
+
+
+async def kept(snapshots: Snapshots, session: str) -> list[Snapshot]:
+    """The states of a session that are kept, the newest first."""
+    found = []
+    for previous in (False, True):
+        with suppress(NotFound):
+            found.append(await snapshots.load(session, previous))
+    return found
 
 
 class Tenants:
@@ -225,10 +238,17 @@ class Tenants:
                 if isinstance(each, TieredCatalog | TieredSnapshots):
                     await each.settle()
 
-    def alone(self) -> list[tuple[str, Catalog]]:
-        """World records that are nowhere but here, with their tenants."""
-        held = [(tenant, records.worlds) for tenant, records in self._records.items()]
-        return [(tenant, worlds) for tenant, worlds in held if isinstance(worlds, RamCatalog)]
+    async def alone(self) -> Alone:
+        """What is nowhere but here."""
+        worlds: list[tuple[str, World]] = []
+        states: list[tuple[str, str, list[Snapshot]]] = []
+        for tenant, (catalog, snapshots) in [*self._records.items()]:
+            here = catalog.waiting if isinstance(catalog, TieredCatalog) else [each async for each in catalog.list()]
+            worlds += [(tenant, each) for each in here]
+            ram = snapshots.ram if isinstance(snapshots, TieredSnapshots) else snapshots
+            if isinstance(ram, RamSnapshots):
+                states += [(tenant, session, await kept(ram, session)) for session in ram.sessions()]
+        return Alone(worlds, states)
 
     def _open(self, tenant: str) -> Records:
         snapshots = RamSnapshots(self._ram_bytes)

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from services.kvstore.config import KVStoreConfig
-from services.kvstore.leaving import handing_over
 from services.kvstore.lower import Lower
 from services.kvstore.membership import Membership
 from services.kvstore.metrics import Metrics
@@ -51,7 +50,11 @@ async def shard(config: KVStoreConfig, host: Host) -> AsyncIterator[Sequence[str
         tier, records = await _redis(stack, config.redis, lost)
         made = await stack.enter_async_context(assembled(config, host, ram, tier, records))
         losses += [made.tiers.lost, made.records.lost]
-        await stack.enter_async_context(handing_over(config, ram, made.records.alone))
+        if config.members is not None:
+            from services.kvstore.leaving import handing_over  # the client is for shards that have others
+
+            following = handing_over(config, config.members, ram, made.records, made.membership)
+            await stack.enter_async_context(following)
         yield [add(made, host.server)]
 
 

@@ -1,9 +1,10 @@
-"""What a shard remembers of parts it no longer has: deleted chunks for good, evicted parts for a while."""
+"""What a shard remembers of parts it no longer has: deleted chunks for long, evicted parts for a while."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import pairwise
 
 from worldkv.chunk import Branch, ChunkKey
@@ -14,12 +15,16 @@ class Tombstones:
     """Why parts are gone. Deleted chunks cost memory by runs of chunk numbers: a whole branch is one run.
 
     max_evicted  evicted or corrupt parts that are remembered; the oldest are forgotten first
+    max_deleted  runs of deleted chunks that are remembered; the branches that nothing was deleted of for longest are
+                 forgotten first, never the last one. Branches are not used twice: what then comes of one is late
+    deleted_runs of deleted chunks that are remembered
     """
 
-    def __init__(self, max_evicted: int) -> None:
-        self._max = max_evicted
+    def __init__(self, max_evicted: int, max_deleted: int) -> None:
+        self._max, self._max_deleted = max_evicted, max_deleted
         self._gone: OrderedDict[tuple[str, PartKey], Miss] = OrderedDict()  # oldest first
-        self._deleted: dict[tuple[str, Branch], Numbers] = {}
+        self._deleted: OrderedDict[tuple[str, Branch], Numbers] = OrderedDict()  # oldest first
+        self.deleted_runs = 0
 
     def __len__(self) -> int:
         """Parts that are remembered as evicted or corrupt."""
@@ -34,10 +39,23 @@ class Tombstones:
         return chunk.index in self._deleted.get((tenant, chunk.branch), ())
 
     def delete(self, tenant: str, chunk: ChunkKey) -> None:
-        """Remember a chunk as deleted, for good."""
-        self._deleted.setdefault((tenant, chunk.branch), Numbers()).add(chunk.index)
+        """Remember a chunk as deleted."""
+        name = tenant, chunk.branch
+        numbers = self._deleted.setdefault(name, Numbers())
+        self._deleted.move_to_end(name)
+        before = len(numbers)
+        numbers.add(chunk.index)
+        self.deleted_runs += len(numbers) - before
+        while self.deleted_runs > self._max_deleted and len(self._deleted) > 1:
+            self.deleted_runs -= len(self._deleted.popitem(last=False)[1])
         self.forget(tenant, PartKey(chunk, "part"))
         self.forget(tenant, PartKey(chunk, "kv"))
+
+    def all_deleted(self) -> Iterator[tuple[str, ChunkKey]]:
+        """Every chunk that is remembered as deleted, with its tenant."""
+        for (tenant, branch), numbers in self._deleted.items():
+            for index in numbers:
+                yield tenant, ChunkKey(branch, index)
 
     def bury(self, tenant: str, key: PartKey, reason: Miss) -> None:
         """Remember why a part is gone, until it is put again or too many others went."""
@@ -55,6 +73,7 @@ class Tombstones:
         assert not held & self._gone.keys(), "a part is held and remembered as gone"
         assert not any(self.deleted(tenant, key.chunk) for tenant, key in (*held, *self._gone))
         assert len(self._gone) <= self._max
+        assert self.deleted_runs == sum(map(len, self._deleted.values()))
         for numbers in self._deleted.values():
             numbers.check_integrity()
 
@@ -65,6 +84,14 @@ class Numbers:
     def __init__(self) -> None:
         self._begins: list[int] = []
         self._ends: list[int] = []  # exclusive
+
+    def __len__(self) -> int:
+        """Runs."""
+        return len(self._begins)
+
+    def __iter__(self) -> Iterator[int]:
+        for begin, end in zip(self._begins, self._ends, strict=True):
+            yield from range(begin, end)
 
     def __contains__(self, number: int) -> bool:
         at = bisect_right(self._begins, number) - 1

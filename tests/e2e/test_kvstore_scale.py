@@ -49,14 +49,22 @@ async def test_every_chunk_is_readable_after_1_to_3_to_1_shards():
 
 
 async def test_a_shard_told_to_end_hands_on_what_it_has_even_if_nobody_said_that_it_leaves():
-    async with running("a", "b") as (made, client):
-        wanted = keys(0, 10)
-        await client.put({key: frame(key) for key in wanted})
+    async with running("b") as (made, client):
+        wanted, gone = keys(0, 10), keys(10, 11)
+        await client.put({key: frame(key) for key in (*wanted, *gone)})
+        await client.delete(gone)
         await client.worlds.swap("harbour", 0, World("harbour", Lineage.begin()))
+        for n in range(3):
+            await client.sessions.save("walk", Snapshot(n, Frame.of(b"%d" % n)))
+        made.start("a")
+        made.become("ab")
+        await made.ready()
         await made.end("b")
         made.become("a")
         assert await readable(client, wanted) == 1.0
         assert (await client.worlds.read("harbour")).world.version == 1
+        assert [join((await client.sessions.load("walk", older)).state) for older in (False, True)] == [b"2", b"1"]
+        assert set((await client.get(gone)).values()) == {Miss.DELETED}
 
 
 async def test_kill_of_a_shard_loses_no_immutable_part_world_or_session():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.kvstore.ram import RamConfig, RamTier
-from services.kvstore.tombstones import Numbers
+from services.kvstore.tombstones import Numbers, Tombstones
 from tests.contract.ram_tier import read, write
 from worldkv.chunk import ChunkKey
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput, NotFound, OverBudget
@@ -183,3 +183,23 @@ def test_a_set_of_numbers_kept_as_runs_is_a_set(added):
         numbers.add(n)
         numbers.check_integrity()
     assert {n for n in range(-1, 22) if n in numbers} == set(added)
+
+
+def test_deletions_are_remembered_within_bounds_and_the_newest_branch_always():
+    tombstones = Tombstones(max_evicted=0, max_deleted=4)
+    for branch in (b"a" * 16, b"b" * 16):
+        for index in (1, 2, 3, 7):
+            tombstones.delete("ann", ChunkKey(branch, index))
+    assert tombstones.deleted_runs == 4
+    tombstones.delete("ann", ChunkKey(b"c" * 16, 0))
+    assert tombstones.deleted_runs == 3
+    assert not tombstones.deleted("ann", ChunkKey(b"a" * 16, 1))
+    assert tombstones.deleted("ann", ChunkKey(b"b" * 16, 3))
+    assert [*tombstones.all_deleted()] == [
+        *(("ann", ChunkKey(b"b" * 16, index)) for index in (1, 2, 3, 7)),
+        ("ann", ChunkKey(b"c" * 16, 0)),
+    ]
+    for index in range(0, 20, 2):
+        tombstones.delete("ann", ChunkKey(b"d" * 16, index))
+    assert tombstones.deleted_runs == 10, "one branch is remembered whole"
+    tombstones.check_integrity(set())

@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
-from tests.wire.shards import BRANCH, CONFIG, Setting, frame, kv, part, shards
+from services.kvstore.records import kept
+from tests.wire.shards import BRANCH, CONFIG, Setting, found, frame, kv, part, shards
 from tests.wire.toy_kvstore import Toy, serving
 from worldkv.catalog import Snapshot, World
 from worldkv.chunk import Lineage
-from worldkv.client import HandedOver, KVClient, Member, Membership, hand_over
+from worldkv.client import HandedOver, Holdings, KVClient, Member, Membership, hand_over
 from worldkv.errors import (
     Conflict,
     InvalidConfig,
@@ -113,9 +115,14 @@ async def handed(setting: Setting, name: str) -> HandedOver:
             with held.pin():
                 yield Frame(held.views)
 
-    parts = toy.tier.last_copies()
+    holdings = Holdings(
+        toy.tier.all_deleted(),
+        [(tenant, each) for tenant, catalog in toy.catalogs.items() async for each in catalog.list()],
+        [(tenant, each, await kept(held, each)) for tenant, held in toy.states.items() for each in held.sessions()],
+        toy.tier.last_copies(),
+    )
     members = lambda: setting.state["now"]  # noqa: E731
-    return await hand_over(name, members, parts, reading, toy.catalogs.items(), config=CONFIG)
+    return await hand_over(name, members, holdings, reading, config=CONFIG)
 
 
 async def test_shards_that_leave_hand_on_what_they_have():
@@ -123,13 +130,19 @@ async def test_shards_that_leave_hand_on_what_they_have():
         client, keys = setting.client, [key for n in range(30) for key in (part(n), kv(n))]
         await client.put({key: frame(50_000, key.chunk.index) for key in keys})
         await client.worlds.swap("harbour", 0, world(5))
+        for n in range(3):
+            await client.sessions.save("walk", Snapshot(n, Frame.of(b"%d" % n)))
+        await client.put({key: frame() for key in (part(40), kv(40))})
+        await client.delete([part(40)])
         setting.become("ab", leaving="c")
         assert (await handed(setting, "c")).left == 0
         setting.become("a", leaving="b")
         done = await handed(setting, "b")
-        assert done.left == 0
+        assert (done.left, done.worlds, done.sessions, done.deleted) == (0, 1, 1, 1)
         assert done.parts > 30
         setting.become("a")
+        assert [join((await client.sessions.load("walk", older)).state) for older in (False, True)] == [b"2", b"1"]
+        assert await found(client, kv(40)) is Miss.DELETED
         answers = await client.get(keys)
         assert {key: join(answer) for key, answer in answers.items() if isinstance(answer, Frame)} == {
             key: join(frame(50_000, key.chunk.index)) for key in keys
@@ -149,3 +162,83 @@ async def test_what_nobody_takes_is_counted():
         assert (done.parts, done.left) == (0, 5)
         setting.toys["b"].refuses = pb.REFUSAL_REASON_DELETED
         assert (await handed(setting, "a")).gone == 5
+
+
+async def test_a_shard_that_never_saw_a_deletion_learns_of_it_from_who_leaves():
+    async with shards("abc") as setting:
+        setting.become("a")
+        await setting.client.delete([part(n) for n in range(1500)])
+        setting.become("bc", leaving="a")
+        done = await handed(setting, "a")
+        assert (done.deleted, done.left) == (1500, 0)
+        setting.become("bc")
+        with pytest.raises(Conflict):
+            await setting.client.put({part(1499): frame()})
+
+
+async def test_states_that_leave_do_not_hide_newer_ones():
+    async with shards("abc") as setting:
+        client = setting.client
+        states = [Snapshot(n, Frame.of(b"%d" % n)) for n in range(6)]
+
+        async def has(*names: int) -> None:
+            there = [join((await client.sessions.load("walk", older)).state) for older in (False, True)]
+            assert there == [b"%d" % n for n in names]
+
+        first, second = keeper(setting, "walk")[0], keeper(setting, "walk", 1)[0]
+        third = keeper(setting, "walk", 2)[0]
+        for state in states[:2]:
+            await client.sessions.save("walk", state)
+        setting.become(first)
+        await client.sessions.save("walk", states[2])  # the second has 1 and 0 still
+        setting.become(second + third, leaving=first)
+        assert (await handed(setting, first)).sessions == 1
+        setting.become(second + third)
+        await has(2, 1)
+        setting.become(third)
+        await has(2, 1)
+        await client.sessions.save("walk", states[3])
+        setting.become(third, leaving=second)
+        await handed(setting, second)
+        setting.become(third)
+        await has(3, 2)
+        await client.sessions.save("walk", states[4])
+        await client.sessions.save("walk", states[5])
+        setting.become(third, leaving=second)
+        await handed(setting, second)
+        setting.become(third)
+        await has(5, 4)
+
+
+@pytest.mark.parametrize("slow", ["older", "newest"])
+@pytest.mark.parametrize("step", ["_held", "_write", "_copied"])
+async def test_of_two_who_make_a_world_under_different_memberships_one_wins(step, slow, monkeypatch):
+    """All of what one of them does falls before this step of the slow one."""
+    async with shards("abcd") as setting:
+        decides = keeper(setting, "harbour")[0]
+        setting.become("abcd".replace(decides, ""))
+        before = setting.state["now"]
+        setting.become("abcd")  # with one that the older client does not know, and that decides
+        async with KVClient(lambda: before, CONFIG) as older:
+            clients = {"older": older.worlds, "newest": setting.client.worlds}
+            (quick,) = clients.keys() - {slow}
+            swaps: dict[str, World | Conflict] = {}
+
+            async def swap(who: str) -> None:
+                try:
+                    swaps[who] = (await clients[who].swap("harbour", 0, world(len(who)))).world
+                except Conflict as error:
+                    swaps[who] = error
+
+            inner = getattr(clients[slow], step)
+
+            async def interrupted(*args: Any, **more: Any) -> Any:
+                if not swaps:
+                    await swap(quick)
+                return await inner(*args, **more)
+
+            monkeypatch.setattr(clients[slow], step, interrupted)
+            await swap(slow)
+        won = [each for each in swaps.values() if isinstance(each, World)]
+        assert len(won) == 1, swaps
+        assert (await setting.client.worlds.read("harbour")).world == won[0]

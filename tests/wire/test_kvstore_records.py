@@ -50,7 +50,7 @@ async def test_records_written_while_redis_was_away_are_written_up_with_their_ve
     await worlds.settle()
     stored = await lower.read("room")
     assert (stored.world.version, stored.world.chunks) == (3, 2)
-    assert worlds.waiting == 0
+    assert worlds.waiting == []
 
 
 async def test_of_two_records_the_higher_version_wins():

@@ -1,17 +1,22 @@
-"""What a shard does before it leaves: what may be the last copy goes to the others."""
+"""What a shard does before it leaves: what may be known to nobody else goes to the others."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
-from worldkv.catalog import Catalog
+from worldkv.catalog import Snapshot, World
+from worldkv.chunk import ChunkKey
 from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
 from worldkv.client.membership import Members
-from worldkv.client.policy import Deadline
+from worldkv.client.policy import Deadline, together
+from worldkv.client.shard import MAX_KEYS
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable
 from worldkv.format import Frame
 from worldkv.store import PartKey
@@ -23,19 +28,39 @@ Reading = Callable[[str, PartKey], AbstractContextManager[Frame | None]]
 """A tenant's part, whose bytes stay as they are within the block; None if it is gone."""
 
 
-@dataclass
-class HandedOver:
-    """What became of a shard's parts and records.
+@dataclass(frozen=True)
+class Holdings:
+    """What a shard has that may be nowhere else, all with their tenants.
 
-    parts, bytes  that another shard has now
-    worlds        records that others know now
-    gone          parts deleted or evicted meanwhile
-    left          parts that nobody took: no room, nobody there, or no time
+    deleted  chunks that were deleted
+    worlds   records of worlds
+    states   of sessions, by name, each session's newest first
+    parts    those that matter most first
     """
 
+    deleted: Collection[tuple[str, ChunkKey]] = ()
+    worlds: Collection[tuple[str, World]] = ()
+    states: Collection[tuple[str, str, Sequence[Snapshot]]] = ()
+    parts: Collection[tuple[str, PartKey]] = ()
+
+
+@dataclass
+class HandedOver:
+    """What became of a shard's holdings.
+
+    deleted       chunks that all others know to be deleted now
+    worlds        records that others know now
+    sessions      whose states others know now
+    parts, bytes  that another shard has now
+    gone          parts deleted or evicted meanwhile
+    left          of any of these, what nobody took: no room, nobody there, or no time
+    """
+
+    deleted: int = 0
+    worlds: int = 0
+    sessions: int = 0
     parts: int = 0
     bytes: int = 0
-    worlds: int = 0
     gone: int = 0
     left: int = 0
 
@@ -43,20 +68,18 @@ class HandedOver:
 async def hand_over(
     leaving: str,
     members: Members,
-    parts: Iterable[tuple[str, PartKey]],
+    holdings: Holdings,
     reading: Reading,
-    catalogs: Iterable[tuple[str, Catalog]] = (),
     taken: Callable[[str, PartKey], None] = lambda tenant, key: None,
     *,
     config: ClientConfig | None = None,
     seconds: float = 60.0,
 ) -> HandedOver:
-    """Give parts and world records to the shards that stay; what cannot be given is counted, nothing is raised.
+    """Give what a shard has to those that stay; what cannot be given is counted, nothing is raised. May be repeated.
 
     leaving   name of the shard that leaves, in the membership
     members   who is there; the one that leaves may still be named, or be gone already
-    parts     with their tenants, those that matter most first
-    catalogs  of records that are nowhere but here, with their tenants
+    reading   gives a part's bytes
     taken     told of every part that another shard has now
     seconds   that it may take
 
@@ -73,9 +96,13 @@ async def hand_over(
                 clients[tenant] = await stack.enter_async_context(made)
             return clients[tenant]
 
-        for tenant, catalog in catalogs:
-            done.worlds += await _hand_records(await client(tenant), catalog)
-        left = iter(parts)
+        for tenant, some in _by_tenant(holdings.deleted):  # first, so that no part of them is taken
+            await _hand_deleted(await client(tenant), some, deadline, done)
+        for tenant, world in holdings.worlds:
+            done.worlds += await _known((await client(tenant)).worlds.adopt(world), deadline, done)
+        for tenant, session, states in holdings.states:
+            done.sessions += await _known((await client(tenant)).sessions.adopt(session, states), deadline, done)
+        left = iter(holdings.parts)
 
         async def work() -> None:
             for tenant, key in left:  # shared: each takes the next
@@ -109,12 +136,33 @@ async def _hand_part(
     return False
 
 
-async def _hand_records(client: KVClient, catalog: Catalog) -> int:
-    count = 0
-    async for world in catalog.list():
+async def _hand_deleted(client: KVClient, chunks: Sequence[ChunkKey], deadline: Deadline, done: HandedOver) -> None:
+    """Have every shard know that these chunks were deleted."""
+    number = client.ring.membership.number
+    for begin in range(0, len(chunks), MAX_KEYS):
+        some = [PartKey(chunk, "part") for chunk in chunks[begin : begin + MAX_KEYS]]
         try:
-            await client.worlds.adopt(world)
-        except (Unavailable, Conflict, DeadlineExceeded):
-            continue
-        count += 1
-    return count
+            await together(shard.delete(some, number, deadline) for shard in client.ring.everyone())
+        except _REFUSED:
+            done.left += len(some)
+        else:
+            done.deleted += len(some)
+
+
+async def _known(adopting: Coroutine[Any, Any, object], deadline: Deadline, done: HandedOver) -> bool:
+    """Whether others know a record or a state now."""
+    try:
+        async with asyncio.timeout(max(deadline.remaining, 0)):
+            await adopting
+    except (*_REFUSED, TimeoutError):
+        done.left += 1
+        return False
+    return True
+
+
+def _by_tenant(chunks: Collection[tuple[str, ChunkKey]]) -> Iterator[tuple[str, list[ChunkKey]]]:
+    for tenant, some in groupby(sorted(chunks), key=itemgetter(0)):
+        yield tenant, [chunk for _, chunk in some]
+
+
+_REFUSED = (Unavailable, Conflict, DeadlineExceeded, OverBudget)

@@ -53,7 +53,10 @@ class Worlds:
         deadline, everyone = self._ring.deadline(), self._ring.everyone()
         if len(everyone) == 1:
             return await self._write(everyone[0], expected, record, deadline)
-        held = await self._held(name, deadline)
+        # A new world may have another first shard for whoever knows another membership: of two who make it at once the
+        # newer one wins, since from now on no shard takes what the older one writes.
+        fence = 0 if expected else self._ring.membership.number
+        held = await self._held(name, deadline, fence)
         found = _highest(held).world.version if held else 0
         if found != expected:
             raise Conflict(f"world {name!r} has version {found}, expected {expected}")
@@ -64,14 +67,24 @@ class Worlds:
         return await self._copied(stored, order[1:], held, deadline)
 
     async def adopt(self, record: World) -> Stored:
-        """Make the shards know a record that was kept elsewhere, in the version it has; nothing if theirs is newer."""
+        """Make two shards, or Redis, know a record that was kept elsewhere, in the version it has; nothing if theirs is
+        newer."""
         deadline = self._ring.deadline()
         held = await self._held(record.name, deadline)
-        if held and _highest(held).world.version >= record.version:
-            return _highest(held)
         order = self._ring.ranked(record.name.encode(), writing=True)
-        stored = await self._raise(order[0], held, record, record.version, deadline)
-        return await self._copied(stored, order[1:], held, deadline)
+        if held and _highest(held).world.version >= record.version:
+            stored = _highest(held)
+            behind = [shard for shard in order if shard not in held or held[shard].world != stored.world]
+            return await self._copied(stored, behind, held, deadline)
+        failed: WorldKVError | None = None
+        for n, shard in enumerate(order):
+            try:
+                stored = await self._raise(shard, held, record, record.version, deadline)
+            except Unavailable as error:
+                failed = failed or error
+            else:
+                return await self._copied(stored, order[n + 1 :], held, deadline)
+        raise failed or Unavailable(f"world {record.name!r}: no shard keeps its record")
 
     async def _copied(
         self, stored: Stored, shards: Sequence[Shard], held: Mapping[Shard, Stored], deadline: Deadline
@@ -147,14 +160,18 @@ class Worlds:
         if silent:
             raise Unavailable(f"world {name!r} may still be there, remove it again: {reasons(silent)}")
 
-    async def _held(self, name: str, deadline: Deadline) -> dict[Shard, Stored]:
+    async def _held(self, name: str, deadline: Deadline, fence: int = 0) -> dict[Shard, Stored]:
         """The record as each shard knows it, first in rank first.
+
+        fence  number of a membership: before it reads, a shard is told to take nothing of older ones
 
         Raises Unavailable if nobody who answers has it and somebody does not answer.
         """
         request = pb.ReadWorldRequest(name=check_name(name))
 
         async def ask(shard: Shard) -> Stored:
+            if fence:
+                await shard.delete((), fence, deadline)
             async with shard.line.calling("read", deadline) as watch:
                 told = await shard.line.stub.ReadWorld(request, **watch.limits)
             return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)

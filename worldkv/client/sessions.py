@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from grpc import aio
@@ -29,6 +29,11 @@ class _Found(NamedTuple):
     shard: Shard
     previous: bool
 
+    @property
+    def mark(self) -> tuple[int, int]:
+        """What tells it from other states of its session: how many chunks it is after, and its checksum."""
+        return self.head.chunks, self.head.checksum
+
 
 class Sessions:
     """`Snapshots` over all shards: the first in rank by the session's name has them, and another one a copy."""
@@ -38,34 +43,12 @@ class Sessions:
 
     async def save(self, session: str, snapshot: Snapshot) -> Level:
         """As `Snapshots.save`; TWO if two shards have it."""
-        deadline = self._ring.deadline()
-        state = snapshot.state
-        head = pb.SnapshotHead(
-            session=check_name(session, "session"),
-            chunks=snapshot.chunks,
-            size=state.nbytes,
-            checksum=checksum(state.buffers),
-        )
-        first = pb.SaveSnapshotRequest(head=head, membership=self._ring.membership.number).SerializeToString()
-
-        async def stream() -> AsyncIterator[bytes]:
-            yield first
-            for piece in wire.pieces(0, state.buffers, self._ring.config.piece_bytes):
-                yield piece
-
+        deadline, head = self._ring.deadline(), _head(session, snapshot)
         levels: list[Level] = []
-
-        async def ask(shard: Shard) -> None:
-            call: aio.StreamUnaryMultiCallable[bytes, pb.SaveSnapshotResponse]
-            call = shard.line.channel.stream_unary(f"{SERVICE}/SaveSnapshot", None, pb.SaveSnapshotResponse.FromString)
-            async with shard.line.calling("save", deadline) as watch:
-                told = await call(stream(), **watch.limits)
-            levels.append(wire.level_of(told.level) or Level.ONE)
-
         failed: WorldKVError | None = None
         for shard in self._ring.ranked(session.encode(), writing=True):
             try:
-                await ask(shard)
+                levels.append(await self._save(shard, head, snapshot, deadline))
             except (Unavailable, OverBudget) as error:
                 failed = failed or error
             if len(levels) == 2 or Level.REDIS in levels:
@@ -74,24 +57,47 @@ class Sessions:
             raise failed or Unavailable(f"session {session!r}: no shard keeps its state")
         return Level.TWO if len(levels) == 2 else levels[0]
 
+    async def adopt(self, session: str, states: Sequence[Snapshot]) -> Level:
+        """Make two shards, or Redis, know states kept elsewhere, the newest first; nothing if theirs are newer.
+
+        Theirs are newer if ours is their previous one; where the two have nothing in common, unless ours drew more.
+        Answers how safe the newest is. Raises what `save` does.
+        """
+        deadline = self._ring.deadline()
+        heads = [_head(session, state) for state in states]
+        ours = [(head.chunks, head.checksum) for head in heads]
+        found, _ = await self._look(session, deadline)
+        known = {shard: [each.mark for each in held] for shard, held in found.items()}
+        theirs = [*dict.fromkeys(mark for marks in known.values() for mark in marks)]
+        newer = ours[0] in theirs[1:] or (theirs and theirs[0] not in ours and theirs[0][0] >= ours[0][0])
+        newest = theirs[0] if newer else ours[0]
+        levels = [Level.ONE for marks in known.values() if marks[:1] == [newest]]
+        failed: WorldKVError | None = None
+        for shard in [] if newer else self._ring.ranked(session.encode(), writing=True):
+            marks = known.get(shard, [])[:1]
+            if len(levels) >= 2 or Level.REDIS in levels or marks == [newest]:
+                continue
+            try:
+                for state, head, mark in reversed([*zip(states, heads, ours, strict=True)]):
+                    if mark not in marks:
+                        level = await self._save(shard, head, state, deadline)
+                levels.append(level)
+            except (Unavailable, OverBudget) as error:
+                failed = failed or error
+        if not levels:
+            raise failed or Unavailable(f"session {session!r}: no shard keeps its state")
+        return max(*levels, Level.TWO if len(levels) > 1 else Level.ONE)
+
     async def load(self, session: str, previous: bool = False) -> Snapshot:
         """As `Snapshots.load`: of what all shards have, the newest or the one before it.
 
         Raises ChecksumMismatch if it is damaged wherever it is, Unavailable if nobody has it who answers.
         """
         deadline = self._ring.deadline()
-        shards = self._ring.ranked(check_name(session, "session").encode())
-        found: dict[Shard, list[_Found]] = {shard: [] for shard in shards}
-
-        async def look(shard: Shard) -> None:
-            for older in (False, True):  # NotFound ends it
-                head, _ = await self._load(shard, session, older, deadline, whole=False)
-                found[shard].append(_Found(head, shard, older))
-
-        _, silent = await each_of(look, shards)
+        found, silent = await self._look(session, deadline)
         states: dict[tuple[int, int], list[_Found]] = {}  # newest first: as the first in rank says, then the others
         for each in (each for held in found.values() for each in held):
-            states.setdefault((each.head.chunks, each.head.checksum), []).append(each)
+            states.setdefault(each.mark, []).append(each)
         if len(states) <= previous:
             if silent:
                 raise Unavailable(f"nobody knows the state of session {session!r}: {reasons(silent)}")
@@ -123,6 +129,35 @@ class Sessions:
             raise Unavailable(f"session {session!r} may still have states, delete again: {reasons(silent)}")
         return max(dropped.values())
 
+    async def _look(
+        self, session: str, deadline: Deadline
+    ) -> tuple[dict[Shard, list[_Found]], dict[Shard, WorldKVError]]:
+        """What each shard has of a session, first in rank first, its newest first; and why others do not answer."""
+        shards = self._ring.ranked(check_name(session, "session").encode())
+        found: dict[Shard, list[_Found]] = {shard: [] for shard in shards}
+
+        async def look(shard: Shard) -> None:
+            for older in (False, True):  # NotFound ends it
+                head, _ = await self._load(shard, session, older, deadline, whole=False)
+                found[shard].append(_Found(head, shard, older))
+
+        return found, (await each_of(look, shards))[1]
+
+    async def _save(self, shard: Shard, head: pb.SnapshotHead, snapshot: Snapshot, deadline: Deadline) -> Level:
+        """Have one shard keep a state; answers how safe it is there."""
+        first = pb.SaveSnapshotRequest(head=head, membership=self._ring.membership.number).SerializeToString()
+
+        async def stream() -> AsyncIterator[bytes]:
+            yield first
+            for piece in wire.pieces(0, snapshot.state.buffers, self._ring.config.piece_bytes):
+                yield piece
+
+        call: aio.StreamUnaryMultiCallable[bytes, pb.SaveSnapshotResponse]
+        call = shard.line.channel.stream_unary(f"{SERVICE}/SaveSnapshot", None, pb.SaveSnapshotResponse.FromString)
+        async with shard.line.calling("save", deadline) as watch:
+            told = await call(stream(), **watch.limits)
+        return wire.level_of(told.level) or Level.ONE
+
     async def _load(
         self, shard: Shard, session: str, previous: bool, deadline: Deadline, whole: bool
     ) -> tuple[pb.SnapshotHead, Frame]:
@@ -152,3 +187,13 @@ class Sessions:
         if head is None or not arrival.correct:
             raise ChecksumMismatch(f"the snapshot of session {session!r} on {shard.member.name} is not what was saved")
         return head, Frame.of(arrival.view)
+
+
+def _head(session: str, snapshot: Snapshot) -> pb.SnapshotHead:
+    state = snapshot.state
+    return pb.SnapshotHead(
+        session=check_name(session, "session"),
+        chunks=snapshot.chunks,
+        size=state.nbytes,
+        checksum=checksum(state.buffers),
+    )

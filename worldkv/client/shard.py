@@ -117,9 +117,9 @@ class Shard:
         return outcomes
 
     async def delete(self, keys: Collection[PartKey], membership: int, deadline: Deadline) -> int:
-        """Drop keys; answers how many frames went."""
+        """Drop keys; answers how many frames went. Without keys: let the shard know of a membership."""
         dropped = 0
-        for some in _batches(keys):
+        for some in _batches(keys) if keys else ((),):
             request = pb.DeleteRequest(keys=map(wire.key_message, some), membership=membership)
             async with self.line.calling("delete", deadline) as watch:
                 answer = await self.line.stub.Delete(request, **watch.limits)
