@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
 from hmac import compare_digest
 from typing import NamedTuple
@@ -29,7 +30,7 @@ _TRIES = 3
 class Wanted(NamedTuple):
     """What a request asks for.
 
-    keys         in order
+    keys         in order; one may stand several times, with different slices
     slices       offset and length in bytes of what is wanted of each key; length 0: to the end
     piece_bytes  of inline pieces
     shared       whether the reader sees our arena
@@ -51,7 +52,7 @@ class Gets:
 
     def wanted(self, request: pb.GetRequest) -> Wanted:
         """A request, checked; InvalidInput naming the value that is wrong."""
-        keys = checked_keys(request.keys)
+        keys = checked_keys(request.keys, apart=not request.slices)
         slices = [(each.offset, each.length) for each in request.slices] or [(0, 0)] * len(keys)
         if len(slices) != len(keys):
             raise InvalidInput(f"a get has one slice for each of its {len(keys)} keys or none, got {len(slices)}")
@@ -70,7 +71,7 @@ class Gets:
         try:
             for item, key in enumerate(wanted.keys):
                 for _ in range(_TRIES):
-                    found = await self._find(ahead, item, wanted.verify, late)
+                    found = await self._find(ahead, key, wanted.verify, late)
                     if isinstance(found, Miss):
                         yield self._missed(item, key, found)
                         break
@@ -96,21 +97,21 @@ class Gets:
         finally:
             ahead.close()
 
-    async def _find(self, ahead: _Ahead, item: int, verify: bool, late: float) -> Found | Miss:
+    async def _find(self, ahead: _Ahead, key: PartKey, verify: bool, late: float) -> Found | Miss:
         if asyncio.get_running_loop().time() >= late:
             return Miss.LATE
         try:
             async with asyncio.timeout_at(late):
-                found = await ahead.find(item)
-                if verify and not isinstance(found, Miss) and not await self._sound(ahead, item, found):
-                    found = await ahead.find(item)  # from Redis, if it has it
+                found = await ahead.find(key)
+                if verify and not isinstance(found, Miss) and not await self._sound(ahead.tenant, key, found):
+                    found = await ahead.find(key)  # from Redis, if it has it
                 return found
         except TimeoutError:
             return Miss.LATE
 
-    async def _sound(self, ahead: _Ahead, item: int, found: Found) -> bool:
+    async def _sound(self, tenant: str, key: PartKey, found: Found) -> bool:
         """Whether a part's bytes are what was written; it is dropped if not."""
-        part, key = found.part, ahead.keys[item]
+        part = found.part
         if isinstance(part, Passing):
             return True
         try:
@@ -118,10 +119,10 @@ class Gets:
                 sound = await asyncio.to_thread(checksum, part.views) == part.checksum
         except NotFound:
             return False
-        here = self._tiers.ram.find(ahead.tenant, key)
+        here = self._tiers.ram.find(tenant, key)
         if not sound and isinstance(here, Held) and here is part:
             self._metrics.damaged()
-            self._tiers.ram.mark_corrupt(ahead.tenant, key)
+            self._tiers.ram.mark_corrupt(tenant, key)
         return sound
 
     def _inline(self, item: int, found: Found, wanted: Wanted) -> Generator[bytes, None, None]:
@@ -153,24 +154,30 @@ class _Ahead:
     """Looks for keys in Redis while earlier ones are sent."""
 
     def __init__(self, tiers: Tiered, tenant: str, keys: list[PartKey], most: int) -> None:
-        self.tenant, self.keys = tenant, keys
-        self._tiers, self._most, self._next = tiers, most, 0
-        self._under_way: dict[int, asyncio.Task[Found | Miss]] = {}
+        self.tenant, self._tiers, self._most = tenant, tiers, most
+        self._left = Counter(keys)  # how often each is still asked for
+        self._coming = iter(list(self._left))
+        self._under_way: dict[PartKey, asyncio.Task[Found | Miss]] = {}
+        self._passing: dict[PartKey, Found] = {}  # what RAM has no room for, as long as more of it is wanted
 
-    async def find(self, item: int) -> Found | Miss:
-        self._next = max(self._next, item + 1)
-        while self._tiers.lower and self._next < len(self.keys) and len(self._under_way) < self._most:
-            if isinstance(self._tiers.here(self.tenant, self.keys[self._next]), Miss):
-                looking = self._tiers.find(self.tenant, self.keys[self._next])
-                self._under_way[self._next] = asyncio.create_task(looking)
-            self._next += 1
-        task = self._under_way.pop(item, None)
-        if task is not None:
+    async def find(self, key: PartKey) -> Found | Miss:
+        self._left[key] -= 1
+        while self._tiers.lower and len(self._under_way) < self._most and (after := next(self._coming, None)):
+            if after != key and isinstance(self._tiers.here(self.tenant, after), Miss):
+                self._under_way[after] = asyncio.create_task(self._tiers.find(self.tenant, after))
+        found: Found | Miss
+        if key in self._passing:
+            found = self._passing.pop(key)
+        elif task := self._under_way.pop(key, None):
             try:
-                return await task
+                found = await task
             finally:
                 task.cancel()
-        return await self._tiers.find(self.tenant, self.keys[item])
+        else:
+            found = await self._tiers.find(self.tenant, key)
+        if isinstance(found, Found) and isinstance(found.part, Passing) and self._left[key] > 0:
+            self._passing[key] = found
+        return found
 
     def close(self) -> None:
         """Nobody waits any more; what is being read into RAM goes on."""
@@ -178,12 +185,12 @@ class _Ahead:
             task.cancel()
 
 
-def checked_keys(messages: Sequence[chunk_pb2.PartKey]) -> list[PartKey]:
-    """The keys of a request; InvalidInput for too many, a key twice, or an odd key."""
+def checked_keys(messages: Sequence[chunk_pb2.PartKey], apart: bool = True) -> list[PartKey]:
+    """The keys of a request; InvalidInput for too many, an odd key, or, if they must be `apart`, a key twice."""
     if len(messages) > MAX_KEYS:
         raise InvalidInput(f"a request names at most {MAX_KEYS} keys, got {len(messages)}")
     keys = [wire.key_of(each) for each in messages]
-    if len(set(keys)) < len(keys):
+    if apart and len(set(keys)) < len(keys):
         twice = next(key for at, key in enumerate(keys) if key in keys[:at])
         raise InvalidInput(f"a request names no key twice, but {twice}")
     return keys

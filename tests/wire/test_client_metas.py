@@ -98,7 +98,7 @@ async def test_a_part_that_is_no_part_is_left_out_and_counted():
 async def test_a_chunk_that_goes_meanwhile_is_left_out():
     async with shards("a") as (client, *_):
         await put(client, *[meta(n, depth=DEPTH) for n in range(20)], latents=2000)
-        found = []
+        found: list[int] = []
         async for each in client.metas(BRANCH):
             if not found:
                 await client.delete([part(n) for n in range(10, 20)])

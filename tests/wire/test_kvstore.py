@@ -292,6 +292,14 @@ async def test_a_byte_flipped_in_memory_is_a_counted_miss_for_who_asks_to_verify
         assert await caller.get(kv(), verify=True) == [body(100_000)]
 
 
+async def test_several_slices_of_a_part_come_in_the_order_asked_for():
+    data = body(300_000)
+    async with calling() as caller:
+        await caller.keep(kv(), data)
+        slices = [pb.Slice(offset=at, length=length) for at, length in ((200_000, 10), (0, 5), (299_999, 50))]
+        assert await caller.get(*[kv()] * 3, slices=slices) == [data[200_000:200_010], data[:5], data[-1:]]
+
+
 async def test_a_put_given_up_in_the_middle_leaves_nothing():
     async with calling() as caller:
 

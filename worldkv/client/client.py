@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from types import TracebackType
+from typing import TypeVar
 
-from worldkv.chunk import Branch, ChunkKey, Meta, check_key
+from worldkv.chunk import Branch, ChunkKey, Meta, Segment, check_key
 from worldkv.client.config import ClientConfig
+from worldkv.client.layers import Opened, in_layers, open_parts
 from worldkv.client.membership import Members, Membership, name_of
 from worldkv.client.metas import HEAD_BYTES, metas
 from worldkv.client.policy import Deadline, together, walk
@@ -19,11 +21,15 @@ from worldkv.client.scanning import Scanned, merged
 from worldkv.client.sessions import Sessions
 from worldkv.client.shard import Outdated, Shard, ShardStats
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
-from worldkv.format import Frame, Kind
+from worldkv.format import Frame, Kind, Row
 from worldkv.store import Level, Miss, PartKey
 
 _TELLING = (Miss.NEVER_STORED, Miss.EVICTED, Miss.LATE, Miss.TIER_DOWN, Miss.CORRUPT, Miss.DELETED)
 """Reasons of a miss; of what several shards say, the last of these is told."""
+
+T = TypeVar("T")
+_Read = Callable[[Shard, list[PartKey], Callable[[PartKey, T | Miss], None]], Awaitable[None]]
+"""Asks one shard for some keys, and tells each answer as it comes."""
 
 
 @dataclass
@@ -86,11 +92,61 @@ class KVClient:
         self, keys: Collection[PartKey], *, deadline_seconds: float | None = None
     ) -> dict[PartKey, Frame | Miss]:
         """The frame of every key asked for, or why there is none; LATE for what did not come in time."""
-        deadline, wanted = self.ring.deadline(deadline_seconds), dict.fromkeys(keys)
-        routes = self._routes(wanted, self.ring.membership, writing=False)
-        found: dict[PartKey, Frame | Miss] = {}
+        deadline = self.ring.deadline(deadline_seconds)
 
-        def answered(key: PartKey, answer: Frame | Miss) -> None:
+        async def read(shard: Shard, some: list[PartKey], answered: Callable[[PartKey, Frame | Miss], None]) -> None:
+            await shard.get(some, deadline, answered)
+
+        return await self._found(keys, deadline, read)
+
+    async def segments(
+        self,
+        keys: Collection[PartKey],
+        *,
+        layers: Collection[int] | None = None,
+        kinds: Collection[str] = ("k", "v"),
+        deadline_seconds: float | None = None,
+    ) -> AsyncIterator[tuple[PartKey, Segment | Miss]]:
+        """Segments of KV parts as they come: layer after layer, in each the parts as they stand in `keys`, of each its
+        keys before its values. Every segment's checksum was verified. Whoever takes his time holds up no shard.
+
+        layers  that are wanted, None: all; those that a part has not are left out
+        kinds   of segments: k, v or both
+
+        A part that cannot be had is told once, by the reason, before all segments or where it stopped coming; after
+        that there is nothing more of it. LATE for what did not come in time. Raises InvalidInput for other keys than
+        those of KV parts.
+        """
+        odd = [str(key) for key in keys if key.kind != "kv"]
+        if odd or not {"k", "v"}.issuperset(kinds):
+            raise InvalidInput(f"KV parts have segments of kinds k and v, asked for {kinds} of {', '.join(odd[:3])}")
+        deadline = self.ring.deadline(deadline_seconds)
+
+        async def read(shard: Shard, some: list[PartKey], answered: Callable[[PartKey, Opened | Miss], None]) -> None:
+            await open_parts(shard, some, deadline, answered)
+
+        async def whole(key: PartKey) -> Frame | Miss:
+            return (await self.get([key], deadline_seconds=deadline.remaining))[key]
+
+        def wanted(row: Row) -> bool:
+            return row.kind in kinds and (layers is None or row.layer in layers)
+
+        found = await self._found(keys, deadline, read)
+        for key, each in found.items():
+            if isinstance(each, Miss):
+                yield key, each
+        opened = {key: each for key, each in found.items() if not isinstance(each, Miss)}
+        async with aclosing(in_layers(opened, wanted, deadline, whole)) as segments:
+            async for key, segment in segments:
+                yield key, segment
+
+    async def _found(self, keys: Collection[PartKey], deadline: Deadline, read: _Read[T]) -> dict[PartKey, T | Miss]:
+        """What `read` finds of every key, asking shard after shard; a reason where nobody has it."""
+        wanted = dict.fromkeys(keys)
+        routes = self._routes(wanted, self.ring.membership, writing=False)
+        found: dict[PartKey, T | Miss] = {}
+
+        def answered(key: PartKey, answer: T | Miss) -> None:
             held = found.get(key)
             known = isinstance(held, Miss) and isinstance(answer, Miss)
             if not known or _TELLING.index(answer) > _TELLING.index(held):
@@ -98,7 +154,7 @@ class KVClient:
 
         async def ask(shard: Shard, some: list[PartKey]) -> None:
             try:
-                await shard.get(some, deadline, answered)
+                await read(shard, some, answered)
             except DeadlineExceeded:  # told by what is missing
                 pass
             except Unavailable:
@@ -109,7 +165,7 @@ class KVClient:
 
         def done(key: PartKey) -> bool:
             held = found.get(key)
-            return held is Miss.DELETED or isinstance(held, Frame)
+            return held is Miss.DELETED or not (held is None or isinstance(held, Miss))
 
         await walk(routes, ask, done, self.config.retry, deadline)
         if deadline.passed:

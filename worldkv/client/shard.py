@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple, TypeVar
 
 from grpc import aio
 
@@ -39,6 +40,23 @@ THREAD_BYTES = 1 << 20
 
 Answered = Callable[[PartKey, Frame | Miss], None]
 """Told of every key as its answer comes."""
+
+
+class Run(NamedTuple):
+    """A run of a part's bytes.
+
+    offset, length  where it begins in the part, and how many bytes it has at most; length 0: all of the part
+    checksum        xxh3-64 of these bytes, None: not known. That of all of a part need not be known
+    """
+
+    key: PartKey
+    offset: int = 0
+    length: int = 0
+    checksum: int | None = None
+
+
+Told = Callable[[Run, memoryview | Miss | None], Awaitable[None]]
+"""Told what has become of a run: its bytes, read-only, or why there are none; None where other bytes came."""
 
 
 class Outdated(Conflict):
@@ -94,12 +112,29 @@ class Shard:
 
     async def get(self, keys: Collection[PartKey], deadline: Deadline, answered: Answered) -> None:
         """Ask for keys, and tell each answer as it comes; what was told before an error stays true."""
-        arena = await self.line.arena(deadline)
-        for some in _batches(keys):
-            unsure = await self._read(some, arena, deadline, answered)
-            if unsure:  # their memory was used again meanwhile, or is damaged: the shard may have them elsewhere
-                for key in await self._read(unsure, None, deadline, answered, verify=True):
-                    answered(key, Miss.CORRUPT)
+        unsure: list[Run] = []
+
+        async def told(run: Run, data: memoryview | Miss | None) -> None:
+            if data is None:
+                unsure.append(run)
+            else:
+                answered(run.key, data if isinstance(data, Miss) else Frame((data,)))
+
+        await self.read([*map(Run, keys)], deadline, told)
+        if unsure:  # their memory was used again meanwhile, or is damaged: the shard may have them elsewhere
+            again, unsure = unsure, []
+            await self.read(again, deadline, told, verify=True)
+            for run in unsure:
+                answered(run.key, Miss.CORRUPT)
+
+    async def read(self, runs: Sequence[Run], deadline: Deadline, told: Told, verify: bool = False) -> None:
+        """Read runs of parts' bytes, and tell of each what has become of it, in their order.
+
+        verify  have the shard look at all bytes of their parts, and drop what is damaged, before it sends them
+        """
+        arena = None if verify else await self.line.arena(deadline)
+        for some in _batches(runs):
+            await self._read(some, arena, deadline, told, verify)
 
     async def put(
         self, items: Mapping[PartKey, Frame], level: Level | None, membership: int, deadline: Deadline
@@ -150,7 +185,7 @@ class Shard:
         left = list(keys)
         while left:
             asked, known = left[:MAX_KEYS], set[int]()
-            request = self._request(asked, self.line.known_arena)
+            request = self._request([*map(Run, asked)], self.line.known_arena)
             async with self.line.calling("get", deadline) as watch:
                 call = self._get(request, **watch.limits)
                 try:
@@ -168,82 +203,82 @@ class Shard:
             left = [key for n, key in enumerate(left) if n not in known]
         return gone
 
-    def _request(self, keys: Sequence[PartKey], arena: ArenaReader | None, verify: bool = False) -> pb.GetRequest:
+    def _request(self, runs: Sequence[Run], arena: ArenaReader | None, verify: bool = False) -> pb.GetRequest:
         proofs = [pb.ArenaProof(arena=arena.id, nonce=arena.nonce)] if arena else []
-        messages = map(wire.key_message, keys)
-        piece_bytes = self.line.config.piece_bytes
-        return pb.GetRequest(keys=messages, arenas=proofs, piece_bytes=piece_bytes, verify=verify)
+        whole = not any(run.length for run in runs)
+        return pb.GetRequest(
+            keys=(wire.key_message(run.key) for run in runs),
+            slices=() if whole else (pb.Slice(offset=run.offset, length=run.length) for run in runs),
+            arenas=proofs,
+            piece_bytes=self.line.config.piece_bytes,
+            verify=verify,
+        )
 
     async def _read(
-        self,
-        keys: Sequence[PartKey],
-        arena: ArenaReader | None,
-        deadline: Deadline,
-        answered: Answered,
-        verify: bool = False,
-    ) -> list[PartKey]:
-        """One call; answers the keys whose bytes were not what their plans said."""
-        unsure: list[PartKey] = []
+        self, runs: Sequence[Run], arena: ArenaReader | None, deadline: Deadline, told: Told, verify: bool
+    ) -> None:
+        """One call."""
         streamed: Arrival | None = None
         async with self.line.calling("get", deadline) as watch:
-            call = self._get(self._request(keys, arena, verify), **watch.limits)
+            call = self._get(self._request(runs, arena, verify), **watch.limits)
             try:
                 async for raw in call:
                     watch.alive()
                     answer = wire.get_response(raw)
-                    key, good = keys[answer.item], True
+                    run = runs[answer.item]
+                    data: memoryview | Miss | None = None
                     if isinstance(answer, wire.Piece):
                         if streamed is None:
                             raise ChunkCorrupt(f"shard {self.member.name} sent bytes that it had not announced")
                         streamed.add(answer.offset, answer.data)
-                        if streamed.complete:
-                            good, streamed = self._landed(key, streamed, answered), None
                     elif isinstance(answer, pb.Miss):
-                        answered(key, wire.miss_of(answer.reason))
-                        streamed = None
+                        data, streamed = wire.miss_of(answer.reason), None
                     elif arena is not None and answer.HasField("shared"):
                         with watch.busy():
-                            good = await self._copied(key, answer, arena, answered)
+                            data = await self._copied(run, answer, arena)
                     else:
-                        streamed = self._arrival(answer)
+                        streamed = self._arrival(run, answer)
                         if arena is not None:
                             self.line.look_again(arena)
-                    if not good:
-                        unsure.append(key)
+                    if streamed is not None:
+                        if not streamed.complete:
+                            continue
+                        data, streamed = self._landed(run, streamed), None
+                    with watch.busy():
+                        await told(run, data)
             finally:
                 call.cancel()
-        return unsure
 
-    def _arrival(self, plan: pb.Plan) -> Arrival:
+    def _arrival(self, run: Run, plan: pb.Plan) -> Arrival:
+        """Where the bytes of a plan land."""
         if not 0 < plan.size <= MAX_KV_BYTES:
             raise ChunkCorrupt(f"shard {self.member.name} announced {plan.size} bytes; at most {MAX_KV_BYTES} can be")
-        return Arrival(self._landing.take(plan.size), plan.checksum)
+        if not run.length:
+            return Arrival(self._landing.take(plan.size), plan.checksum)
+        return Arrival(self._landing.take(max(min(run.length, plan.size - run.offset), 0)), run.checksum)
 
-    async def _copied(self, key: PartKey, plan: pb.Plan, arena: ArenaReader, answered: Answered) -> bool:
-        """Copy a part out of the shard's memory, and tell the frame; False if the bytes are not the part's."""
-        view, extents = self._arrival(plan).view, wire.extents_of(plan.shared.extents)
-        if plan.size < THREAD_BYTES:
-            miss = arena.copy(extents, [view], plan.checksum)
+    async def _copied(self, run: Run, plan: pb.Plan, arena: ArenaReader) -> memoryview | None:
+        """What a plan says, copied out of the shard's memory; None if other bytes are there by now."""
+        arrival, extents = self._arrival(run, plan), wire.extents_of(plan.shared.extents)
+        view, checksum = arrival.view, arrival.checksum
+        if view.nbytes < THREAD_BYTES:
+            miss = arena.copy(extents, [view], checksum)
         else:
-            miss = await asyncio.to_thread(arena.copy, extents, [view], plan.checksum)
-        if miss is None:
-            self._tell(key, view, "shared", answered)
-        else:
-            self.line.counters[f"get.shared.{miss.value}"] += 1
-        return miss is None
+            miss = await asyncio.to_thread(arena.copy, extents, [view], checksum)
+        return self._counted(run, view, "shared", miss)
 
-    def _landed(self, key: PartKey, arrival: Arrival, answered: Answered) -> bool:
-        """Tell the frame whose bytes have all come; False if they are not the part's."""
-        if arrival.correct:
-            self._tell(key, arrival.view, "streamed", answered)
-        else:
-            self.line.counters[f"get.streamed.{Miss.CORRUPT.value}"] += 1
-        return arrival.correct
+    def _landed(self, run: Run, arrival: Arrival) -> memoryview | None:
+        """What has come in pieces; None if these are not the bytes that were put."""
+        return self._counted(run, arrival.view, "streamed", None if arrival.correct else Miss.CORRUPT)
 
-    def _tell(self, key: PartKey, view: memoryview, way: str, answered: Answered) -> None:
-        self.line.counters[f"get.{way}"] += 1
-        self.line.counters[f"get.{way}.bytes"] += view.nbytes
-        answered(key, Frame((view.toreadonly(),)))
+    def _counted(self, run: Run, view: memoryview, way: str, miss: Miss | None) -> memoryview | None:
+        name, counters = f"{'slice' if run.length else 'get'}.{way}", self.line.counters
+        if miss is not None:
+            counters[f"{name}.{miss.value}"] += 1
+            return None
+        counters[name] += 1
+        counters[f"{name}.bytes"] += view.nbytes
+        return view.toreadonly()
 
     async def _send(
         self, items: Mapping[PartKey, Frame], shared: bool, level: Level | None, membership: int, deadline: Deadline
@@ -334,7 +369,10 @@ _REFUSALS: dict[int, tuple[type[WorldKVError], str]] = {
 }
 
 
-def _batches(keys: Iterable[PartKey]) -> Iterator[list[PartKey]]:
-    rest = iter(keys)
+K = TypeVar("K", PartKey, Run)
+
+
+def _batches(wanted: Iterable[K]) -> Iterator[list[K]]:
+    rest = iter(wanted)
     while batch := list(islice(rest, MAX_KEYS)):
         yield batch

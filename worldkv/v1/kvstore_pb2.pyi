@@ -447,7 +447,7 @@ class GetRequest(_message.Message):
     """
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.PartKey]:
-        """At most 1024, none twice. None: an empty answer."""
+        """At most 1024; none twice, unless slices say what is wanted of each. None: an empty answer."""
 
     @_builtins.property
     def arenas(self) -> _containers.RepeatedCompositeFieldContainer[Global___ArenaProof]:
