@@ -89,6 +89,15 @@ def grow(
     return chosen
 
 
+def in_order(near: Matrix, missing: Matrix) -> list[float]:
+    """Share of the view that each of some candidates [n, points] adds to what those before it leave of `missing`."""
+    gains = []
+    for each in near:
+        gains.append(float(_gains(each, missing)))
+        missing = missing * (1 - each)
+    return gains
+
+
 def _gains(near: Matrix, missing: Matrix) -> Matrix:
     """Share of the view that candidates [n, points] add where `missing` [points] is not yet shown."""
     return np.asarray(np.round(near @ missing / missing.shape[-1], TIE))
