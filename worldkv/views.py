@@ -197,6 +197,15 @@ def target(poses: Matrix, fov: float, aspect: float, reach: float, columns: int,
     return Target(sources, local @ poses[:, :3, :3].swapaxes(-1, -2) + sources[:, None])
 
 
+def square(points: NDArray[np.floating], of: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Squared distances [n] of points [n, 3] from another, [3], or each from its own, [n, 3].
+
+    Axis by axis: numpy is slow at sums over an axis as short as this.
+    """
+    x, y, z = (points[..., axis] - of[..., axis] for axis in range(3))
+    return np.asarray(x * x + y * y + z * z)
+
+
 def sees(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np.float64) -> NDArray[np.bool_]:
     """Which points at least one frame of each view sees, [n, points].
 
@@ -206,22 +215,26 @@ def sees(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np.
     """
     n, frames = views.poses.shape[:2]
     origin = points.reshape(-1, 3).mean(0)
-    inverse = views.poses[..., :3, :3].swapaxes(-1, -2)
-    offset = (inverse @ (views.poses[..., :3, 3] - origin)[..., None]).astype(dtype)
-    about = (points - origin).astype(dtype)
-    turn = inverse.astype(dtype, order="C")
-    if points.ndim == 2:
-        local = (turn.reshape(-1, 3) @ about.T).reshape(n, frames, 3, -1)
-    else:
-        local = (turn.reshape(n, -1, 3) @ about.swapaxes(-1, -2)).reshape(n, frames, 3, -1)
-    local -= offset
-    x, y, z = (local[:, :, axis] for axis in range(3))
+    tangent = np.tan(views.fov / 2)
+    lens = np.stack([1 / tangent, 1 / (tangent * views.aspect), np.ones(n)])[:, None]
+    at = np.ones((*points.shape[:-1], 4), dtype)
+    at[..., :3] = points - origin
     slack = EDGE * reach
-    tangent = np.tan(views.fov / 2).astype(dtype)[:, None, None]
-    wide = np.abs(x, out=x) <= z * tangent + slack
-    wide &= np.abs(y, out=y) <= z * (tangent * views.aspect.astype(dtype)[:, None, None]) + slack
-    wide &= (z <= reach + slack) & (z >= 0)
-    return np.asarray(wide.any(1))
+    # Everything is [points, n], or [n, points] where each view has its own: numpy's inner loops are long then.
+    seen = np.zeros((len(points), n) if points.ndim == 2 else points.shape[:2], bool)
+    for frame in range(frames):
+        pose = views.poses[:, frame].transpose(2, 1, 0)
+        to = np.empty((3, 4, n))  # world to camera, x and y as shares of half the picture at depth 1
+        np.multiply(pose[:3, :3], lens, out=to[:, :3])
+        to[:, 3] = -(to[:, :3] * (pose[3, :3] - origin[:, None])).sum(1)
+        if points.ndim == 2:
+            x, y, z = at @ to.astype(dtype)
+        else:
+            x, y, z = (at @ to.astype(dtype).transpose(0, 2, 1)[..., None])[..., 0]
+        outside = np.maximum(np.abs(x, out=x), np.abs(y, out=y), out=x)
+        outside -= z
+        seen |= (outside <= slack) & (z <= reach + slack) & (z >= 0)
+    return seen.T if points.ndim == 2 else seen
 
 
 def detour(centres: Matrix, wanted: Target, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
@@ -234,13 +247,15 @@ def detour(centres: Matrix, wanted: Target, dtype: DTypeLike = np.float64) -> ND
     it is that it sees the point too.
     """
     origin = wanted.sources.mean(0)
-    c, source = (centres - origin).astype(dtype), (wanted.sources - origin).astype(dtype)
+    c, source = (centres - origin).astype(dtype).T, (wanted.sources - origin).astype(dtype)
     sight = (wanted.points - wanted.sources[:, None]).astype(dtype)
-    length = np.linalg.norm(sight, axis=-1)
-    direction = sight / length[..., None]
-    along = (c @ direction.reshape(-1, 3).T).reshape(len(c), *length.shape)
-    along -= (direction @ source[..., None])[..., 0]
+    length = np.linalg.norm(sight, axis=-1)[..., None]
+    direction = sight / length
+    along = (direction.reshape(-1, 3) @ c).reshape(*length.shape[:2], -1)  # [views, points, n]: long inner loops
+    along -= direction @ source[..., None]
     nearest = np.clip(along, 0, length)
-    away = ((c[:, None] - source) ** 2).sum(-1)[..., None]
-    square = away + nearest * (nearest - 2 * along)
-    return np.asarray(np.sqrt(np.maximum(square, 0, out=square), out=square).reshape(len(c), -1))
+    along *= -2
+    along += nearest
+    along *= nearest
+    along += np.stack([square(c.T, each) for each in source])[:, None]
+    return np.asarray(np.sqrt(np.maximum(along, 0, out=along), out=along).reshape(-1, len(centres)).T)

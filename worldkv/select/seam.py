@@ -65,8 +65,8 @@ class Choice:
 
     row    its place among the candidates
     score  how well it suits the query, best is 1; comparable between queries only where the selector says so
-    gain   share of the coming view that it adds to the window and to the choices before it; 0 for spares, and
-           where the selector does not measure it
+    gain   share of the coming view that it adds to the window and to the choices before it; 0 for spares, and for
+           controls, which look at nothing
     parts  what the score is made of, by name
     spare  True if it stands in only for a choice that proves to be gone
     """
@@ -92,4 +92,10 @@ class Selector(Protocol):
 
 def ranked(scores: NDArray[np.floating], count: int) -> list[int]:
     """Places of the `count` highest scores [n], best first; of equals the oldest, which has drifted least."""
-    return [int(row) for row in np.argsort(-np.round(scores, TIE), kind="stable")[: max(count, 0)]]
+    cost = -np.round(scores, TIE)
+    if not 0 < count < len(cost):
+        return [int(place) for place in np.argsort(cost, kind="stable")[: max(count, 0)]]
+    last = np.partition(cost, count - 1)[count - 1]
+    better = np.flatnonzero(cost < last)
+    best = np.concatenate([better, np.flatnonzero(cost == last)[: count - len(better)]])
+    return [int(place) for place in best[np.argsort(cost[best], kind="stable")]]
