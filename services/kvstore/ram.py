@@ -13,7 +13,7 @@ from itertools import chain
 
 from services.kvstore.arena import Arena
 from services.kvstore.held import Held, Reservation
-from services.kvstore.ledger import Ledger, Short
+from services.kvstore.ledger import KINDS, Ledger, Short
 from services.kvstore.tombstones import Tombstones
 from worldkv.chunk import Branch, ChunkKey
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput, OverBudget
@@ -167,9 +167,14 @@ class RamTier:
         self, tenant: str, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None
     ) -> list[PartKey]:
         """Keys held of a branch, chunk numbers `begin` up to `end`, in order, the immutable part first."""
+        held = self._ledger.branch(tenant, branch)
+        if end is not None and end - begin < len(held):  # few of many: whoever forks asks for one chunk
+            kinds = KINDS if kind is None else (kind,)
+            named = (PartKey(ChunkKey(branch, number), each) for number in range(begin, end) for each in kinds)
+            return [key for key in named if key in held]
         found = (
             key
-            for key in self._ledger.branch(tenant, branch)
+            for key in held
             if begin <= key.chunk.index and (end is None or key.chunk.index < end) and kind in (None, key.kind)
         )
         return sorted(found, key=lambda key: key.place)
