@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import hypot, sqrt, tan
 
 import numpy as np
@@ -9,13 +10,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
-from worldkv.select.seam import TIE, Choice, Query, ranked
-from worldkv.views import Candidates, Target, detour, sees, target
+from worldkv.select.greedy import Worth, grow, in_order
+from worldkv.select.seam import Choice, Query, ranked
+from worldkv.views import Candidates, Target, detour, sees, square, target
 
 GRID = {"columns": 6, "rows": 2, "depths": 4}
 """Points of each frame of the coming chunk."""
-COARSE = {"columns": 2, "rows": 1, "depths": 4}
+FINE = {"columns": 12, "rows": 1, "depths": 8}
+"""The same for selectors that show nothing twice: by fewer points the second choice would seem to add nothing."""
+COARSE = {"columns": 3, "rows": 1, "depths": 4}
 """Points of its first and last frame by which many candidates are cut down to a shortlist."""
+ROUNDS = 4
+"""Choices that a shortlist is drawn up for, at least."""
 BLOCK = 1024
 """Candidates compared at once, to bound memory."""
 
@@ -33,10 +39,11 @@ def _within_reach(query: Query, candidates: Candidates) -> NDArray[np.int64]:
     sources = query.poses[:, :3, 3]
     centre = sources.mean(0)
     spread = sqrt(float(((sources - centre) ** 2).sum(-1).max()))
-    frames = candidates.poses[..., :3, 3]
-    own = np.sqrt(((frames - candidates.translation[:, None]) ** 2).sum(-1).max(1))
-    away = np.sqrt(((candidates.translation - centre) ** 2).sum(-1))
-    return np.flatnonzero(away <= (corner + farthest + spread + own) * (1 + 1e-6))
+    own = np.zeros(len(candidates))
+    for frame in range(candidates.poses.shape[1]):
+        np.maximum(own, square(candidates.poses[:, frame, :3, 3], candidates.translation), out=own)
+    away = np.sqrt(square(candidates.translation, centre))
+    return np.flatnonzero(away <= (corner + farthest + spread + np.sqrt(own)) * (1 + 1e-6))
 
 
 class Fov:
@@ -55,7 +62,11 @@ class Fov:
             block = rows[begin : begin + BLOCK]
             score[block] = sees(candidates.take(block), points, query.view_range).mean(-1)
         chosen = [row for row in ranked(score, k + spares) if score[row] > 0]
-        return [Choice(row, float(score[row]), spare=place >= k) for place, row in enumerate(chosen)]
+        choices = [
+            Choice(row, float(score[row]), parts={"seen": float(score[row])}, spare=place >= k)
+            for place, row in enumerate(chosen)
+        ]
+        return with_gains(query, candidates, choices)
 
 
 class Coverage:
@@ -63,112 +74,125 @@ class Coverage:
 
     A point p of the coming view is shown by candidate i to the extent
 
-        near(i, p) = [a frame of i sees p] * (f + f^8) / 2,    f = exp(-d(i, p) / R)
+        near(i, p) = [a frame of i sees p] * ((1 - close) * f + close * f^8),    f = exp(-d(i, p) / R)
 
     where R is the view range and d the distance of i's mean camera centre from the line of sight to p. Walls are
-    unknown; but where a line of sight is free, so is what lies close to it, and pictures from close by look alike: half
-    of near fades over the view range, half over an eighth of it. With the first half alone, views from anywhere in a
-    room count as nearly the same; with the second alone, a view from across the room counts for nothing. The share of
-    the view still missing after a set S is the mean over points of the product over S of (1 - near), times 1 - near of
-    the best frame that is in the window anyway; what a candidate adds to that is its gain. The set grows by the
+    unknown; but where a line of sight is free, so is what lies close to it, and pictures from close by look alike: near
+    fades over the view range, and `close` of it over an eighth of that. With the first part alone, views from anywhere
+    in a room count as nearly the same; with the second alone, a view from across the room counts for nothing. The share
+    of the view still missing after a set S is the mean over points of the product over S of (1 - near), times 1 - near
+    of the best frame that is in the window anyway; what a candidate adds to that is its gain. The set grows by the
     candidate of largest gain + `again` * score: models draw better from two looks at the same thing than from one, by
     0.9 dB on half turns of the pocket model, and among sets that show as much, the one that shows it twice is chosen.
 
     threshold  abstain: a candidate that adds less than this share of the view is not chosen for what it adds
     fill       unless its score is at least this; None: no exception
     again      worth of showing what is shown already, beside showing what is not, 0..1
-    shortlist  from how many candidates on they are cut down, by point, to about as many before the exact comparison
+    close      part of near that fades over an eighth of the view range, 0..1
+    grid       points of each coming frame: columns, rows and depths
+    shortlist  candidates that are compared exactly for a few choices, where there are more than twice as many; for
+               more choices it is longer
 
     The score is the mean of near(i, p) over the view, 0..1, absolute: 1 is a view that contains the coming one, from
-    the same place. `gain` is the share added, in order of choice. Spares are
-    those that would have been chosen first without the choices before them. Ties go to the oldest.
+    the same place. `gain` is the share added, in order of choice. Spares are those that would have been chosen first
+    without the choices before them. Ties go to the oldest.
 
     Raises InvalidInput for values out of range.
     """
 
     def __init__(
-        self, threshold: float = 0.015, fill: float | None = 0.35, again: float = 0.3, shortlist: int = 256
+        self,
+        threshold: float = 0.015,
+        fill: float | None = 0.35,
+        again: float = 0.3,
+        close: float = 0.5,
+        grid: dict[str, int] = GRID,
+        shortlist: int = 128,
     ) -> None:
-        for name, share in (("threshold", threshold), ("fill", fill), ("again", again)):
-            if share is not None and not 0 <= share <= 1:
-                raise InvalidInput(f"coverage {name} is a share between 0 and 1, got {share}")
+        if not 0 <= close <= 1:
+            raise InvalidInput(f"close is a share between 0 and 1, got {close}")
         if shortlist < 1:
             raise InvalidInput(f"a shortlist holds at least one candidate, got {shortlist}")
-        self.threshold, self.fill, self.again, self.shortlist = threshold, fill, again, shortlist
+        self.worth = Worth(threshold, fill, again)
+        self.close, self.grid, self.shortlist = close, grid, shortlist
 
     def choose(self, query: Query, candidates: Candidates, k: int, spares: int = 0) -> list[Choice]:
-        rows = self._shortlist(query, candidates)
+        rows = self._shortlist(query, candidates, k)
         if not len(rows) or k <= 0:
             return []
-        wanted = _grid(query, query.poses, GRID)
-        near = _near(candidates.take(rows), wanted, query.view_range)
-        missing = 1 - _in_window(query, wanted)
-        score = near.mean(-1)
-        relevant = score >= (self.fill if self.fill is not None else np.inf)
-        first = _gains(near, missing)
-        left = np.ones(len(rows), bool)
-        chosen: list[Choice] = []
+        some = candidates.take(rows)
+        wanted = self._wanted(query, some)
+        near = self._near(some, wanted, query.view_range)
+        return grow(rows, near, 1 - self._in_window(query, wanted), self.worth, k, spares)
 
-        def best(gains: Matrix) -> tuple[int, bool]:
-            """Place of the best that is left, and whether it is worth a slot."""
-            worth = left & (relevant | ((gains >= self.threshold) & (gains > 0)))
-            place = ranked(np.where(worth, gains + self.again * score, -1), 1)[0]
-            return place, bool(worth[place])
+    def _wanted(self, query: Query, some: Candidates) -> Target:
+        """The points of the coming view."""
+        return _grid(query, query.poses, self.grid)
 
-        def take(place: int, gain: float, spare: bool = False) -> None:
-            left[place] = False
-            chosen.append(Choice(int(rows[place]), float(score[place]), gain, {"alone": float(first[place])}, spare))
+    def _near(self, some: Candidates, wanted: Target, reach: float, dtype: DTypeLike = np.float64) -> Matrix:
+        """near(i, p), [n, points]."""
+        seen = self._sees(some, wanted.flat, reach, dtype)
+        return _faded(seen, detour(some.translation, wanted, dtype), reach, self.close)
 
-        while len(chosen) < k:
-            gains = _gains(near, missing)
-            place, worth = best(gains)
-            if not worth:
-                break
-            take(place, float(gains[place]))
-            missing = missing * (1 - near[place])
-        for _ in range(spares):
-            place, worth = best(first)
-            if not worth or not first[place]:
-                break
-            take(place, 0.0, spare=True)
-        return chosen
+    def _sees(self, some: Candidates, points: Matrix, reach: float, dtype: DTypeLike) -> NDArray[np.bool_]:
+        """Which points are seen, [n, points]."""
+        return sees(some, points, reach, dtype)
 
-    def _shortlist(self, query: Query, candidates: Candidates) -> NDArray[np.int64]:
-        """Rows of all candidates within reach, or, if they are many, of the nearest for each of a few points."""
+    def _in_window(self, query: Query, wanted: Target) -> Matrix:
+        """near of the best frame that stands in the window anyway, [points]."""
+        if not len(query.visible):
+            return np.zeros(len(wanted.flat))
+        frames = Candidates.of(query.visible[:, None], query.fov, query.aspect)
+        return np.asarray(self._near(frames, wanted, query.view_range).max(0))
+
+    def _shortlist(self, query: Query, candidates: Candidates, k: int = ROUNDS) -> NDArray[np.int64]:
+        """Rows of all candidates within reach, or, if they are many, of those that a coarse look finds good for a set.
+
+        The set is grown as in `choose`, by fewer points, and with the best at each choice those next to it are taken
+        in: what is not among these is hardly ever chosen by the exact comparison.
+        """
         rows = _within_reach(query, candidates)
-        if len(rows) <= self.shortlist:
+        rounds, each = max(k, ROUNDS), -(-self.shortlist // ROUNDS)
+        if len(rows) <= 2 * rounds * each:
             return rows
         wanted = _grid(query, query.poses[[0, -1]], COARSE)
         some = candidates if len(rows) == len(candidates) else candidates.take(rows)
-        near = _near(some.middle(), wanted, query.view_range, np.float32).T
-        each = max(1, self.shortlist // len(near))
-        best = np.argpartition(-near, each - 1, axis=1)[:, :each]
-        best = np.unique(best[np.take_along_axis(near, best, 1) > 0])
-        return rows[best]
+        near = self._near(some.middle(), wanted, query.view_range, np.float32)
+        missing = (1 - self._in_window(query, wanted)).astype(np.float32)
+        liked = self.worth.again * near.mean(-1)
+        left = near.max(-1) > 0
+        taken = np.zeros(len(rows), bool)
+        for _ in range(rounds):
+            value = np.where(left, near @ missing / len(missing) + liked, -1)
+            best = np.argpartition(-value, each)[:each]
+            taken[best] |= left[best]
+            left[best] = False
+            missing *= 1 - near[best[value[best].argmax()]]
+        return rows[taken]
 
 
-def _gains(near: Matrix, missing: Matrix) -> Matrix:
-    """Share of the view that candidates [n, points] add where `missing` [points] is not yet shown."""
-    return np.asarray(np.round(near @ missing / missing.shape[-1], TIE))
+def with_gains(query: Query, candidates: Candidates, choices: list[Choice]) -> list[Choice]:
+    """Choices that were made without regard to each other, with the gain of each as `Coverage` counts it."""
+    rows = [choice.row for choice in choices if not choice.spare]
+    if not rows:
+        return choices
+    by = Coverage()
+    wanted = by._wanted(query, candidates)
+    near = by._near(candidates.take(np.array(rows)), wanted, query.view_range)
+    gains = in_order(near, 1 - by._in_window(query, wanted))
+    return [*(replace(choice, gain=gain) for choice, gain in zip(choices, gains)), *choices[len(rows) :]]
 
 
-def _near(candidates: Candidates, wanted: Target, reach: float, dtype: DTypeLike = np.float64) -> Matrix:
-    """near(i, p) of `Coverage`, [n, points]."""
-    seen = sees(candidates, wanted.flat, reach, dtype)
-    away = detour(candidates.translation, wanted, dtype)
+def _faded(seen: NDArray[np.bool_], away: NDArray[np.floating], reach: float, close: float) -> Matrix:
+    """near(i, p) of `Coverage`, [n, points], of what is seen, in place of the distances `away`."""
     away *= -1 / reach
     fade = np.exp(away, out=away)
-    close = fade**2
-    close *= close
-    close *= close
-    fade += close
-    fade *= 0.5
-    return np.asarray(seen * fade)
-
-
-def _in_window(query: Query, wanted: Target) -> Matrix:
-    """near of the best frame that stands in the window anyway, [points]."""
-    if not len(query.visible):
-        return np.zeros(len(wanted.flat))
-    frames = Candidates.of(query.visible[:, None], query.fov, query.aspect)
-    return np.asarray(_near(frames, wanted, query.view_range).max(0))
+    if close:
+        sharp = fade**2
+        sharp *= sharp
+        sharp *= sharp
+        sharp -= fade
+        sharp *= close
+        fade += sharp
+    fade *= seen
+    return np.asarray(fade)

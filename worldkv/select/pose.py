@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import degrees, sqrt
+
 import numpy as np
 
 from worldkv.pose import Matrix, angle
+from worldkv.select.overlap import with_gains
 from worldkv.select.seam import Choice, Query, ranked
-from worldkv.views import Candidates
+from worldkv.views import Candidates, square
 
 
 class Pose:
@@ -16,26 +19,27 @@ class Pose:
     translation and the mean rotation matrix of its latent frames; the maxima are taken over the candidates, and a
     maximum of zero makes its term zero. There is no threshold: slots are filled as long as there are candidates.
 
-    The score is 1 minus that sum, so it is relative to the candidates at hand and not comparable between queries.
-    Ties go to the oldest.
+    The score is 1 minus that sum, so it is relative to the candidates at hand and not comparable between queries; its
+    parts are both terms, "distance" and "angle", and what they are in themselves, "units" and "degrees". Ties go to the
+    oldest.
     """
 
     def choose(self, query: Query, candidates: Candidates, k: int, spares: int = 0) -> list[Choice]:
         if not len(candidates):
             return []
         centre, turn = query.poses[:, :3, 3].mean(0), query.poses[:, :3, :3].mean(0)
-        distance = _relative(((candidates.translation - centre) ** 2).sum(-1))
-        angles = _relative(angle(candidates.rotation, turn))
-        score = 1 - (distance + angles) / 2
-        return [
-            Choice(
-                row,
-                float(score[row]),
-                parts={"distance": float(distance[row]), "angle": float(angles[row])},
-                spare=place >= k,
-            )
-            for place, row in enumerate(ranked(score, k + spares))
-        ]
+        squares = np.concatenate([square(part.translation, centre) for part in candidates.parts])
+        angles = np.concatenate([angle(part.rotation, turn) for part in candidates.parts])
+        far, turned = _relative(squares), _relative(angles)
+        score = 1 - (far + turned) / 2
+
+        def parts(row: int) -> dict[str, float]:
+            relative = {"distance": float(far[row]), "angle": float(turned[row])}
+            return relative | {"units": sqrt(squares[row]), "degrees": degrees(angles[row])}
+
+        ranks = enumerate(ranked(score, k + spares))
+        choices = [Choice(row, float(score[row]), parts=parts(row), spare=place >= k) for place, row in ranks]
+        return with_gains(query, candidates, choices)
 
 
 def _relative(values: Matrix) -> Matrix:
