@@ -79,10 +79,8 @@ class Holding:
 
         Raises OverBudget if there is no room, and what `ScanIndex.add_many` raises.
         """
-        index, specs = (
-            self.index(tenant),
-            {branch: batch.specs[rows.start] for branch, rows in reversed([*batch.runs()])},
-        )
+        index = self.index(tenant)
+        specs = {branch: batch.specs[rows.start] for branch, rows in reversed([*batch.runs()])}
         with self.asked(tenant, specs):
             if self.chunks + len(batch) > self.max_chunks:
                 self._make_room(len(batch) - self._known(tenant, batch))
@@ -112,9 +110,10 @@ class Holding:
 
     def require(self, tenant: str, lineage: Lineage, spec: str) -> None:
         """Raise SpecMismatch if chunks of a lineage were made by another model."""
+        index = self.index(tenant)
         for branch, _ in lineage.parts:
             record = self._records.get((tenant, branch))
-            if record is not None and record.spec and record.spec != spec:
+            if record is not None and record.spec not in ("", spec) and index.held(branch):
                 raise SpecMismatch(f"chunks of branch {branch.hex()} are of spec {record.spec}, spec {spec} asks")
 
     def looked(self, tenant: str, branch: Branch, run: Run) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from math import inf
+from typing import TypeVar
 
+import grpc
+from google.protobuf.message import Message
 from grpc import aio
 
 from services.retriever.config import RetrieverConfig
@@ -120,5 +124,28 @@ class Servicer(RetrieverServicer):
 
 def add(replica: Replica, server: aio.Server) -> str:
     """Have a server serve this replica; answers the service's name."""
-    add_RetrieverServicer_to_server(Servicer(replica), server)
+    servicer = Servicer(replica)
+    add_RetrieverServicer_to_server(servicer, server)
+    handlers = {
+        "Add": _parsed(servicer.Add, pb.AddRequest),
+        "Remove": _parsed(servicer.Remove, pb.RemoveRequest),
+        "Nearest": _parsed(servicer.Nearest, pb.NearestRequest),
+        "LeastUseful": _parsed(servicer.LeastUseful, pb.LeastUsefulRequest),
+        "Stats": _parsed(servicer.Stats, pb.RetrieverStatsRequest),
+    }
+    server.add_registered_method_handlers(NAME, handlers)  # in place of the generated ones
     return NAME
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _parsed(
+    method: Callable[[M, rpc.Context], Awaitable[Message]], kind: type[M]
+) -> grpc.RpcMethodHandler[bytes, Message]:
+    """A method for which bytes that are no such message are INVALID_ARGUMENT; gRPC itself would call them internal."""
+
+    async def behaviour(request: bytes, context: rpc.Context) -> Message:
+        return await method(wire.parse(kind, request), context)
+
+    return grpc.unary_unary_rpc_method_handler(behaviour, None, lambda message: message.SerializeToString())
