@@ -113,6 +113,20 @@ class _Joined(Candidates):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
+    def take(self, rows: slice | NDArray[np.int64] | NDArray[np.bool_]) -> Candidates:
+        """Some of them, from each part its own: the others' are not looked at."""
+        rows = np.arange(len(self))[rows]
+        ends = np.cumsum([len(part) for part in self._parts])
+        part = np.searchsorted(ends, rows, "right")
+        order = np.argsort(part, kind="stable")
+        parts = [self._parts[i].take(rows[part == i] - (ends[i - 1] if i else 0)) for i in np.unique(part)]
+        found = join(parts) if parts else self._parts[0].take(rows)
+        back = np.argsort(order)
+        return found if len(parts) < 2 else Candidates.take(found, back)
+
+    def middle(self) -> Candidates:
+        return join([part.middle() for part in self._parts])
+
     def __getattr__(self, name: str) -> Any:
         if name == "_parts" or name not in self.__dataclass_fields__:
             raise AttributeError(name)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldkv.chunk import ChunkKey, Lineage, Meta
-from worldkv.errors import AlreadyExists, InvalidInput
+from worldkv.errors import AlreadyExists, InvalidInput, SpecMismatch
 from worldkv.index import Hit, PoseIndex, ScanIndex
 from worldkv.pose import Matrix, camera
 from worldkv.select import Coverage, Fov, Latest, Oldest, Pose, Query, Selector
@@ -183,6 +183,15 @@ def test_another_pose_or_lens_under_a_known_key_is_refused(index):
         with pytest.raises(AlreadyExists, match="another pose or lens"):
             index.add(other)
     assert len(index) == 1
+
+
+def test_a_chunk_of_another_model_is_refused_in_a_branch_and_welcome_in_another(index):
+    lineage = Lineage.begin()
+    index.add(meta(lineage.key(0)))
+    with pytest.raises(SpecMismatch, match=f"is of spec {'1' * 32}, others of its branch of {'0' * 32}"):
+        index.add(replace(meta(lineage.key(1)), spec="1" * 32))
+    assert index.add(replace(meta(lineage.fork(1).key(1)), spec="1" * 32))
+    assert len(index) == 2
 
 
 def test_what_was_removed_is_not_found_until_it_is_added_again(index):

@@ -193,8 +193,7 @@ class ScanIndex:
         table = self._tables.get(branch)
         new, refusal = sift(table, batch, views, rows)
         if len(new):
-            chunks = views.take(new if len(new) < len(views) else slice(None))
-            self._set(branch, table.added(chunks) if table else Table.of(batch.specs[rows.start], chunks))
+            self._set(branch, table.added(new) if table else Table.of(batch.specs[rows.start], new))
         if refusal is not None:
             raise refusal
         return len(new)

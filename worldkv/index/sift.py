@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from worldkv.errors import AlreadyExists, InvalidInput, SpecMismatch, WorldKVError
 from worldkv.index.batch import Batch
-from worldkv.index.table import Numbers, Table
+from worldkv.index.table import Table
 from worldkv.views import Candidates
 
 
-def sift(table: Table | None, batch: Batch, views: Candidates, rows: slice) -> tuple[Numbers, WorldKVError | None]:
-    """Rows of a batch that are new to a branch, rising by number, and why the first that is refused is.
+def sift(table: Table | None, batch: Batch, views: Candidates, rows: slice) -> tuple[Candidates, WorldKVError | None]:
+    """The chunks of a batch that are new to a branch, rising by number, and why the first that is refused is.
 
     table  the branch's, None if it has none yet
     views  the whole batch's
@@ -30,7 +30,7 @@ def sift(table: Table | None, batch: Batch, views: Candidates, rows: slice) -> t
         end, refusal = odd, _shape_error(table.rows, batch, odd)
     numbers = batch.index[begin:end]
     if (np.diff(numbers) > 0).all() and (table is None or not len(numbers) or numbers[0] > table.index[-1]):
-        return np.arange(begin, end), refusal
+        return views.take(slice(begin, end)), refusal
     _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     held = table.find(numbers) if table else np.full(len(numbers), -1)
     own, known = views.take(slice(begin, end)), held >= 0
@@ -41,7 +41,7 @@ def sift(table: Table | None, batch: Batch, views: Candidates, rows: slice) -> t
         end = begin + int(other.argmax())
         refusal = AlreadyExists(f"chunk {batch.keys[end]} is indexed with another pose or lens")
     new = first[(held[first] < 0) & (first < end - begin)]
-    return begin + new, refusal
+    return views.take(begin + new), refusal
 
 
 def _other_shape(held: Candidates, views: Candidates, rows: slice) -> int | None:

@@ -34,16 +34,20 @@ def _within_reach(query: Query, candidates: Candidates) -> NDArray[np.int64]:
     """Rows of the candidates that stand near enough to see a point of the coming view at all."""
     tangent = tan(query.fov / 2)
     corner = query.view_range * hypot(1, tangent, tangent * query.aspect)
-    lens = np.tan(candidates.fov / 2)
-    farthest = query.view_range * np.sqrt(1 + lens**2 * (1 + candidates.aspect**2))
     sources = query.poses[:, :3, 3]
     centre = sources.mean(0)
-    spread = sqrt(float(((sources - centre) ** 2).sum(-1).max()))
-    own = np.zeros(len(candidates))
-    for frame in range(candidates.poses.shape[1]):
-        np.maximum(own, square(candidates.poses[:, frame, :3, 3], candidates.translation), out=own)
-    away = np.sqrt(square(candidates.translation, centre))
-    return np.flatnonzero(away <= (corner + farthest + spread + np.sqrt(own)) * (1 + 1e-6))
+    spread = sqrt(float(square(sources, centre).max()))
+
+    def near(part: Candidates) -> NDArray[np.bool_]:
+        lens = np.tan(part.fov / 2)
+        farthest = query.view_range * np.sqrt(1 + lens**2 * (1 + part.aspect**2))
+        own = np.zeros(len(part))
+        for frame in range(part.poses.shape[1]):
+            np.maximum(own, square(part.poses[:, frame, :3, 3], part.translation), out=own)
+        away = np.sqrt(square(part.translation, centre))
+        return np.asarray(away <= (corner + farthest + spread + np.sqrt(own)) * (1 + 1e-6))
+
+    return np.flatnonzero(np.concatenate([near(part) for part in candidates.parts]))
 
 
 class Fov:
