@@ -27,7 +27,7 @@ TAIL = 10
 
 def _session(variant: Variant, walk: Scenario) -> Session:
     memory = make_memory(model(), variant, walk.seed) if variant.mode == "worldkv" else None
-    config = SessionConfig(variant.mode, variant.window, seed=walk.seed)
+    config = SessionConfig(variant.mode, variant.window, seed=walk.seed, context=variant.context)
     return Session(model(), config, walk.start, memory, partial(slide, walk.rooms))
 
 

@@ -63,6 +63,7 @@ MATRIX = (
     _vary(keep=0.25, pooled=True),
     _vary(keep=0.25, codec="raw"),
     *(_vary(codec=name) for name in ("raw", "int8", "int4", "int3", "hadamard3", "klt3", "klt1.5", "klt1")),
+    _vary(context="alone"),
     _vary(placement="original"),
     *(_vary(budget_chunks=chunks) for chunks in (16, 8)),
     _vary(order="nearest"),

@@ -33,6 +33,7 @@ from worldkv.select import Query
 from worldkv.window import GROWTH, Entry, Window, WindowConfig, positions
 
 Mode = Literal["window", "full", "worldkv"]
+Context = Literal["window", "alone"]
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,21 @@ class SessionConfig:
     window  sizes and placement; `window` and `full` always place chunks where they were made
     fov     horizontal field of view of the lens, degrees
     seed    of the noise
+    context  what the clean pass attends to besides the chunk itself: the window that it was drawn in, or nothing.
+             Alone, keys and values are a function of the chunk, and are made again from its latents as they were
     """
 
     mode: Mode = "worldkv"
     window: WindowConfig = field(default_factory=WindowConfig)
     fov: float = 65.0
     seed: int = 0
+    context: Context = "window"
 
     def __post_init__(self) -> None:
         if self.mode not in ("window", "full", "worldkv"):
             raise InvalidConfig(f"session.mode is 'window', 'full' or 'worldkv', got {self.mode!r}")
+        if self.context not in ("window", "alone"):
+            raise InvalidConfig(f"session.context is 'window' or 'alone', got {self.context!r}")
         if not 0 < self.fov < 180:
             raise InvalidConfig(f"session.fov lies between 0 and 180 degrees, got {self.fov}")
 
@@ -166,7 +172,7 @@ class Session:
             latents = self.model.generate(self._window, condition, self.noise(index)[None])
         else:
             latents = shown[None]
-        (kv,) = self.model.encode(latents, self._window, condition)
+        (kv,) = self.model.encode(latents, self._behind(self._window), condition)
         pictures = self.model.decode([self.state], latents)[0]
         clock.append(perf_counter())
         await self._keep(poses, latents[0], kv, recalled, shown is not None)
@@ -243,6 +249,10 @@ class Session:
         )
         await self.memory.remember(Part(meta, latents.to(torch.float16).cpu().numpy()), kv)
 
+    def _behind(self, window: Window) -> Window:
+        """What the clean pass attends to, where a chunk is drawn or made again behind `window`."""
+        return window if self.config.context == "window" else Window(self.model.spec, ())
+
     def _forget(self) -> None:
         """Let go of what has left the window: sink and recent chunks stay, or the newest, or all."""
         if self.config.mode == "full":
@@ -263,5 +273,5 @@ class Session:
         at, now = positions(list(before), begin, self.config.window.placement)
         window.fill(0, list(before), now, at)
         latents = torch.from_numpy(part.latents.astype(np.float32))[None]
-        (kv,) = self.model.encode(latents, window, [Conditioning(part.meta.poses, part.conditioning)])
+        (kv,) = self.model.encode(latents, self._behind(window), [Conditioning(part.meta.poses, part.conditioning)])
         return kv

@@ -16,7 +16,7 @@ from pocket.rooms import FIELD_OF_VIEW, Renderer, Rooms, build, slide
 from services.generator.actions import Walker
 from services.generator.recording import ChunkLog, Pictures, Recording
 from services.generator.scenarios import Scenario
-from services.generator.session import Mode, Session, SessionConfig
+from services.generator.session import Context, Mode, Session, SessionConfig
 from services.generator.world_model import WorldModel
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import DTYPES, KV, Coding, coded_bytes
@@ -43,6 +43,7 @@ class Variant:
     keep       share of tokens kept of every frame but a chunk's first
     similarity, pooled  how they are chosen
     codec      of keys and values
+    context    what the clean pass attends to, see `SessionConfig`
     placement  of the window in time
     recalled   frame-equivalents of recalled tokens
     order      of recalled chunks in the window
@@ -57,6 +58,7 @@ class Variant:
     similarity: Similarity = "anchor_mean"
     pooled: bool = False
     codec: str = "klt2"
+    context: Context = "window"
     placement: Placement = "rebased"
     recalled: int = 6
     order: Order = "time"
@@ -173,7 +175,7 @@ async def _walk(
 ) -> Recording:
     walkers, frames = scenario.walkers, model.spec.frames
     truth = render(model, scenario, walkers)
-    config = SessionConfig(variant.mode, variant.window, seed=scenario.seed)
+    config = SessionConfig(variant.mode, variant.window, seed=scenario.seed, context=variant.context)
     session = Session(model, config, scenario.start, memory, partial(slide, scenario.rooms))
     drawn: list[Tensor] = []
     log: list[ChunkLog] = []

@@ -30,7 +30,7 @@ def memory_of(model, window: WindowConfig, selector: str = "pose", **config: obj
 
 def session_of(mode: str, window: WindowConfig | None = None, selector: str = "pose", **memory: object) -> Session:
     model, window = toy_model(), window or WindowConfig()
-    config = SessionConfig(mode=mode, window=window, seed=3)
+    config = SessionConfig(mode=mode, window=window, seed=3, context=memory.pop("context", "window"))
     return Session(model, config, START, memory_of(model, window, selector, **memory) if mode == "worldkv" else None)
 
 
@@ -124,6 +124,36 @@ async def test_a_lost_chunk_is_made_again_from_its_latents_at_most_one_a_step() 
     assert len(step.recalled) == 1
 
 
+async def made_again(context: str) -> float:
+    """How far a chunk's keys, made again from its latents, are from the first ones, as a share of their size."""
+    session = session_of("worldkv", hot_bytes=0, context=context)
+    await pictures_of(session, 8)
+    memory, keys = session.memory, [session.lineage.key(i) for i in range(8)]
+    first = await memory._fetch(keys)
+    await memory.store.delete([PartKey(key, "kv") for key in keys])
+    memory._hot.clear()
+    (again,) = (await session.step(TURN)).recalled
+    was = first[again.hit.key].kv.keys
+    return float((again.entry.kv.keys - was).norm() / was.norm())
+
+
+async def test_encoded_alone_a_chunk_is_made_again_as_it_was() -> None:
+    assert await made_again("alone") <= 1e-3  # latents are kept in half precision
+    assert await made_again("window") > 3e-3
+
+
+async def test_encoded_alone_a_chunk_is_the_same_whatever_was_there_before_it() -> None:
+    pictures, walkers = torch.rand(3, 3, TOY.height, TOY.width), [START] * 3
+    fresh, later = (session_of("worldkv", context="alone") for _ in range(2))
+    await pictures_of(later, 3)
+    entries = []
+    for session in (fresh, later):
+        step = await session.show(pictures, walkers)
+        entries.append(session._raw[step.index].kv)
+    assert torch.equal(entries[0].keys, entries[1].keys)
+    assert torch.equal(entries[0].values, entries[1].values)
+
+
 async def test_a_budget_demotes_to_latents_and_the_walk_goes_on() -> None:
     session = session_of("worldkv", budget_bytes=5 * toy_model().spec.raw_bytes)
     await pictures_of(session, 12)
@@ -132,6 +162,11 @@ async def test_a_budget_demotes_to_latents_and_the_walk_goes_on() -> None:
     assert memory.stats.demoted >= 7
     parts = await memory.store.get([PartKey(session.lineage.key(i), "part") for i in range(12)])
     assert all(not hasattr(frame, "name") for frame in parts.values())  # the immutable parts are all there
+
+
+def test_a_context_is_one_of_two() -> None:
+    with pytest.raises(InvalidConfig, match="context"):
+        SessionConfig(context="nowhere")
 
 
 def test_memory_belongs_to_mode_worldkv_alone() -> None:
