@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PROTOS := $(wildcard protos/worldkv/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast lint redis protos clean
+.PHONY: help setup demo test fast fuzz lint redis protos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -33,6 +33,9 @@ test: lint redis  ## Every check: lint, types and all tests
 
 fast: $(READY)  ## The tests that take no more than a few seconds each
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+
+fuzz: $(READY)  ## Feed whatever reads others' bytes for MINUTES (10), from ever new seeds
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
 lint: $(READY)  ## Style, format and types
 	$(BIN)/ruff check .

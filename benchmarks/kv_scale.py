@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.registry import Case, bench
+from services.kvstore.ram import RamConfig
 from worldkv.chunk import ChunkKey
 from worldkv.client import ClientConfig, KVClient, MembershipFile, Retry
 from worldkv.errors import WorldKVError
 from worldkv.format import Frame, join
+from worldkv.shared import remove_stale
 from worldkv.store import PartKey
 
 CHUNKS = 60
@@ -76,6 +78,7 @@ class Shards:
             process = self.running.pop(name)
             process.kill()
             process.wait()
+        remove_stale(RamConfig().prefix)
 
     async def ready(self) -> None:
         """Wait until all members answer; raises TimeoutError if one does not, RuntimeError if one has ended."""

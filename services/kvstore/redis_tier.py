@@ -56,8 +56,9 @@ class RedisCounters:
     hits, hit_bytes  parts read, and their bytes
     misses           parts not found or not readable, by reason
     puts, put_bytes  parts written, and their bytes
+    put_pieces       and their pieces
     deleted          parts that `delete` dropped
-    orphans          pieces that sweeps dropped
+    sweeps, orphans  sweeps that were done, and pieces that they dropped
     """
 
     hits: int = 0
@@ -65,7 +66,9 @@ class RedisCounters:
     misses: Counter[Miss] = field(default_factory=Counter)
     puts: int = 0
     put_bytes: int = 0
+    put_pieces: int = 0
     deleted: int = 0
+    sweeps: int = 0
     orphans: int = 0
 
 
@@ -108,6 +111,7 @@ class RedisTier:
         if outcome == b"kept":
             self.counters.puts += 1
             self.counters.put_bytes += manifest.size
+            self.counters.put_pieces += manifest.pieces
 
     async def get(
         self, tenant: str, key: PartKey, into: Callable[[int, int], Sequence[memoryview] | None]
@@ -215,6 +219,7 @@ class RedisTier:
                 cursor, names = await self._server.call(_scanner(node, cursor or 0, f"{self._prefix}:p:*"))
                 dropped += await self._sweep(names)
         self.counters.orphans += dropped
+        self.counters.sweeps += 1
         return dropped
 
     async def keep_swept(self) -> None:

@@ -47,7 +47,7 @@ async def shard(config: KVStoreConfig, host: Host) -> AsyncIterator[Sequence[str
             for each in losses:
                 each()
 
-        tier, records = await _redis(stack, config.redis, lost)
+        tier, records = await _redis(stack, config.redis, host, lost)
         made = await stack.enter_async_context(assembled(config, host, ram, tier, records))
         losses += [made.tiers.lost, made.records.lost]
         if config.members is not None:
@@ -81,13 +81,14 @@ async def assembled(
 
 
 async def _redis(
-    stack: AsyncExitStack, config: RedisConfig | None, on_lost: Callable[[], None]
+    stack: AsyncExitStack, config: RedisConfig | None, host: Host, on_lost: Callable[[], None]
 ) -> tuple[Lower | None, Callable[[str], Records] | None]:
     """The tier in Redis, and what gives a tenant's records there; None for both without Redis."""
     if config is None:
         return None, None
     try:  # a shard without Redis runs without its libraries
         from services.kvstore.redis_catalog import RedisCatalog, RedisSnapshots
+        from services.kvstore.redis_metrics import RedisMetrics
         from services.kvstore.redis_server import connect
         from services.kvstore.redis_tier import RedisTier
     except ModuleNotFoundError as error:
@@ -96,6 +97,7 @@ async def _redis(
         ) from error
     server = await stack.enter_async_context(connect(config, on_lost))
     tier = RedisTier(server)
+    host.registry.register(RedisMetrics(tier, server.breaker))
     stack.callback(asyncio.create_task(tier.keep_swept()).cancel)
     return tier, lambda tenant: Records(RedisCatalog(server, tenant), RedisSnapshots(server, tenant))
 

@@ -2,154 +2,43 @@
 
 import asyncio
 import os
-import re
-import secrets
 import signal
 import subprocess
 import sys
-import urllib.request
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.redis_process import RedisProcess, become, redis_process
-from worldkv.chunk import ChunkKey
-from worldkv.client import ClientConfig, KVClient, Retry, fixed
+from tests.e2e.shard_process import (
+    CONFIG,
+    STREAMED,
+    Process,
+    data,
+    kv,
+    nothing_waits,
+    part,
+    put,
+    right,
+    shard,
+    shard_over,
+    stats,
+    wait_until,
+)
+from tests.redis_process import become, redis_process
+from worldkv.client import KVClient, fixed
 from worldkv.errors import OverBudget, Unavailable, WorldKVError
-from worldkv.format import Frame, join
-from worldkv.rpc import channel
+from worldkv.format import Frame
 from worldkv.store import Level, Miss, PartKey
-from worldkv.v1 import kvstore_pb2 as pb
 from worldkv.v1.chunk_pb2 import LEVEL_ONE
-from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-BRANCH = b"b" * 16
-SERVES = re.compile(rb"kvstore serves on ([^ ,]+), metrics on ([^ ,\n\"]+)")
-CONFIG = ClientConfig(
-    deadline_seconds=10,
-    stall_seconds=5,
-    landing_bytes=32 << 20,
-    staging_bytes=32 << 20,
-    retry=Retry(rest_seconds=0.1),
-)
-STREAMED = ClientConfig(deadline_seconds=20, shared=False, landing_bytes=32 << 20)
-
-
-def part(index: int = 0) -> PartKey:
-    return PartKey(ChunkKey(BRANCH, index), "part")
-
-
-def kv(index: int = 0) -> PartKey:
-    return PartKey(ChunkKey(BRANCH, index), "kv")
-
-
-def data(key: PartKey, size: int) -> bytes:
-    return (f"{key} ".encode() * (size // 20 + 1))[:size]
-
-
-class Process:
-    """A shard: `python -m services.kvstore` with a prefix of shared memory of its own."""
-
-    def __init__(self, **settings: str) -> None:
-        self.address, self.metrics = "127.0.0.1:0", "127.0.0.1:0"
-        self._settings = {"RAM__PREFIX": f"worldkv-{secrets.token_hex(4)}", "TIERS__RETRY_SECONDS": "0.05", **settings}
-        self.process: Any = None
-
-    async def start(self) -> None:
-        chosen = {
-            "RAM__BUDGET_BYTES": str(16 << 20),
-            "SERVICE__ADDRESS": self.address,
-            "SERVICE__METRICS": self.metrics,
-            "SERVICE__LOG": "text",
-            "SERVICE__DRAIN_SECONDS": "1",
-            **self._settings,
-        }
-        environment = {**os.environ, **{f"WORLDKV_KVSTORE_{name}": value for name, value in chosen.items()}}
-        command = [sys.executable, "-m", "services.kvstore"]
-        self.process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=subprocess.PIPE)
-        said = b""
-        while not (found := SERVES.search(said)):
-            line = await self.process.stderr.readline()
-            assert line, said.decode()
-            said += line
-        self.address, self.metrics = found[1].decode(), found[2].decode().strip("'")
-        self._reading = asyncio.create_task(self.process.stderr.read())
-
-    async def end(self, number: signal.Signals) -> str:
-        """End it; answers what it said."""
-        self.process.send_signal(number)
-        if number is signal.SIGTERM:
-            self.process.send_signal(signal.SIGCONT)
-        said = await self._reading
-        await self.process.wait()
-        return str(said, errors="replace")
-
-    async def gauge(self, name: str) -> float:
-        """A figure of the page of metrics."""
-        url = f"http://{self.metrics}/metrics"
-        page = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read().decode())
-        (line,) = [each for each in page.splitlines() if each.startswith(f"worldkv_kvstore_{name} ")]
-        return float(line.split()[1])
-
-    async def at_rest(self) -> None:
-        """Wait until nothing is reserved or pinned, by figures that were taken after the call."""
-        await asyncio.sleep(1.2)  # they are taken once a second
-        for name in ("reserved_bytes", "pinned_bytes"):
-            async with asyncio.timeout(60):
-                while await self.gauge(name):  # noqa: ASYNC110 - another process has no event
-                    await asyncio.sleep(0.1)
-
-
-@asynccontextmanager
-async def shard(**settings: str) -> AsyncIterator[Process]:
-    made = Process(**settings)
-    await made.start()
-    try:
-        yield made
-    finally:
-        if made.process.returncode is None:
-            await made.end(signal.SIGTERM)
-
-
-@asynccontextmanager
-async def shard_over(redis: RedisProcess, **settings: str) -> AsyncIterator[tuple[Process, KVClient]]:
-    known = {"REDIS__URL": redis.url, "REDIS__TIMEOUT_SECONDS": "0.5", "REDIS__LONGEST_RETRY_SECONDS": "0.2"}
-    async with shard(**known, **settings) as made, KVClient(fixed(made.address), CONFIG) as client:
-        yield made, client
 
 
 @pytest.fixture
 def redis():
     with redis_process() as made:
         yield made
-
-
-async def put(client: KVClient, *keys: PartKey, size: int = 50_000) -> set[Level]:
-    return set((await client.put({key: Frame.of(data(key, size)) for key in keys})).values())
-
-
-async def right(client: KVClient, *keys: PartKey, size: int = 50_000) -> list[Miss | None]:
-    """Why each is missing, None if it has the bytes it should; anything else fails."""
-    found = await client.get(keys)
-    for key, each in found.items():
-        assert isinstance(each, Miss) or join(each) == data(key, size), key
-    return [each if isinstance(each, Miss) else None for each in (found[key] for key in keys)]
-
-
-async def stats(address: str) -> pb.KVStoreStatsResponse:
-    async with channel(address) as made:
-        return await KVStoreStub(made).Stats(pb.KVStoreStatsRequest())
-
-
-async def wait_until(ask: Any) -> None:
-    async with asyncio.timeout(60):
-        while not await ask():  # noqa: ASYNC110 - another process has no event
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.redis
@@ -260,12 +149,8 @@ async def test_a_frozen_redis_costs_one_timeout_and_then_nothing(redis):
             assert (await stats(made.address)).waiting == 19
         finally:
             redis.thaw()
-        await wait_until(lambda: _nothing_waits(made))
+        await wait_until(lambda: nothing_waits(made))
         assert await put(client, part(30)) == {Level.REDIS}
-
-
-async def _nothing_waits(made: Process) -> bool:
-    return (await stats(made.address)).waiting == 0
 
 
 @pytest.mark.redis
@@ -278,7 +163,7 @@ async def test_a_full_redis_refuses_nobody():
             assert await right(client, *map(part, range(12)), size=500_000) == [None] * 12
             assert (await stats(made.address)).waiting > 0
             await client.delete([part(n) for n in range(11)])
-            await wait_until(lambda: _nothing_waits(made))
+            await wait_until(lambda: nothing_waits(made))
 
 
 @pytest.mark.redis
