@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -14,20 +17,52 @@ from rich.table import Table
 
 from pocket.weights_file import SHIPPED
 from services.generator.adapters.pocket import PocketWorldModel
+from services.generator.crew import FRAME, SHEET, Crew, passes
+from services.generator.recording import Recording
 from services.generator.report.comparison import MODES, Comparison
 from services.generator.report.html import DASH, Exhibit, number
 from services.generator.report.look import MODE_NAMES
-from services.generator.report.results import Results, Row, WalkResult, environment, measure, summarise
-from services.generator.report.writing import write_exhibit, write_report
+from services.generator.report.results import Results, Row, WalkResult, environment, summarise
+from services.generator.report.writing import write_report
 from services.generator.scenarios import SCENARIOS, Scenario
-from services.generator.walks import BASELINE_GAP, VARIANTS, run_walk
+from services.generator.walks import BASELINE_GAP, VARIANTS
 
-WALKS = ("pan180", "door", "pan90", "pan360", "square", "wander", "spins", "never returns")
+WALKS = ("pan180", "door", "wander", "square", "pan360", "never returns", "out and back", "pan90", "spins")
+"""One of each is drawn and filmed, in this order, before any is drawn again; the last where time allows."""
 QUICK = ("pan180", "door", "pan90")
 MORE_SEEDS = {"pan90": 3, "pan180": 3, "pan360": 3}
 """Walks that are short enough for more than one seed."""
-SECONDS, QUICK_SECONDS = 220.0, 48.0
+SECONDS, QUICK_SECONDS = 200.0, 46.0
 """No walk but the first is begun that would not end by then."""
+POLL = 0.2
+"""Seconds between two looks at how far the work has come."""
+FILM = "film"
+
+
+@dataclass
+class Booking:
+    """A walk that is to be drawn, and what has come of it.
+
+    filmed  whether it is shown, and not only scored
+    modes   in which it is walked
+    """
+
+    scenario: Scenario
+    filmed: bool
+    modes: tuple[str, ...] = MODES
+    walks: dict[str, Recording] = field(default_factory=dict)
+    results: tuple[WalkResult, ...] = ()
+    exhibit: Exhibit | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.scenario.name}, seed {self.scenario.seed}"
+
+    @property
+    def effort(self) -> float:
+        """What it costs, in passes of the model."""
+        film = SHEET + FRAME * len(self.scenario.walkers) if self.filmed else 0.0
+        return film + sum(sum(passes(self.scenario, mode)) for mode in self.modes)
 
 
 def run(out: Path, quick: bool = False, seeds: Sequence[int] | None = None, weights: Path = SHIPPED) -> dict[str, Any]:
@@ -37,36 +72,25 @@ def run(out: Path, quick: bool = False, seeds: Sequence[int] | None = None, weig
 
     Raises WeightsError if the model cannot be loaded.
     """
-    model = PocketWorldModel.load(weights)
     started = monotonic()
-    queue = [(SCENARIOS[name](seed), filmed) for name, seed, filmed in plan(quick, seeds)]
-    exhibits: list[Exhibit] = []
-    walks: list[WalkResult] = []
-    left_out: list[str] = []
-    with Bar(sum(effort(*item) for item in queue), started + (QUICK_SECONDS if quick else SECONDS)) as bar:
-        for scenario, filmed in queue:
-            label = f"{scenario.name}, seed {scenario.seed}"
-            if walks and not bar.fits(effort(scenario, filmed)):
-                left_out.append(label)
-                continue
-            comparison = compare(model, scenario, bar)
-            walks += [measure(walk, BASELINE_GAP) for walk in comparison.walks]
-            if filmed:
-                bar.say(f"{label}: film")
-                exhibits.append(write_exhibit(out, comparison, bar.tick))
+    spec = PocketWorldModel.load(weights).spec
+    queue = [Booking(SCENARIOS[name](seed), filmed) for name, seed, filmed in plan(quick, seeds)]
+    with Crew(weights) as crew, Bar(started + (QUICK_SECONDS if quick else SECONDS)) as bar:
+        done, left_out = perform(queue, crew, bar, out)
+        walks = [result for booking in done for result in booking.results]
         results = Results(
             command="worldkv demo" + " --quick" * quick,
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             seconds=round(monotonic() - started, 1),
             gap=BASELINE_GAP,
-            environment=environment(),
-            model={"name": model.spec.model, "weights": model.spec.weights, "spec": model.spec.digest},
+            environment={**environment(), "torch threads": f"{crew.threads} a walk, {crew.workers} walks at a time"},
+            model={"name": spec.model, "weights": spec.weights, "spec": spec.digest},
             left_out=tuple(left_out),
             rows=summarise(walks),
             walks=tuple(walks),
         )
         bar.say("report")
-        data = write_report(out, results, exhibits)
+        data = write_report(out, results, [booking.exhibit for booking in done if booking.exhibit])
     Console().print(closing_table(results.rows))
     for file in ("report.html", "contact.png", "results.json"):
         print(out / file)
@@ -81,33 +105,57 @@ def plan(quick: bool, seeds: Sequence[int] | None = None) -> list[tuple[str, int
     return [(name, by_name[name][i], i == 0) for i in range(rounds) for name in names if i < len(by_name[name])]
 
 
-def effort(scenario: Scenario, filmed: bool) -> int:
-    """Ticks of the progress bar that a walk takes: chunks in every mode, and frames of its film."""
-    frames = len(scenario.actions) + 1
-    return len(MODES) * frames // 3 + (frames if filmed else 0)
+def perform(queue: Sequence[Booking], crew: Crew, bar: Bar, out: Path) -> tuple[list[Booking], list[str]]:
+    """Draw what there is time for; returns that, and what was left out, in words.
 
-
-def compare(model: PocketWorldModel, scenario: Scenario, bar: Bar) -> Comparison:
-    """Walk a scenario in every mode."""
-    walks = []
-    for mode in MODES:
-        bar.say(f"{scenario.name}, seed {scenario.seed}: {MODE_NAMES[mode]}")
-        walks.append(run_walk(model, scenario, VARIANTS[mode], bar.tick))
-    return Comparison(tuple(walks), BASELINE_GAP)
+    Where a whole walk would end too late, full KV, its slowest mode, is left out first.
+    """
+    waiting, begun, left_out = deque(queue), list[Booking](), list[str]()
+    ready: deque[tuple[Booking, str]] = deque()
+    running: dict[Future[Any], tuple[Booking, str]] = {}
+    while waiting or ready or running:
+        while waiting and len(ready) + len(running) < crew.workers:
+            booking = waiting.popleft()
+            late = begun and not bar.fits(sum(b.effort for b in begun) + booking.effort)
+            if late:
+                booking.modes = tuple(mode for mode in MODES if mode != "full")
+                late = not bar.fits(sum(b.effort for b in begun) + booking.effort)
+                left_out.append(booking.label if late else f"full KV on {booking.label}")
+            if not late:
+                begun.append(booking)
+                ready.extend((booking, mode) for mode in booking.modes)
+            bar.expect(sum(b.effort for b in (*begun, *waiting)))
+        while ready and len(running) < crew.workers:
+            booking, what = ready.popleft()
+            bar.say(f"{booking.label}: {MODE_NAMES.get(what, what)}")
+            if what == FILM:
+                comparison = Comparison(tuple(booking.walks[mode] for mode in booking.modes), BASELINE_GAP)
+                running[crew.exhibit(out, comparison, booking.filmed)] = booking, what
+            else:
+                running[crew.walk(booking.scenario, VARIANTS[what])] = booking, what
+        for future in wait(running, POLL, FIRST_COMPLETED).done:
+            booking, what = running.pop(future)
+            if what == FILM:
+                booking.results, booking.exhibit = future.result()
+                continue
+            booking.walks[what] = future.result()
+            if len(booking.walks) == len(booking.modes):
+                ready.appendleft((booking, FILM))
+        bar.reach(crew.done)
+    return begun, left_out
 
 
 class Bar:
-    """A progress bar on stderr that knows how much still fits before a deadline.
+    """A progress bar on stderr that knows how much fits before a deadline.
 
-    total     ticks expected
     deadline  on the monotonic clock, seconds
     """
 
-    def __init__(self, total: int, deadline: float) -> None:
-        self.deadline, self.ticks, self.started = deadline, 0, monotonic()
+    def __init__(self, deadline: float) -> None:
+        self.deadline, self.done, self.started = deadline, 0.0, monotonic()
         columns = (SpinnerColumn(), TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task("", total=total)
+        self._task = self._progress.add_task("", total=None)
 
     def __enter__(self) -> Bar:
         self._progress.start()
@@ -119,17 +167,20 @@ class Bar:
     def say(self, what: str) -> None:
         self._progress.update(self._task, description=what)
 
-    def tick(self) -> None:
-        self.ticks += 1
-        self._progress.advance(self._task)
+    def expect(self, total: float) -> None:
+        """How much work there is in all, done and to be done."""
+        self._progress.update(self._task, total=total)
 
-    def fits(self, ticks: int) -> bool:
-        """Whether so many ticks more, at the pace so far, end before the deadline; if not, the bar skips them."""
+    def reach(self, done: float) -> None:
+        """How much work is done."""
+        self.done = done
+        self._progress.update(self._task, completed=done)
+
+    def fits(self, total: float) -> bool:
+        """Whether so much work in all, at the pace so far, ends before the deadline; nothing does when that is past."""
         now = monotonic()
-        if now + ticks * (now - self.started) / max(self.ticks, 1) <= self.deadline:
-            return True
-        self._progress.advance(self._task, ticks)
-        return False
+        left = (total - self.done) * (now - self.started) / self.done if self.done else 0.0
+        return now + left <= self.deadline
 
 
 def closing_table(rows: Sequence[Row]) -> Table:
@@ -141,12 +192,12 @@ def closing_table(rows: Sequence[Row]) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for scenario in dict.fromkeys(r.scenario for r in rows):
         by_mode = {r.mode: r for r in rows if r.scenario == scenario}
-        full, own = by_mode["full"], by_mode["worldkv"]
+        full, own = by_mode.get("full"), by_mode["worldkv"]
         table.add_row(
             scenario,
-            *(number(by_mode[m].truth_psnr, 1) for m in MODES),
+            *(number(by_mode[m].truth_psnr if m in by_mode else None, 1) for m in MODES),
             DASH if own.gain is None else f"{own.gain:.0%}",
-            *(number(r.fps, 1) for r in (full, own)),
-            *(number(r.kv_bytes / 1e6, 1) for r in (full, own)),
+            *(number(r.fps if r else None, 1) for r in (full, own)),
+            *(number(r.kv_bytes / 1e6 if r else None, 1) for r in (full, own)),
         )
     return table

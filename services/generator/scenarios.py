@@ -112,6 +112,16 @@ def spins(seed: int, name: str = "spins", rounds: int = 5) -> Scenario:
     return _finish(name, seed, rooms, start, out, rest)
 
 
+def out_and_back(seed: int) -> Scenario:
+    """Walk straight on, look round, and undo it all step by step, generated."""
+    rooms, rng, _ = _place(seed)
+    while True:
+        start = Walker(*free_place(rooms, rng, 0.7), float(rng.uniform(0, 360)))
+        out = ahead(2.5) + turn(180.0 * float(rng.choice([-1, 1])))
+        if min(clearance(rooms, w.x, w.z) for w in follow(start, out)) > RADIUS + 0.1:
+            return _finish("out and back", seed, rooms, start, out, reverse(out))
+
+
 def square(seed: int) -> Scenario:
     """A square loop, looking round at each corner; the second round is generated."""
     rooms, rng, _ = _place(seed)
@@ -266,6 +276,7 @@ SCENARIOS: dict[str, Callable[[int], Scenario]] = {
     "pan90": partial(pan, name="pan90", by=90.0, pause=12),
     "pan180": partial(pan, name="pan180", by=180.0, pause=6),
     "pan360": partial(pan, name="pan360", by=360.0, pause=6),
+    "out and back": out_and_back,
     "square": square,
     "door": door,
     "door backwards": partial(door, name="door backwards", backwards=True),

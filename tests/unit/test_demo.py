@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -8,13 +9,14 @@ import pytest
 from pocket.model import PocketModel
 from pocket.weights_file import save
 from services.generator import demo, evaluate
-from services.generator.demo import Bar, plan
+from services.generator.crew import passes
+from services.generator.demo import Bar, Booking, plan
 from services.generator.evaluate import Ledger
 from services.generator.report.comparison import MODES
 from services.generator.scenarios import SCENARIOS
 from services.generator.walks import DEFAULT, FULL, WINDOW
 from tests.toys import TOY, toy_model
-from worldkv.errors import InvalidInput, WeightsMissing
+from worldkv.errors import InvalidInput, UnknownCodec, WeightsMissing
 from worldkv.select import SELECTORS
 
 PLAIN = replace(DEFAULT, codec="int4")
@@ -33,6 +35,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # worker processes import all they need once more
 def test_a_demo_of_a_model_that_knows_nothing_still_reports(toy, tmp_path, capsys):
     data = demo.run(tmp_path / "out", quick=True, weights=toy)
     assert {row["mode"] for row in data["rows"]} == set(MODES)
@@ -108,8 +112,84 @@ def test_a_plan_films_each_walk_once_and_first():
     assert {seed for _, seed, _ in plan(quick=True, seeds=[4, 5])} == {4, 5}
 
 
-def test_a_walk_that_would_end_too_late_does_not_fit():
-    with Bar(100, deadline=0.0) as bar:
-        bar.tick()
-        assert not bar.fits(1)
-    assert Bar(100, deadline=float("inf")).fits(10**6)
+def test_the_demo_shows_every_kind_of_walk():
+    kinds = {"pan90", "pan180", "pan360", "out and back", "square", "door", "wander", "never returns"}
+    assert kinds <= {name for name, _, _ in plan(quick=False)}
+
+
+def test_a_pass_costs_more_where_more_is_kept_and_drawing_more_than_showing():
+    walk = SCENARIOS["pan180"](0)
+    shown = walk.shown // 3
+    window, full = (passes(walk, mode) for mode in ("window", "full"))
+    assert len(window) == len(walk.walkers) // 3
+    assert set(window[:shown]) == {1.0}
+    assert set(window[shown:]) == {5.0}
+    assert full[shown:] == sorted(set(full[shown:]))
+    assert full[-1] > window[-1]
+
+
+class Slow:
+    """A crew that draws nothing: each task takes as long as it costs, at so many passes a second."""
+
+    workers = 2
+
+    def __init__(self, clock: list[float], pace: float) -> None:
+        self.clock, self.pace, self.done, self.asked = clock, pace, 0.0, list[str]()
+
+    def _finish(self, what: str, cost: float, result: object) -> Future[object]:
+        self.asked.append(what)
+        self.done += cost
+        self.clock[0] += cost / self.pace
+        future: Future[object] = Future()
+        future.set_result(result)
+        return future
+
+    def walk(self, scenario, variant):
+        cost = sum(passes(scenario, variant.mode))
+        return self._finish(f"{scenario.name} {variant.name}", cost, (scenario.name, variant.name))
+
+    def exhibit(self, out, comparison, filmed):
+        return self._finish(f"film {comparison[0][0]}", 20.0, ((), None))
+
+
+def perform(monkeypatch: pytest.MonkeyPatch, names: list[str], pace: float, seconds: float) -> tuple[Slow, list[str]]:
+    """What a crew of some pace draws of these walks, and what is left out."""
+    clock = [0.0]
+    monkeypatch.setattr(demo, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(demo, "Comparison", lambda walks, gap: walks)
+    crew = Slow(clock, pace)
+    with Bar(seconds) as bar:
+        _, left_out = demo.perform([Booking(SCENARIOS[name](0), True) for name in names], crew, bar, Path())
+    return crew, left_out
+
+
+def test_a_quick_machine_draws_everything(monkeypatch):
+    crew, left_out = perform(monkeypatch, ["pan90", "pan180", "square"], 1e6, 10.0)
+    assert left_out == []
+    assert len(crew.asked) == 3 * (len(MODES) + 1)
+    assert [what for what in crew.asked if what.startswith("film")] == ["film pan90", "film pan180", "film square"]
+
+
+def test_full_kv_is_left_out_before_a_whole_walk_is(monkeypatch):
+    names = ["pan90", "square", "wander"]
+    window, full = (sum(passes(SCENARIOS["wander"](0), mode)) for mode in ("window", "full"))
+    before = sum(Booking(SCENARIOS[name](0), True).effort for name in names[:2])
+    film = Booking(SCENARIOS["wander"](0), True, ()).effort
+    crew, left_out = perform(monkeypatch, names, 1.0, before + film + 2 * window + full / 2)
+    assert left_out == ["full KV on wander, seed 0"]
+    assert "wander full" not in crew.asked
+    assert {"wander window", "wander worldkv", "film wander"} <= set(crew.asked)
+
+
+def test_what_would_end_too_late_is_left_out_and_the_first_walk_never(monkeypatch):
+    crew, left_out = perform(monkeypatch, ["pan90", "pan180", "wander", "pan360"], 1.0, 0.0)
+    assert {what.rsplit(" ", 1)[0] for what in crew.asked if not what.startswith("film")} == {"pan90"}
+    assert left_out == ["pan180, seed 0", "wander, seed 0", "pan360, seed 0"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)  # worker processes import all they need once more
+def test_what_fails_in_a_worker_ends_the_demo(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "VARIANTS", dict.fromkeys(MODES, DEFAULT))  # a toy has no klt2
+    with pytest.raises(UnknownCodec, match="klt2"):
+        demo.run(tmp_path / "out", quick=True, weights=toy)

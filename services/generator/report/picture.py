@@ -24,6 +24,7 @@ TITLES = {
     "pan90": "Turn 90 degrees away, pause, turn back",
     "pan180": "Turn 180 degrees away, pause, turn back",
     "pan360": "Turn full circle, and back",
+    "out and back": "Walk straight on, look round, undo it step by step",
     "square": "Walk round a square, twice",
     "door": "Look round, go through a door, look round, come back, look round",
     "door backwards": "The same way out, undone step by step",

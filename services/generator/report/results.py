@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from services.generator.metrics import LEAST_GAP, gain_closed, psnr, score
+from services.generator.metrics import LEAST_GAP, Scores, gain_closed, psnr, score
 from services.generator.recording import ChunkLog, Recording
 from services.generator.report.comparison import MODES, end_fps, generated
 from services.generator.report.files import write_text
@@ -98,9 +98,9 @@ class Results:
     walks: tuple[WalkResult, ...]
 
 
-def measure(walk: Recording, gap: int) -> WalkResult:
-    """The numbers of a recording."""
-    s = score(walk, gap)
+def measure(walk: Recording, gap: int, scores: Scores | None = None) -> WalkResult:
+    """The numbers of a recording; `scores` where they are known already."""
+    s = scores or score(walk, gap)
     return WalkResult(
         scenario=walk.scenario,
         seed=walk.seed,
