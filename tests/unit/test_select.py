@@ -1,57 +1,22 @@
 """Choosing chunks: the paper's rule to the letter, and what holds for overlap and coverage whatever the world."""
 
 from itertools import pairwise
-from math import acos, cos, pi, radians
+from math import acos, cos, degrees, pi, radians
 
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
+from tests.looks import ASPECT, FOV, RANGE, chunk, chunks, look, world, worlds
 from worldkv.errors import InvalidInput, InvalidPose
-from worldkv.pose import Matrix, camera
-from worldkv.select import SELECTORS, Candidates, Coverage, Fov, Pose, Query, Selector, make_selector
+from worldkv.pose import camera
+from worldkv.select import Candidates, Coverage, Fov, Pose, Query, Selector, make_selector
 from worldkv.select.overlap import _within_reach
 from worldkv.views import join, sees, target
-
-FOV, ASPECT, RANGE = radians(65), 0.75, 8.0
-
-
-def chunk(x: float = 0.0, z: float = 0.0, yaw: float = 0.0, turn: float = 0.0, step: float = 0.0) -> Matrix:
-    """Poses [3, 4, 4] of a chunk that begins at (x, z), turning and going on to the right."""
-    return np.stack([camera(x + step * i, 0, z, yaw + turn * i) for i in range(3)])
-
-
-def chunks(*poses: Matrix) -> Candidates:
-    return Candidates.of(np.stack(poses), FOV, ASPECT)
-
-
-def look(poses: Matrix, visible: Matrix | None = None) -> Query:
-    return Query(poses, FOV, ASPECT, RANGE, np.empty((0, 4, 4)) if visible is None else visible)
 
 
 def rows(selector: Selector, query: Query, candidates: Candidates, k: int, spares: int = 0) -> list[int]:
     return [c.row for c in selector.choose(query, candidates, k, spares)]
-
-
-def world(seed: int, n: int, spread: float = 4.0) -> tuple[Candidates, Query]:
-    """Random chunks and a random query, in three dimensions, with some frames in the window."""
-    rng = np.random.default_rng(seed)
-
-    def some(frames: int) -> Matrix:
-        (x, y, z), yaw, pitch = rng.uniform(-spread, spread, 3), rng.uniform(0, 360), rng.uniform(-20, 20)
-        return np.stack([camera(x + 0.1 * i, y, z, yaw + 9 * i, pitch) for i in range(frames)])
-
-    candidates = Candidates.of([some(3) for _ in range(n)], rng.uniform(0.8, 1.6, n), ASPECT)
-    return candidates, look(some(3), some(2) if n % 2 else None)
-
-
-worlds = st.builds(world, st.integers(0, 10**6), st.integers(1, 40))
-
-
-def moved(motion: Matrix, candidates: Candidates, query: Query) -> tuple[Candidates, Query]:
-    there = Candidates.of(motion @ candidates.poses, candidates.fov, candidates.aspect, candidates.index)
-    return there, look(motion @ query.poses, motion @ query.visible)
 
 
 # The paper's rule
@@ -62,7 +27,7 @@ def test_pose_adds_halves_of_squared_distance_and_angle_each_by_its_maximum():
     hits = Pose().choose(look(chunk()), candidates, 4)
     assert [h.row for h in hits] == [0, 1, 2, 3]
     assert [h.score for h in hits] == pytest.approx([1 - 1 / 8, 1 / 2, 1 / 2, 1 - 3 / 4])
-    assert hits[3].parts == pytest.approx({"distance": 1.0, "angle": 0.5})
+    assert hits[3].parts == pytest.approx({"distance": 1.0, "angle": 0.5, "units": 2.0, "degrees": 45.0})
 
 
 def test_pose_takes_the_means_of_translations_and_of_rotation_matrices():
@@ -72,7 +37,9 @@ def test_pose_takes_the_means_of_translations_and_of_rotation_matrices():
     shrunk = (1 + 2 * cos(radians(9))) / 3
     angle = acos((1 + 2 * shrunk - 1) / 2)
     far = acos((1 - 2 * shrunk - 1) / 2)
-    assert hits[0].parts == pytest.approx({"distance": 0.0, "angle": angle / far})
+    assert hits[0].parts == pytest.approx(
+        {"distance": 0.0, "angle": angle / far, "units": 0.0, "degrees": degrees(angle)}, abs=1e-9
+    )
 
 
 def test_pose_counts_a_term_as_zero_where_its_maximum_is():
@@ -135,12 +102,6 @@ def test_coverage_fills_left_over_slots_with_near_views_only():
     assert all(h.score > 0.7 and h.gain < 0.015 for h in hits)
 
 
-@pytest.mark.parametrize("selector", [Coverage(), Coverage(threshold=0, fill=None), Fov()])
-def test_what_saw_nothing_of_the_view_is_never_chosen(selector):
-    away = [chunk(yaw=180, turn=5), chunk(x=100), chunk(z=-20), chunk(x=-6, yaw=-90), chunk(x=6, yaw=90)]
-    assert selector.choose(look(chunk()), chunks(*away), 4, 4) == []
-
-
 def test_coverage_prefers_the_nearer_of_two_that_see_it_all():
     candidates = chunks(chunk(z=-3), chunk(z=-0.5), chunk(z=-2))
     assert rows(Coverage(), look(chunk()), candidates, 3)[0] == 1
@@ -182,37 +143,7 @@ def test_coverage_abstains_below_its_threshold(drawn):
     assert all(h.gain >= 0.1 or h.score >= 0.4 for h in hits if not h.spare)
 
 
-# All selectors
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-@given(worlds, st.integers(0, 6), st.integers(0, 3))
-def test_choices_are_few_distinct_and_repeatable(name, drawn, k, spares):
-    candidates, query = drawn
-    hits = make_selector(name, 7).choose(query, candidates, k, spares)
-    assert hits == make_selector(name, 7).choose(query, candidates, k, spares)
-    assert len({h.row for h in hits}) == len(hits) <= k + spares
-    assert sum(not h.spare for h in hits) <= k
-    assert [h.spare for h in hits] == sorted(h.spare for h in hits)
-    assert all(0 <= h.row < len(candidates) and -1e-9 <= h.score <= 1 + 1e-9 for h in hits)
-
-
-@pytest.mark.parametrize("name", ["pose", "fov", "coverage"])
-@given(worlds, st.floats(-100, 100), st.floats(-100, 100), st.floats(-180, 180), st.floats(-90, 90))
-def test_scores_do_not_change_when_the_whole_world_moves(name, drawn, x, y, yaw, pitch):
-    candidates, query = drawn
-    here = make_selector(name).choose(query, candidates, 4)
-    elsewhere, asked = moved(camera(x, y, -x, yaw, pitch), candidates, query)
-    there = make_selector(name).choose(asked, elsewhere, 4)
-    assert [h.row for h in here] == [h.row for h in there]
-    assert [h.score for h in here] == pytest.approx([h.score for h in there], abs=1e-5)
-    assert [h.gain for h in here] == pytest.approx([h.gain for h in there], abs=1e-5)
-
-
-@pytest.mark.parametrize("name", ["pose", "fov", "coverage"])
-def test_of_equals_the_oldest_is_chosen(name):
-    candidates = chunks(chunk(x=0.2, yaw=170), *[chunk(x=0.1)] * 3)
-    assert rows(make_selector(name), look(chunk()), candidates, 3) == [1, 2, 3]
+# Controls, names and options
 
 
 def test_controls_look_at_nothing():
@@ -227,15 +158,10 @@ def test_controls_look_at_nothing():
     )
 
 
-def test_an_empty_world_has_nothing_to_choose_from():
-    none = Candidates.of(np.empty((0, 3, 4, 4)), FOV, ASPECT)
-    assert [make_selector(name).choose(look(chunk()), none, 3, 1) for name in SELECTORS] == [[]] * len(SELECTORS)
-
-
 def test_names_and_options_that_do_not_exist_are_refused():
     with pytest.raises(InvalidInput, match="no selector is named 'nearest'; there are pose, fov"):
         make_selector("nearest")
-    with pytest.raises(InvalidInput, match=r"coverage threshold is a share between 0 and 1, got 1\.5"):
+    with pytest.raises(InvalidInput, match=r"threshold is a share between 0 and 1, got 1\.5"):
         Coverage(threshold=1.5)
     with pytest.raises(InvalidInput, match="at least one candidate"):
         Coverage(shortlist=0)

@@ -5,6 +5,7 @@
 | `pose` | nearest poses: the paper's rule |
 | `fov` | largest overlap of views, each candidate for itself |
 | `coverage` | the set that shows most of what the window lacks; abstains |
+| `greedy` | the set that shows most, nothing twice and however little it adds |
 | `visibility` | the same, but what a chunk's own depth maps hide it does not show |
 | `attention` | descriptors nearest the query's: content instead of place |
 | `random`, `latest`, `oldest`, `nothing` | controls |
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from worldkv.errors import InvalidInput
 from worldkv.select.attention import Attention
 from worldkv.select.controls import Latest, Nothing, Oldest, Random
-from worldkv.select.overlap import Coverage, Fov
+from worldkv.select.overlap import FINE, Coverage, Fov
 from worldkv.select.pose import Pose
 from worldkv.select.seam import Choice, Query, Selector
 from worldkv.select.visibility import Visibility
@@ -45,6 +46,7 @@ SELECTORS: dict[str, Callable[[int], Selector]] = {
     "pose": lambda seed: Pose(),
     "fov": lambda seed: Fov(),
     "coverage": lambda seed: Coverage(),
+    "greedy": lambda seed: Coverage(threshold=0, fill=None, again=0, close=0, grid=FINE),
     "visibility": lambda seed: Visibility(),
     "attention": lambda seed: Attention(),
     "random": Random,

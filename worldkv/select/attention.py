@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldkv.errors import InvalidInput
+from worldkv.select.overlap import with_gains
 from worldkv.select.seam import Choice, Query, ranked
 from worldkv.views import Candidates
 
@@ -17,7 +18,7 @@ class Attention:
     is absolute: 1 where both point the same way, 1/2 where they have nothing in common, 0 where they are opposed.
 
     A query without a descriptor chooses nothing, and a chunk without one is never chosen: of content that is not known
-    nothing can be said. Poses are not looked at. Ties go to the oldest.
+    nothing can be said. Poses are looked at for the gains alone. Ties go to the oldest.
 
     Raises InvalidInput where descriptors of query and chunks have different lengths.
     """
@@ -33,7 +34,8 @@ class Attention:
         cosine = np.clip(np.divide(product, length, out=np.zeros_like(product), where=length > 0), -1, 1)
         known = np.flatnonzero(np.isfinite(keys).all(-1))
         rows = known[ranked(cosine[known], k + spares)]
-        return [
+        choices = [
             Choice(int(row), float(1 + cosine[row]) / 2, parts={"cosine": float(cosine[row])}, spare=place >= k)
             for place, row in enumerate(rows)
         ]
+        return with_gains(query, candidates, choices)
