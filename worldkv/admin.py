@@ -147,21 +147,25 @@ def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Worlds; without any: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Read every checksum of some worlds, or of all."""
+    """Read every checksum of some worlds, or of all; chunks that several share are read with the first."""
     from worldkv import worlds
 
     verdicts: dict[str, Verdict] = {}
+    shared: dict[str, int] = {}
 
     async def ask(client: KVClient) -> None:
         seen: set[Any] = set()
         async for each in _worlds(client, names):
+            before = len(seen)
             verdicts[each.name] = await worlds.verify(client, each, seen)
+            shared[each.name] = verdicts[each.name].chunks - (len(seen) - before)
 
     _run(context, ask)
     rows = [
         {
             "world": name,
             "chunks": each.chunks,
+            "read_before": shared[name],
             "parts": each.parts,
             "kv": each.kv,
             "read_bytes": each.nbytes,
@@ -375,7 +379,9 @@ def _show(rows: Iterable[Row], as_json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    if rows:
+    if not rows:
+        print("there are none", file=sys.stderr)
+    else:
         table = Table(*(name.removesuffix("_bytes").replace("_", " ") for name in rows[0]), box=None)
         for row in rows:
             table.add_row(*(Text(_said(name, value)) for name, value in row.items()))

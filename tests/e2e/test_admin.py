@@ -80,6 +80,31 @@ def test_a_shard_that_does_not_answer_is_said_and_code_1(call: Any):
     assert (code, "127.0.0.1:9" in out, "do not answer" in err) == (1, True, True)
 
 
+def test_an_empty_store_says_so(call: Any):
+    for words in ("world ls", "store verify"):
+        assert call.text(*words.split()) == (0, "", "there are none\n")
+        assert call(*words.split()) == (0, [], "")
+
+
+@pytest.mark.usefixtures("harbour")
+def test_chunks_that_worlds_share_are_read_once(call: Call):
+    call("world", "fork", "harbour", "quay", "--at", "5")
+    _, rows, _ = call("store", "verify")
+    assert [(row["world"], row["chunks"], row["read_before"], row["parts"]) for row in rows] == [
+        ("harbour", 8, 0, 8),
+        ("quay", 5, 5, 0),
+    ]
+
+
+@pytest.mark.parametrize("words", ["world ls", "world rm harbour", "store scan harbour", f"store rm {'ab' * 16}/2"])
+def test_a_dead_shard_is_named_with_what_to_do(call: Any, words: str):
+    group, *rest = words.split()
+    code, out, err = call.text(group, "--shard", "c=127.0.0.1:9", "--deadline", "5", *rest)
+    assert (code, out, "Traceback" in err) == (1, "", False)
+    assert "shard c does not answer: start it again, or take it out of the membership (" in err
+    assert len(err) < 250
+
+
 @pytest.mark.usefixtures("harbour")
 def test_worlds_are_listed_forked_rewound_and_removed(call: Call):
     assert call("world", "fork", "harbour", "quay", "--at", "5")[1][0]["chunks"] == 5

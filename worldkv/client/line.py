@@ -125,7 +125,8 @@ class Line:
             if type(error) is WorldKVError:
                 raise Unavailable(f"{what}: {self._what} failed: {error}") from error
             if isinstance(error, Unavailable):
-                raise Unavailable(f"{what}: {self._what} does not answer: {REMEDY} ({error})") from error
+                why = str(error).rpartition(": ")[2]  # gRPC says first what it was trying to do
+                raise Unavailable(f"{what}: {self._what} does not answer: {REMEDY} ({why})") from error
             raise
         self._answered()
 
