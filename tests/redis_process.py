@@ -36,7 +36,8 @@ PATIENCE = 30.0
 
 
 def redis_program(name: str = "redis-server") -> str:
-    """The program, or the test is skipped."""
+    """The program, or the test is skipped. REDIS_SERVER in the environment is one to take instead, such as Valkey's."""
+    name = os.environ.get("REDIS_SERVER", name)
     found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
     if found is None:
         pytest.skip(f"no {name} program: `make redis` finds one")
@@ -184,28 +185,28 @@ def shared_process() -> RedisProcess:
     return stack.enter_context(redis_process())
 
 
+@cache
+def shared_cluster() -> str:
+    """The URL of a cluster of three nodes for all tests that leave it as it is; lives as long as this process."""
+    stack = ExitStack()
+    atexit.register(stack.close)
+    return stack.enter_context(redis_cluster())
+
+
 @asynccontextmanager
 async def connected(**settings: Any) -> AsyncIterator[RedisServer]:
-    """A connection to the shared server, with names of its own; patient, for machines are slow."""
-    config = RedisConfig(shared_process().url, prefix=secrets.token_hex(4), timeout_seconds=PATIENCE)
+    """A connection to the shared server or cluster, with names of its own; patient, for machines are slow."""
+    url = shared_cluster() if settings.get("cluster") else shared_process().url
+    config = RedisConfig(url, prefix=secrets.token_hex(4), timeout_seconds=PATIENCE)
     async with connect(replace(config, **settings)) as server:
         yield server
 
 
 @asynccontextmanager
 async def redis_store(**settings: Any) -> AsyncIterator["RedisStore"]:
-    """The tier of the shared server as a store."""
+    """The tier of the shared server or cluster as a store."""
     async with connected(**settings) as server:
         yield RedisStore(RedisTier(server))
-
-
-@asynccontextmanager
-async def cluster_store(**settings: Any) -> AsyncIterator["RedisStore"]:
-    """The tier of a cluster of its own as a store."""
-    with redis_cluster() as url:
-        config = RedisConfig(url=url, cluster=True, timeout_seconds=PATIENCE, **settings)
-        async with connect(config) as server:
-            yield RedisStore(RedisTier(server))
 
 
 class RedisStore:
@@ -253,3 +254,8 @@ def manifest_of(found: Manifest | Miss) -> Manifest:
     """The manifest that a key is known to have."""
     assert isinstance(found, Manifest), found
     return found
+
+
+def slow_clusters(names: Collection[str]) -> list[Any]:
+    """The parameters of a contract, those called after a cluster marked slow: three servers have to find each other."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if "cluster" in name else []) for name in names]

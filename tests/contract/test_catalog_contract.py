@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
 from services.kvstore.redis_catalog import RedisCatalog
 from tests.contract.kv_client import client_of
-from tests.redis_process import connected
+from tests.redis_process import connected, slow_clusters
 from worldkv.catalog import MAX_WORLD_NAME, Catalog, RamCatalog, World
 from worldkv.chunk import Lineage
 from worldkv.errors import Conflict, InvalidInput, NotFound
@@ -21,8 +23,8 @@ async def ram() -> AsyncIterator[Catalog]:
 
 
 @asynccontextmanager
-async def redis() -> AsyncIterator[Catalog]:
-    async with connected() as server:
+async def redis(**settings: Any) -> AsyncIterator[Catalog]:
+    async with connected(**settings) as server:
         yield RedisCatalog(server, "tenant")
 
 
@@ -38,12 +40,13 @@ def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Catalog]]:
 CATALOGS: dict[str, Callable[[], AbstractAsyncContextManager[Catalog]]] = {
     "ram": ram,
     "redis": redis,
+    "redis cluster": partial(redis, cluster=True),
     "client of one shard": client(1),
     "client of three shards": client(3),
 }
 
 
-@pytest.fixture(params=CATALOGS)
+@pytest.fixture(params=slow_clusters(CATALOGS))
 async def catalog(request: pytest.FixtureRequest) -> AsyncIterator[Catalog]:
     async with CATALOGS[request.param]() as made:
         yield made

@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Any
 
 import pytest
 
 from services.kvstore.redis_catalog import RedisSnapshots
 from tests.contract.kv_client import client_of
-from tests.redis_process import connected
+from tests.redis_process import connected, slow_clusters
 from worldkv.catalog import MAX_WORLD_NAME, RamSnapshots, Snapshot, Snapshots
 from worldkv.errors import InvalidInput, NotFound, OverBudget
 from worldkv.format import Frame, join
@@ -23,8 +25,8 @@ async def ram() -> AsyncIterator[Snapshots]:
 
 
 @asynccontextmanager
-async def redis() -> AsyncIterator[Snapshots]:
-    async with connected() as server:
+async def redis(**settings: Any) -> AsyncIterator[Snapshots]:
+    async with connected(**settings) as server:
         yield RedisSnapshots(server, "tenant")
 
 
@@ -40,12 +42,13 @@ def client(shards: int) -> Callable[[], AbstractAsyncContextManager[Snapshots]]:
 SNAPSHOTS: dict[str, Callable[[], AbstractAsyncContextManager[Snapshots]]] = {
     "ram": ram,
     "redis": redis,
+    "redis cluster": partial(redis, cluster=True),
     "client of one shard": client(1),
     "client of three shards": client(3),
 }
 
 
-@pytest.fixture(params=SNAPSHOTS)
+@pytest.fixture(params=slow_clusters(SNAPSHOTS))
 async def snapshots(request: pytest.FixtureRequest) -> AsyncIterator[Snapshots]:
     async with SNAPSHOTS[request.param]() as made:
         yield made

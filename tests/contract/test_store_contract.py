@@ -9,7 +9,7 @@ import pytest
 from services.kvstore.ram import RamConfig, RamTier
 from tests.contract.kv_client import client_of
 from tests.contract.ram_tier import TierStore
-from tests.redis_process import redis_store
+from tests.redis_process import redis_store, slow_clusters
 from worldkv.chunk import ChunkKey
 from worldkv.errors import Conflict, InvalidInput
 from worldkv.format import Frame, join
@@ -54,13 +54,14 @@ STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {
     "arena": arena,
     "redis": redis_store,
     "redis, pieces of three bytes": partial(redis_store, piece_bytes=3),
+    "redis cluster": partial(redis_store, cluster=True),
     "client of one shard": partial(client_of, 1),
     "client of one shard elsewhere": partial(client_of, 1, shared=False),
     "client of three shards": partial(client_of, 3),
 }
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=slow_clusters(STORES))
 async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
     async with STORES[request.param]() as made:
         yield made

@@ -13,7 +13,7 @@ import pytest
 from services.kvstore.redis_config import RedisConfig
 from services.kvstore.redis_server import connect
 from services.kvstore.redis_tier import RedisTier
-from tests.redis_process import PATIENCE, RedisStore, cluster_store, redis_process
+from tests.redis_process import PATIENCE, RedisStore, redis_process, redis_store
 from worldkv.chunk import ChunkKey
 from worldkv.format import Frame, join
 from worldkv.store import Miss, PartKey
@@ -32,7 +32,7 @@ def kv(index: int = 0) -> PartKey:
 
 
 async def test_a_cluster_keeps_each_chunk_in_one_slot():
-    async with cluster_store(piece_bytes=3) as store:
+    async with redis_store(cluster=True, piece_bytes=3) as store:
         items = {key: Frame.of(str(key).encode()) for n in range(12) for key in (part(n), kv(n))}
         await store.put(items)
         assert {key: join(frame) for key, frame in (await store.get([*items])).items()} == {
