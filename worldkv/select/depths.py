@@ -78,10 +78,10 @@ def predicted(
     deep = z[camera, point]
     column = ((x[camera, point] / (deep * tangent) + 1) / 2 * columns).astype(np.int64).clip(0, columns - 1)
     row = ((y[camera, point] / (deep * tangent * aspect) + 1) / 2 * rows).astype(np.int64).clip(0, rows - 1)
-    nearest = np.full((len(poses), rows, columns), np.inf, np.float32)
-    np.minimum.at(nearest, (camera, row, column), deep)
+    nearest = np.full(len(poses) * rows * columns, np.inf, np.float32)
+    np.minimum.at(nearest, (camera * rows + row) * columns + column, deep)
     nearest[np.isinf(nearest)] = np.nan
-    return nearest
+    return nearest.reshape(len(poses), rows, columns)
 
 
 def _local(poses: Matrix, points: Matrix, dtype: DTypeLike) -> Floats:
