@@ -51,7 +51,7 @@ def _program(name: str) -> str:
 
 
 @contextmanager
-def _process() -> Iterator[Path]:
+def redis_server() -> Iterator[Path]:
     """The socket of a Redis of its own."""
     with TemporaryDirectory(prefix="wkv-") as folder:
         path = Path(folder) / "redis.sock"
@@ -137,13 +137,13 @@ async def _gets(tier: RedisTier, size: int) -> tuple[Move, Move]:
 
 
 async def _putting(size: int) -> Case:
-    with _process() as socket:
+    with redis_server() as socket:
         async with connect(_config(socket)) as server:
             return await _against_plain(socket, "SET", size, *_puts(RedisTier(server), size))
 
 
 async def _getting(size: int) -> Case:
-    with _process() as socket:
+    with redis_server() as socket:
         async with connect(_config(socket)) as server:
             get, look = await _gets(RedisTier(server), size)
             await asyncio.to_thread(_plain, socket, "SET", 1, 1)  # what is then got again and again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 
@@ -14,7 +14,7 @@ from services.retriever.reading import Reading
 from worldkv.chunk import Branch, ChunkKey, Lineage
 from worldkv.errors import NotFound, SpecMismatch, Unavailable
 from worldkv.evict import least_useful
-from worldkv.index import Hit
+from worldkv.index import Gap, Hit
 from worldkv.select import Candidates, Choice, Selector
 from worldkv.wire_retriever import Found, Lookup
 
@@ -39,12 +39,15 @@ class Lookups:
         world; NotFound if the store knows nothing of it; SpecMismatch if another model made it.
         """
         with self._holding.asked(tenant, [branch for branch, _ in lookup.lineage.parts]):
-            error = await self._reading.whole(tenant, lookup.lineage, lookup.published, seconds)
+            error, gaps = None, self._gaps(tenant, lookup)
+            if gaps:
+                error = await self._reading.whole(tenant, lookup.lineage, lookup.published, seconds)
+                gaps = self._gaps(tenant, lookup)
             if lookup.spec:
                 self._require(tenant, lookup)
             begin, index = perf_counter(), self._holding.index(tenant)
             chunks = index.candidates(lookup.lineage, lookup.exclude, lookup.pending)
-            missing = self._missing(tenant, lookup)
+            missing = _missing(gaps, lookup) if gaps else 0
             if chunks is None and 0 < lookup.published == missing:
                 raise error or NotFound(f"the store has no chunk of the world {lookup.lineage.head.hex()}")
             hits = [] if chunks is None else await self._chosen(lookup, selector, chunks, inline)
@@ -102,19 +105,18 @@ class Lookups:
             for each in choices
         ]
 
-    def _missing(self, tenant: str, lookup: Lookup) -> int:
-        """Published chunks of the world that are neither held nor pending."""
-        gaps = self._holding.index(tenant).missing(lookup.lineage, lookup.published)
-        if not gaps:
-            return 0
-        pending = {meta.key for meta in lookup.pending}
-        come = sum(
-            any(gap.branch == key.branch and gap.begin <= key.index < gap.end for gap in gaps) for key in pending
-        )
-        return sum(gap.end - gap.begin for gap in gaps) - come
+    def _gaps(self, tenant: str, lookup: Lookup) -> list[Gap]:
+        return self._holding.index(tenant).missing(lookup.lineage, lookup.published)
 
     def _require(self, tenant: str, lookup: Lookup) -> None:
         self._holding.require(tenant, lookup.lineage, lookup.spec)
         for meta in lookup.pending:
             if meta.spec != lookup.spec:
                 raise SpecMismatch(f"pending chunk {meta.key} is of spec {meta.spec}, spec {lookup.spec} asks")
+
+
+def _missing(gaps: Sequence[Gap], lookup: Lookup) -> int:
+    """How many chunks of these gaps are not pending."""
+    pending = {meta.key for meta in lookup.pending}
+    come = sum(any(gap.branch == key.branch and gap.begin <= key.index < gap.end for gap in gaps) for key in pending)
+    return sum(gap.end - gap.begin for gap in gaps) - come

@@ -48,7 +48,8 @@ class Metrics:
         self._seconds.labels(selector).observe(seconds)
         self._candidates.observe(candidates)
         self._hits.inc(hits)
-        self._abstained.inc(max(min(wanted, candidates) - hits, 0))
+        if (unwanted := min(wanted, candidates) - hits) > 0:
+            self._abstained.inc(unwanted)
         if missing:
             self._partial.inc()
             self._missing.inc(missing)

@@ -83,7 +83,10 @@ class Servicer(RetrieverServicer):
                 self._metrics.failed(rpc.name_of(error))
                 return error
 
-        answers = await asyncio.gather(*map(answer, lookups, selectors))
+        if len(lookups) == 1:  # no task for it
+            answers = [await answer(lookups[0], selectors[0])]
+        else:
+            answers = await asyncio.gather(*map(answer, lookups, selectors))
         if answers and all(isinstance(each, WorldKVError) for each in answers):
             raise next(each for each in answers if isinstance(each, WorldKVError))
         return pb.NearestResponse(answers=map(messages.answer_message, answers))

@@ -99,13 +99,9 @@ async def walk(
         again: dict[K, list[S]] = defaultdict(list)
         left = {key: list(route) for key, route in routes.items()}
         while not deadline.passed and (wave := _wave(left, done)):
-            asked = await asyncio.gather(*(ask(shard, keys) for shard, keys in wave), return_exceptions=True)
-            for (shard, keys), outcome in zip(wave, asked, strict=True):
-                if isinstance(outcome, Unavailable):
-                    for key in keys:
-                        again[key].append(shard)
-                elif outcome is not None:
-                    raise outcome
+            for shard, keys in await _silent(ask, wave):
+                for key in keys:
+                    again[key].append(shard)
         routes = {
             key: route
             for key, shards in again.items()
@@ -113,6 +109,23 @@ async def walk(
         }
         if not routes or deadline.passed:
             return
+
+
+async def _silent(
+    ask: Callable[[S, list[K]], Awaitable[None]], wave: Sequence[tuple[S, list[K]]]
+) -> list[tuple[S, list[K]]]:
+    """Ask all of a wave at once; answers those who did not answer. What else they raise is raised when all have ended."""
+    if len(wave) == 1:  # no task for it: it would cost as much as a quarter of a small call
+        try:
+            await ask(*wave[0])
+        except Unavailable:
+            return [*wave]
+        return []
+    outcomes = await asyncio.gather(*(ask(shard, keys) for shard, keys in wave), return_exceptions=True)
+    for outcome in outcomes:
+        if outcome is not None and not isinstance(outcome, Unavailable):
+            raise outcome
+    return [each for each, outcome in zip(wave, outcomes, strict=True) if outcome is not None]
 
 
 def _wave(left: dict[K, list[S]], done: Callable[[K], bool]) -> list[tuple[S, list[K]]]:
@@ -134,6 +147,9 @@ async def together(calls: Iterable[Awaitable[T]]) -> list[T]:
     async def one(call: Awaitable[T]) -> T:
         return await call
 
+    calls = [*calls]
+    if len(calls) == 1:
+        return [await calls[0]]
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(call)) for call in calls]
