@@ -57,11 +57,11 @@ def evaluate(
     weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
 ) -> None:
     """Score ways of remembering on many walks."""
+    if matrix and selectors:
+        raise InvalidInput("--matrix and --selectors are two studies: ask for one at a time")
     with extra("demo"):
         from pocket.weights_file import SHIPPED
         from services.generator.evaluate import run
-    if matrix and selectors:
-        raise InvalidInput("--matrix and --selectors are two studies; ask for one at a time")
     study = "matrix" if matrix else "selectors" if selectors else "modes"
     run(out=out, study=study, seeds=seeds, scenarios=scenario, weights=weights or SHIPPED)
 

@@ -53,6 +53,12 @@ def run(monkeypatch, capsys, *words: str) -> tuple[int, str, str]:
     return (int(ended.value.code or 0), *capsys.readouterr())
 
 
+def test_two_studies_are_not_made_at_once(monkeypatch, capsys):
+    code, _, complaint = run(monkeypatch, capsys, "eval", "--matrix", "--selectors")
+    assert code == cli.BAD_INPUT
+    assert "one at a time" in complaint
+
+
 def test_the_table_says_whether_the_bar_is_met(monkeypatch, capsys):
     each = Bench("a.b", "<= 2", "a thing", "tests.unit.test_cli", "figures")
     monkeypatch.setattr(registry, "catalogue", lambda: {"a.b": each})
