@@ -66,7 +66,7 @@ def main() -> None:
 
     @asynccontextmanager
     async def servicers(host: Host) -> AsyncIterator[Sequence[str]]:
-        handler = grpc.unary_unary_rpc_method_handler(_empty)
+        handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_empty)
         host.server.add_registered_method_handlers("bare", {"Empty": handler})
         async with opened(config, host) as names:
             yield names

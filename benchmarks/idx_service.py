@@ -93,7 +93,7 @@ async def _rpc(name: str) -> Case:
         p50 = statistics.median(bares)
 
         def over(part: slice) -> float:
-            return (statistics.median(calls[part]) - statistics.median(nears[part])) / p50
+            return float(statistics.median(calls[part]) - statistics.median(nears[part])) / p50
 
         runs = [over(slice(n, None, PARTS)) for n in range(PARTS)]
         about = f"{name}, {WORLD} chunks; baseline: empty call, ms"

@@ -7,12 +7,12 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.e2e.retriever_process import ReplicaProcess, replica
-from tests.e2e.test_kvstore_faults import CONFIG, Process, shard
+from tests.e2e.shard_process import CONFIG, Process, shard
 from tests.wire.replica import keep, meta, metas, oracle, query
 from worldkv.chunk import Lineage, Meta
 from worldkv.client import KVClient, Member, Membership, RetrieverClient, RetrieverClientConfig, Retry, fixed
@@ -241,10 +241,10 @@ async def test_bytes_that_mean_nothing_leave_a_replica_as_it_is():
     async with served() as made, channel(made.replica.address) as raw:
         await made.client.add(lineage, metas(lineage, 5))
         for name in ("Add", "Remove", "Nearest", "LeastUseful"):
-            call = raw.unary_unary(f"/worldkv.v1.Retriever/{name}")
+            method: Any = raw.unary_unary(f"/worldkv.v1.Retriever/{name}")
             for data in (b"\xff" * 50, b"\x0a\x03abc", bytes(range(200)), b"\x0a\xff\xff\xff\xff\x0f"):
                 with pytest.raises(InvalidInput), translated():
-                    await call(data, timeout=10)
+                    await method(data, timeout=10)
         stub = RetrieverStub(raw)
         request = pb.NearestRequest(queries=[pb.NearestQuery()])
         for _ in range(20):
