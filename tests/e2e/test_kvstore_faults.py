@@ -26,8 +26,10 @@ from tests.e2e.shard_process import (
     wait_until,
 )
 from tests.redis_process import become, redis_process
+from worldkv import worlds
+from worldkv.chunk import ChunkKey
 from worldkv.client import KVClient, fixed
-from worldkv.errors import OverBudget, Unavailable, WorldKVError
+from worldkv.errors import Conflict, OverBudget, Unavailable, WorldKVError
 from worldkv.format import Frame
 from worldkv.store import Level, Miss, PartKey
 from worldkv.v1.chunk_pb2 import LEVEL_ONE
@@ -109,6 +111,78 @@ async def test_a_writer_that_dies_or_freezes_in_the_middle_leaves_nothing(signal
             with suppress(ProcessLookupError):
                 writer.kill()
             await writer.wait()
+
+
+READER = """
+import asyncio, sys
+from tests.wire.shard import kv
+from worldkv import rpc, wire
+from worldkv.v1 import kvstore_pb2 as pb
+async def main():
+    async with rpc.channel(sys.argv[1]) as channel:
+        call = channel.unary_stream("/worldkv.v1.KVStore/Get", pb.GetRequest.SerializeToString)
+        answers = call(pb.GetRequest(keys=[wire.key_message(kv())]), timeout=float(sys.argv[2]))
+        await answers.read()
+        print("under way", flush=True)
+        await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(("signal_", "seconds"), [(signal.SIGKILL, 60), (signal.SIGSTOP, 3)])
+async def test_a_reader_that_dies_or_freezes_in_the_middle_holds_nothing(signal_, seconds):
+    key = PartKey(ChunkKey(bytes(range(16)), 0), "kv")
+    async with shard() as made, KVClient(fixed(made.address), STREAMED) as client:
+        await put(client, key, size=12 << 20)
+        reader = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", READER, made.address, str(seconds), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            assert await reader.stdout.readline() == b"under way\n"
+            reader.send_signal(signal_)
+            assert await client.delete([key]) == 1
+            await made.at_rest()
+            assert await put(client, kv(1), size=16 << 20) == {Level.ONE}, "all of the room is there"
+        finally:
+            with suppress(ProcessLookupError):
+                reader.kill()
+            await reader.wait()
+
+
+@pytest.mark.redis
+async def test_a_byte_flipped_in_redis_is_never_data(redis):
+    async with shard_over(redis) as (made, client):
+        await put(client, part(), kv())
+        await made.end(signal.SIGTERM)
+        with redis.client() as direct:
+            for name in direct.keys("wkv:p:*"):
+                direct.setrange(name, 777, bytes((direct.getrange(name, 777, 777)[0] ^ 1,)))
+        await made.start()
+        async with KVClient(fixed(made.address), CONFIG) as again:
+            assert await right(again, part(), kv()) == [Miss.CORRUPT] * 2
+            assert await put(again, part(), kv()) == {Level.REDIS, Level.ONE}
+            assert await right(again, part(), kv()) == [None] * 2
+        await made.at_rest()
+
+
+async def test_late_writes_to_a_world_that_was_removed_are_refused_or_swept():
+    async with shard() as made, KVClient(fixed(made.address), CONFIG) as client:
+        before = await stats(made.address)
+        lineage = (await worlds.begin(client.worlds, "harbour")).world.lineage
+        branch = lineage.head
+        written = [PartKey(ChunkKey(branch, n), kind) for n in range(4) for kind in ("part", "kv")]
+        await put(client, *written)
+        assert (await worlds.remove(client, client.worlds, "harbour")).frames == 8
+        with pytest.raises(Conflict):
+            await put(client, written[0])
+        late = PartKey(ChunkKey(branch, 4), "part")
+        await put(client, late)
+        assert (await worlds.sweep(client, client.worlds)).frames == 1
+        after = await stats(made.address)
+        assert (after.used_bytes, after.parts) == (before.used_bytes, before.parts)
+        assert [each async for each in client.worlds.list()] != [], "until a sweep found nothing"
+        await worlds.sweep(client, client.worlds)
+        assert [each async for each in client.worlds.list()] == []
 
 
 @pytest.mark.redis
