@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldkv.errors import InvalidInput
-from worldkv.views import Candidates, sees, target
+from worldkv.pose import Matrix
+from worldkv.views import Cameras, Candidates, square, target
 
 NEAR = 0.2
 """How far apart, as a share of the view range, two chunks may stand and still stand in for each other."""
@@ -20,8 +21,8 @@ GRID = {"columns": 4, "rows": 1, "depths": 3}
 """Points of each frame's view."""
 FRAMES = 3
 """Frames of a chunk whose views are looked at, spread evenly."""
-BLOCK = 4096
-"""Pairs of chunks compared at once, to bound memory."""
+BLOCK = 64
+"""Chunks that are compared with the others at once: as they follow each other, so are they close together."""
 
 
 class Cover:
@@ -29,7 +30,8 @@ class Cover:
 
     Pairs (shown, by) are sorted by `shown`, the chunk whose points they are; each chunk shows its own points.
 
-    count  [n, points] int64: how many of the chunks that are left show each point
+    count  [n, points] int32: how many of the chunks that are left show each point
+    total  [n] int64: the same, over all points of a chunk
     loss   [n] int64: points that no other chunk left would show if this one went, its own or another's
     """
 
@@ -43,7 +45,9 @@ class Cover:
         order = np.argsort(self.by, kind="stable")
         self.pairs_by = np.split(order, np.searchsorted(self.by[order], np.arange(1, n)))
         self.left = np.ones(n, bool)
-        self.count = np.add.reduceat(self.mask, self.begin[:-1], dtype=np.int64)
+        runs = zip(self.begin, self.begin[1:], strict=False)
+        self.count = np.stack([self.mask[slice(*run)].sum(0, dtype=np.int32) for run in runs])
+        self.total = self.count.sum(1)
         # A point that one chunk shows is that chunk's own: each shows its own points.
         self.loss = (self.count == 1).sum(1)
 
@@ -52,8 +56,10 @@ class Cover:
         self.left[chunk] = False
         pairs = self.pairs_by[chunk]
         shown, mask = self.shown[pairs], self.mask[pairs]
-        self.count[shown] -= mask
-        last = mask & (self.count[shown] == 1)
+        count = self.count[shown] - mask
+        self.count[shown] = count
+        self.total[shown] -= mask.sum(1)
+        last = mask & (count == 1)
         for i in np.flatnonzero(last.any(1)):
             self._blame(int(shown[i]), last[i])
 
@@ -96,8 +102,7 @@ def least_useful(chunks: Candidates, count: int, view_range: float, protect: Col
     for _ in range(min(count, int(free.sum()))):
         rows = np.flatnonzero(free)
         rows = rows[cover.loss[rows] == cover.loss[rows].min()]
-        shown = cover.count[rows].sum(1)
-        row = int(rows[shown == shown.max()][-1])
+        row = int(rows[cover.total[rows] == cover.total[rows].max()][-1])
         cover.remove(row)
         free[row] = False
         gone.append(int(chunks.index[row]))
@@ -106,30 +111,43 @@ def least_useful(chunks: Candidates, count: int, view_range: float, protect: Col
 
 def _neighbours(chunks: Candidates, near: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of chunks that stand at most `near` apart and look the same half of all ways, each with itself, sorted."""
-    centre = chunks.translation - chunks.translation.mean(0)
-    ahead = chunks.rotation[..., 2]
+    centre, ahead = chunks.translation, chunks.rotation[..., 2]
     shown, by = [], []
-    for begin in range(0, len(chunks), 256):
-        block = slice(begin, begin + 256)
-        close = ((centre[block, None] - centre) ** 2).sum(-1) <= near**2
-        close &= ahead[block] @ ahead.T >= 0
+    for begin in range(0, len(chunks), BLOCK):
+        block, around = slice(begin, begin + BLOCK), near * (1 + 1e-6)
+        low, high = centre[block].min(0) - around, centre[block].max(0) + around
+        rows = np.flatnonzero(((centre >= low) & (centre <= high)).all(1))
+        close = square(centre[block, None], centre[rows]) <= near**2
+        close &= ahead[block] @ ahead[rows].T >= 0
         i, j = np.nonzero(close)
         shown.append(i + begin)
-        by.append(j)
+        by.append(rows[j])
     return np.concatenate(shown), np.concatenate(by)
 
 
 def _shows(chunks: Candidates, shown: NDArray[np.int64], by: NDArray[np.int64], view_range: float) -> NDArray[np.bool_]:
     """Which points of `shown` chunks the `by` chunks see, [pairs, points]."""
-    frames = chunks.poses.shape[1]
-    some = np.unique(np.linspace(0, frames - 1, min(frames, FRAMES)).round().astype(np.int64))
-    points = np.empty((len(chunks), len(some) * GRID["columns"] * GRID["rows"] * GRID["depths"], 3))
-    for row in range(len(chunks)):
-        lens = float(chunks.fov[row]), float(chunks.aspect[row])
-        points[row] = target(chunks.poses[row, some], *lens, view_range, **GRID).flat
+    points = _points(chunks, view_range)
     mask = np.empty((len(shown), points.shape[1]), bool)
-    for begin in range(0, len(shown), BLOCK):
-        block = slice(begin, begin + BLOCK)
-        mask[block] = sees(chunks.take(by[block]), points[shown[block]], view_range, np.float32)
+    begin = np.searchsorted(shown, np.arange(len(chunks) + 1))
+    for first in range(0, len(chunks), BLOCK):
+        block = points[first : first + BLOCK]
+        pairs = slice(begin[first], begin[first + len(block)])
+        near, place = np.unique(by[pairs], return_inverse=True)
+        cameras = Cameras(chunks.take(near), block.reshape(-1, 3).mean(0), view_range, np.float32)
+        for row, own in enumerate(block, first):
+            run = slice(begin[row], begin[row + 1])
+            mask[run] = cameras.see(own, place[run.start - pairs.start : run.stop - pairs.start])
     mask[shown == by] = True
     return mask
+
+
+def _points(chunks: Candidates, view_range: float) -> Matrix:
+    """Points of the views of each chunk's own frames, [n, points, 3]."""
+    frames = chunks.poses.shape[1]
+    some = chunks.poses[:, np.unique(np.linspace(0, frames - 1, min(frames, FRAMES)).round().astype(np.int64))]
+    grid = target(np.eye(4)[None], np.pi / 2, 1.0, view_range, **GRID).flat
+    tangent = np.tan(chunks.fov / 2)
+    lens = np.stack([tangent, tangent * chunks.aspect, np.ones(len(chunks))], -1)
+    points = (lens[:, None, None] * grid) @ some[..., :3, :3].swapaxes(-1, -2) + some[..., None, :3, 3]
+    return np.asarray(points.reshape(len(chunks), -1, 3))

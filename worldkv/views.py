@@ -220,35 +220,43 @@ def square(points: NDArray[np.floating], of: NDArray[np.floating]) -> NDArray[np
     return np.asarray(x * x + y * y + z * z)
 
 
-def sees(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np.float64) -> NDArray[np.bool_]:
-    """Which points at least one frame of each view sees, [n, points].
+class Cameras:
+    """Views as matrices that bring points before their frames, to be asked more than once.
 
-    points  [points, 3] for all views, or [n, points, 3] for each its own, float64
+    origin  [3] float64: about where the points are, so that float32 is off by no more than 1e-6 of the distances
     reach   how far views reach along their axis, units
-    dtype   to compute in: float32 is twice as fast, and off by 1e-6 of the distances
+    dtype   to compute in: float32 is twice as fast
     """
-    n, frames = views.poses.shape[:2]
-    origin = points.reshape(-1, 3).mean(0)
-    tangent = np.tan(views.fov / 2)
-    lens = np.stack([1 / tangent, 1 / (tangent * views.aspect), np.ones(n)])[:, None]
-    at = np.ones((*points.shape[:-1], 4), dtype)
-    at[..., :3] = points - origin
-    slack = EDGE * reach
-    # Everything is [points, n], or [n, points] where each view has its own: numpy's inner loops are long then.
-    seen = np.zeros((len(points), n) if points.ndim == 2 else points.shape[:2], bool)
-    for frame in range(frames):
-        pose = views.poses[:, frame].transpose(2, 1, 0)
-        to = np.empty((3, 4, n))  # world to camera, x and y as shares of half the picture at depth 1
-        np.multiply(pose[:3, :3], lens, out=to[:, :3])
-        to[:, 3] = -(to[:, :3] * (pose[3, :3] - origin[:, None])).sum(1)
-        if points.ndim == 2:
-            x, y, z = at @ to.astype(dtype)
-        else:
-            x, y, z = (at @ to.astype(dtype).transpose(0, 2, 1)[..., None])[..., 0]
-        outside = np.maximum(np.abs(x, out=x), np.abs(y, out=y), out=x)
-        outside -= z
-        seen |= (outside <= slack) & (z <= reach + slack) & (z >= 0)
-    return seen.T if points.ndim == 2 else seen
+
+    def __init__(self, views: Candidates, origin: Matrix, reach: float, dtype: DTypeLike = np.float64) -> None:
+        self.origin, self.reach = origin, reach
+        n, frames = views.poses.shape[:2]
+        tangent = np.tan(views.fov / 2)
+        lens = np.stack([1 / tangent, 1 / (tangent * views.aspect), np.ones(n)])[:, None]
+        pose = views.poses.transpose(1, 3, 2, 0)
+        matrices = np.empty((frames, 3, 4, n))  # x and y as shares of half the picture at depth 1
+        np.multiply(pose[:, :3, :3], lens, out=matrices[:, :, :3])
+        matrices[:, :, 3] = -(matrices[:, :, :3] * (pose[:, 3, None, :3] - origin[:, None])).sum(2)
+        self._matrices = matrices.astype(dtype)
+
+    def see(self, points: Matrix, rows: NDArray[np.int64] | None = None) -> NDArray[np.bool_]:
+        """Which points [points, 3] at least one frame of each view, or of the views of some rows, sees, [n, points]."""
+        matrices = self._matrices if rows is None else self._matrices.take(rows, -1)
+        at = np.ones((len(points), 4), matrices.dtype)
+        at[:, :3] = points - self.origin
+        slack = EDGE * self.reach
+        seen = np.zeros((len(points), matrices.shape[-1]), bool)  # views last: numpy's inner loops are long then
+        for frame in matrices:
+            x, y, z = at @ frame
+            outside = np.maximum(np.abs(x, out=x), np.abs(y, out=y), out=x)
+            outside -= z
+            seen |= (outside <= slack) & (z <= self.reach + slack) & (z >= 0)
+        return seen.T
+
+
+def sees(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np.float64) -> NDArray[np.bool_]:
+    """Which points [points, 3] at least one frame of each view sees, [n, points]; see `Cameras`."""
+    return Cameras(views, points.mean(0), reach, dtype).see(points)
 
 
 def detour(centres: Matrix, wanted: Target, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:

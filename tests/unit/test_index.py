@@ -23,7 +23,8 @@ A, B = Lineage.begin(b"a" * 16), Lineage.begin(b"b" * 16)
 
 def poses(seed: int, frames: int = 2) -> Matrix:
     rng = np.random.default_rng(seed)
-    return np.stack([camera(*rng.uniform(-5, 5, 3).tolist(), yaw=float(rng.uniform(0, 360))) for _ in range(frames)])
+    places = rng.uniform(-5, 5, (frames, 3)).tolist()
+    return np.stack([camera(x, y, z, float(rng.uniform(0, 360))) for x, y, z in places])
 
 
 def meta(lineage: Lineage, number: int, seed: int | None = None, **fields) -> Meta:
