@@ -152,7 +152,8 @@ class Bar:
     """
 
     def __init__(self, deadline: float) -> None:
-        self.deadline, self.done, self.started = deadline, 0.0, monotonic()
+        self.deadline, self.done = deadline, 0.0
+        self._begun: tuple[float, float] | None = None
         columns = (SpinnerColumn(), TextColumn("{task.description:<34}"), BarColumn(), TimeElapsedColumn())
         self._progress = Progress(*columns, console=Console(stderr=True))
         self._task = self._progress.add_task("", total=None)
@@ -172,15 +173,18 @@ class Bar:
         self._progress.update(self._task, total=total)
 
     def reach(self, done: float) -> None:
-        """How much work is done."""
+        """How much work is done. The pace is taken from the first of it: workers take a while to start."""
         self.done = done
+        if self._begun is None and done:
+            self._begun = monotonic(), done
         self._progress.update(self._task, completed=done)
 
     def fits(self, total: float) -> bool:
-        """Whether so much work in all, at the pace so far, ends before the deadline; nothing does when that is past."""
+        """Whether so much work in all ends before the deadline at the pace so far; an unknown pace is no reason."""
         now = monotonic()
-        left = (total - self.done) * (now - self.started) / self.done if self.done else 0.0
-        return now + left <= self.deadline
+        since, before = self._begun or (now, 0.0)
+        pace = (self.done - before) / (now - since) if now > since else 0.0
+        return now + ((total - self.done) / pace if pace else 0.0) <= self.deadline
 
 
 def closing_table(rows: Sequence[Row]) -> Table:

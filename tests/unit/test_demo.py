@@ -181,6 +181,21 @@ def test_full_kv_is_left_out_before_a_whole_walk_is(monkeypatch):
     assert {"wander window", "wander worldkv", "film wander"} <= set(crew.asked)
 
 
+def test_the_pace_is_that_of_the_work_and_not_of_the_start(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(demo, "monotonic", lambda: clock[0])
+    with Bar(100.0) as bar:
+        clock[0] = 60.0  # workers have started
+        bar.reach(1.0)
+        assert bar.fits(1e6)
+        clock[0] = 70.0
+        bar.reach(101.0)
+        assert bar.fits(101.0 + 300.0)
+        assert not bar.fits(101.0 + 301.0)
+        clock[0] = 101.0
+        assert not bar.fits(101.0)
+
+
 def test_what_would_end_too_late_is_left_out_and_the_first_walk_never(monkeypatch):
     crew, left_out = perform(monkeypatch, ["pan90", "pan180", "wander", "pan360"], 1.0, 0.0)
     assert {what.rsplit(" ", 1)[0] for what in crew.asked if not what.startswith("film")} == {"pan90"}
