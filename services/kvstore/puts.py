@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 
 import xxhash
@@ -17,7 +17,7 @@ from services.kvstore.tiered import Tiered
 from worldkv import wire
 from worldkv.errors import ChecksumMismatch, Conflict, InvalidInput, OverBudget, Unavailable
 from worldkv.format import MAX_KV_BYTES, MAX_PART_BYTES, Kind
-from worldkv.shared import copy_checked
+from worldkv.shared import Extent, StagingReader, copy_checked
 from worldkv.store import Level, PartKey
 from worldkv.v1 import kvstore_pb2 as pb
 
@@ -186,7 +186,8 @@ class _Call:
             self._incoming = _Incoming(number, key, item, room)
         else:
             self._puts.metrics.received("staged", item.size)
-            await self._start(number, key, self._copy(key, room, staged, item.checksum, least))
+            copied = self._copied(segment, extents, staged, room)
+            await self._start(number, key, self._take(key, room, copied, item.checksum, least))
 
     async def _end(self, incoming: _Incoming) -> None:
         """All bytes of an item have come."""
@@ -202,12 +203,21 @@ class _Call:
         )
         await self._start(incoming.number, incoming.key, keeping)
 
-    async def _copy(
-        self, key: PartKey, room: Reservation, staged: tuple[memoryview, ...], checksum: int, least: Level
-    ) -> Level:
-        """Take an item out of a staging segment."""
-        try:
+    async def _copied(
+        self, segment: StagingReader, extents: Sequence[Extent], staged: Sequence[memoryview], room: Reservation
+    ) -> int:
+        """Copy an item out of a staging segment; answers the sum of what is there now."""
+        found = await asyncio.to_thread(copy_checked, staged, room.views, steady=True)
+        if not segment.steady(extents):  # what was summed may not be what was copied
             found = await asyncio.to_thread(copy_checked, staged, room.views)
+        return found
+
+    async def _take(
+        self, key: PartKey, room: Reservation, copied: Awaitable[int], checksum: int, least: Level
+    ) -> Level:
+        """Keep an item that is being copied."""
+        try:
+            found = await copied
             if found != checksum:
                 raise ChecksumMismatch(f"{key} has checksum {found:016x}, said to be {checksum:016x}")
         except ChecksumMismatch:

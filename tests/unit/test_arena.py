@@ -158,15 +158,15 @@ def test_a_slot_that_is_freed_while_it_is_summed_is_a_miss(monkeypatch):
     arena.close()
 
 
-def test_a_large_steady_copy_has_the_same_sum():
+@pytest.mark.parametrize("steady", [True, False])
+def test_a_large_copy_has_the_sum_of_its_bytes(steady):
     content = memoryview(os.urandom(PARALLEL_BYTES + 12345))
-    first, second = bytearray(content.nbytes), bytearray(content.nbytes)
-    source = [content[:777], content[777:]]
-    digest = copy_checked(source, [memoryview(first)], steady=True)
-    assert digest == copy_checked(source, [memoryview(second)])
-    assert first == second == content
+    copied = bytearray(content.nbytes)
+    source, target = [content[:777], content[777:]], memoryview(copied)
+    assert copy_checked(source, [target[:5000], target[5000:]], steady) == checksum([content])
+    assert copied == content
     with pytest.raises(InvalidInput, match="do not fit"):
-        copy_checked(source, [memoryview(bytearray(5))], steady=True)
+        copy_checked(source, [memoryview(bytearray(5))], steady)
 
 
 def test_a_flipped_byte_is_a_corrupt_miss(arena):
@@ -291,6 +291,25 @@ def test_a_reader_never_takes_new_bytes_for_old_ones(arena):
 
 
 # Staging
+
+
+def test_a_reader_sees_that_a_writer_left_before_the_answer():
+    with Staging(100_000, PREFIX) as staging:
+        reader = StagingReader(staging.name, staging.nonce)
+        first, second = staging.reserve(1000), staging.reserve(1000)
+        assert first
+        assert second
+        staging.release(first)
+        assert reader.steady(second.extents), "whoever was answered has not left early"
+        with pytest.raises(KeyError), staging.fill(b"given up"):
+            raise KeyError
+        assert not reader.steady(second.extents), "what is read may be another's room by now"
+        third = staging.reserve(1000)
+        assert third
+        assert reader.steady(third.extents)
+        assert not reader.steady((*third.extents, *second.extents))
+        reader.close()
+        assert not reader.steady(third.extents), "nobody knows any more"
 
 
 def test_a_shard_reads_what_a_writer_staged():

@@ -14,7 +14,7 @@ from tests.wire.shard import BRANCH, CONFIG, body, calling, inline, item, kv, pa
 from worldkv import rpc, wire
 from worldkv.errors import Conflict, InvalidInput
 from worldkv.format import MAX_KV_BYTES, MAX_PART_BYTES
-from worldkv.shared import ArenaReader, Extent, Staging
+from worldkv.shared import ArenaReader, Extent, Staging, copy_checked
 from worldkv.store import Level, Miss, PartKey
 from worldkv.v1 import chunk_pb2
 from worldkv.v1 import kvstore_pb2 as pb
@@ -132,6 +132,30 @@ async def test_a_writer_of_this_host_stages_its_bytes():
         assert (await caller.stats()).parts == 2
         await caller.shard.segments.sweep()
         assert len(caller.shard.segments) == 0
+
+
+async def test_a_shard_looks_twice_at_what_a_writer_left_early(monkeypatch):
+    looks: list[bool] = []
+
+    def copying(source: Any, target: Any, steady: bool = False) -> int:
+        looks.append(steady)
+        found = copy_checked(source, target, steady)
+        if steady:  # as if others' bytes had come between sum and copy
+            target[0][:4] = b"else"
+        return found
+
+    monkeypatch.setattr("services.kvstore.puts.copy_checked", copying)
+    async with calling() as caller:
+        with Staging(4 << 20, prefix="worldkv-test-staging") as staging:
+            room = staging.reserve(100_000)
+            assert room
+            digest = copy_checked([memoryview(body(100_000))], room.views)
+            staging.release(room, answered=False)
+            assert await caller.put(staged(kv(0), staging, room.extents, digest)) == {0: Level.ONE}
+            assert looks == [True, False]
+            assert await caller.get(kv(0)) == [body(100_000)]
+            room.views[0][7] ^= 1
+            assert await caller.put(staged(kv(1), staging, room.extents, digest)) == {0: "CORRUPT"}
 
 
 BAD_ITEMS: dict[str, tuple[dict[str, Any], str]] = {

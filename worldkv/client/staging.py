@@ -40,22 +40,24 @@ class Stages:
     async def filled(self, frame: Frame) -> AsyncIterator[Filled | None]:
         """The frame's bytes in shared memory until the block ends; None if they are more than may ever be there.
 
-        Waits for room, which comes when other items are answered. Leaving early is safe: a shard that still reads
-        finds that the checksum is wrong.
+        Waits for room, which comes when other items are answered. Whoever leaves by an exception leaves early, which
+        is safe: a shard that still reads looks twice, and finds that the checksum is wrong.
         """
         found = await self._reserve(frame.nbytes)
         if found is None:
             yield None
             return
         staging, staged = found
+        answered = False
         try:
             if frame.nbytes < _THREAD:
                 checksum = copy_checked(frame.buffers, staged.views)
             else:
                 checksum = await asyncio.to_thread(copy_checked, frame.buffers, staged.views, steady=True)
             yield Filled(staging, staged, checksum)
+            answered = True
         finally:
-            staging.release(staged)
+            staging.release(staged, answered)
             self._freed.set()
 
     def close(self) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import xxhash
 
 from worldkv.errors import InvalidInput
-from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, STRIDE_BYTES, move, pairs, summing
+from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move, pairs, summing
 from worldkv.shared.file import NONCE_BYTES, Extent, SharedFile, check_extents
 from worldkv.store import Miss
 
@@ -73,7 +74,7 @@ class ArenaReader:
 
         if checksum is None or sum(piece.nbytes for piece in source) < PARALLEL_BYTES:
             digest = xxhash.xxh3_64()
-            for piece, place in pairs(source, into, STRIDE_BYTES if checksum is None else PIECE_BYTES):
+            for piece, place in pairs(source, into, sys.maxsize if checksum is None else PIECE_BYTES):
                 move(piece, place)
                 if checksum is not None:
                     digest.update(place)
@@ -81,7 +82,7 @@ class ArenaReader:
                     return Miss.EVICTED
             return None if checksum is None or digest.intdigest() == checksum else Miss.CORRUPT
         with summing(source) as total:
-            for piece, place in pairs(source, into, STRIDE_BYTES):
+            for piece, place in pairs(source, into):
                 move(piece, place)
                 if reused():
                     return Miss.EVICTED

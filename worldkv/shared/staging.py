@@ -15,9 +15,15 @@ from worldkv.format import Frame
 from worldkv.shared.copying import copy_checked
 from worldkv.shared.file import NONCE_BYTES, PAGE, Extent, SharedFile, check_extents, check_name, remove_stale
 
+_LEFT = slice(NONCE_BYTES, NONCE_BYTES + 8)
+"""Where a segment counts how often its writer left before the answer: little-endian, after the nonce."""
+
 
 class Staged(NamedTuple):
-    """Room in a staging segment: `extents` to be sent to the shard, `views` of the same bytes to be written."""
+    """Room in a staging segment: `extents` to be sent to the shard, `views` of the same bytes to be written.
+
+    An extent's generation is how often the writer had left early when the room was taken.
+    """
 
     extents: tuple[Extent, ...]
     views: tuple[memoryview, ...]
@@ -43,6 +49,7 @@ class Staging:
         self._file = SharedFile.create(prefix, PAGE + self.room, huge_pages)
         self.name, self.size, self.nonce = self._file.name, self._file.size, secrets.token_bytes(NONCE_BYTES)
         self._file.view[:NONCE_BYTES] = self.nonce
+        self._left = 0
         self._free = [(PAGE, self.size)]  # begin and end of what is free, in order, none touching another
 
     def reserve(self, size: int) -> Staged | None:
@@ -53,11 +60,18 @@ class Staging:
             stop = begin + -(-size // PAGE) * PAGE
             if stop <= end:
                 self._free[at : at + 1] = [(stop, end)] if stop < end else []
-                return Staged((Extent(begin, size),), (self._file.view[begin : begin + size],))
+                extents = (Extent(begin, size, generation=self._left),)
+                return Staged(extents, (self._file.view[begin : begin + size],))
         return None
 
-    def release(self, staged: Staged) -> None:
-        """Give room back: after the shard answered the item, and never twice."""
+    def release(self, staged: Staged, answered: bool = True) -> None:
+        """Give room back, never twice.
+
+        answered  whether the shard is done with it. If not, it may be reading still, and is told to look twice
+        """
+        if not answered:
+            self._left += 1
+            self._file.view[_LEFT] = self._left.to_bytes(8, "little")
         for begin, length, _, _ in staged.extents:
             run = begin, begin + -(-length // PAGE) * PAGE
             insort(self._free, run)
@@ -80,10 +94,12 @@ class Staging:
         if staged is None:
             yield None
             return
+        answered = False
         try:
             yield staged, copy_checked(frame.buffers, staged.views, steady=True)
+            answered = True
         finally:
-            self.release(staged)
+            self.release(staged, answered)
 
     def close(self) -> None:
         """Unmap and remove the segment. Harmless a second time."""
@@ -113,6 +129,11 @@ class StagingReader:
         """Read-only views of these bytes; InvalidInput for extents that are empty or outside the segment."""
         check_extents(extents, self._file.view.nbytes)
         return tuple(self._file.view[begin : begin + length] for begin, length, _, _ in extents)
+
+    def steady(self, extents: Sequence[Extent]) -> bool:
+        """Whether these bytes cannot have changed until now: their writer never left early since it took the room."""
+        left = self._file.view[_LEFT]
+        return bool(left) and all(extent.generation == int.from_bytes(left, "little") for extent in extents)
 
     def close(self) -> None:
         """Unmap. Harmless a second time; views that are still used stay."""

@@ -156,7 +156,9 @@ class Extent(_message.Message):
     """Which entry of the arena's table of generations guards it. Unused, and zero, in a writer's staging segment."""
     generation: _builtins.int
     """The slot's generation when the plan was made. If the table says otherwise after copying, the slot was used
-    again: a miss. Unused, and zero, in a writer's staging segment.
+    again: a miss. In a writer's staging segment: how often its writer had given room back before the answer when it
+    took this room, as counted, 64 bits, little-endian, after the nonce. If the count is another after copying, the
+    bytes may have changed meanwhile.
     """
     def __init__(
         self,
