@@ -16,7 +16,7 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
-worldkv.admin
+worldkv.admin, worldkv.admin_retriever, worldkv.admin_rows
 services.kvstore | services.retriever | services.generator | pocket.train
 pocket
 worldkv.memory, worldkv.coding, worldkv.window
@@ -26,7 +26,7 @@ worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.rpc | worldkv.format
 worldkv.codec, worldkv.prune, worldkv.rope
-worldkv.finder, worldkv.index, worldkv.motion
+worldkv.finder, worldkv.index, worldkv.motion, worldkv.prefetch
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
 worldkv.pose
@@ -40,6 +40,8 @@ LIGHT = (
     "services.kvstore",
     "services.retriever",
     "worldkv.admin",
+    "worldkv.admin_retriever",
+    "worldkv.admin_rows",
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",
@@ -50,7 +52,9 @@ LIGHT = (
     "worldkv.finder",
     "worldkv.format",
     "worldkv.index",
+    "worldkv.motion",
     "worldkv.pose",
+    "worldkv.prefetch",
     "worldkv.rpc",
     "worldkv.select",
     "worldkv.service",
