@@ -12,7 +12,7 @@ from tests.looks import ASPECT, FOV, chunk, chunks, described, look, worlds
 from worldkv.pose import Matrix, camera
 from worldkv.select import SELECTORS, Candidates, Query, make_selector
 
-AGAIN = {"coverage": 0.3, "visibility": 0.3, "greedy": 0.0}
+AGAIN = {"coverage": 0.3, "visibility": 0.3, "greedy": 0.0, "greedy_visibility": 0.0}
 """What grows sets, and how much the score counts in it beside the gain."""
 BY_PLACE = ("pose", "fov", *AGAIN)
 CONTROLS = ("random", "latest", "oldest", "nothing")

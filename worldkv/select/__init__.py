@@ -7,6 +7,7 @@
 | `coverage` | the set that shows most of what the window lacks; abstains |
 | `greedy` | the set that shows most, nothing twice and however little it adds |
 | `visibility` | the same, but what a chunk's own depth maps hide it does not show |
+| `greedy_visibility` | both |
 | `attention` | descriptors nearest the query's: content instead of place |
 | `random`, `latest`, `oldest`, `nothing` | controls |
 """
@@ -14,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from worldkv.errors import InvalidInput
 from worldkv.select.attention import Attention
@@ -42,12 +44,16 @@ __all__ = [
     "make_selector",
 ]
 
+ONCE: dict[str, Any] = {"threshold": 0, "fill": None, "again": 0, "close": 0, "grid": FINE}
+"""Options of `Coverage` by which nothing is worth showing twice, and the least addition is worth a slot."""
+
 SELECTORS: dict[str, Callable[[int], Selector]] = {
     "pose": lambda seed: Pose(),
     "fov": lambda seed: Fov(),
     "coverage": lambda seed: Coverage(),
-    "greedy": lambda seed: Coverage(threshold=0, fill=None, again=0, close=0, grid=FINE),
+    "greedy": lambda seed: Coverage(**ONCE),
     "visibility": lambda seed: Visibility(),
+    "greedy_visibility": lambda seed: Visibility(**ONCE),
     "attention": lambda seed: Attention(),
     "random": Random,
     "latest": lambda seed: Latest(),

@@ -13,7 +13,7 @@ from worldkv.select.overlap import Coverage
 from worldkv.select.seam import Query
 from worldkv.views import Candidates, Target
 
-CELLS = {"columns": 8, "rows": 6}
+CELLS = {"columns": 12, "rows": 8}
 """Texels of the depth maps that are predicted for the coming frames."""
 
 
@@ -25,7 +25,8 @@ class Visibility(Coverage):
 
     What the coming frames will look at is not known, but often told by what the candidates saw: of all points on
     surfaces in their maps, those nearest to a coming frame make a map of what it will see. Wanted are the points of
-    that map, and the points of the grid that it does not hide: these stand for what no candidate saw a surface of.
+    that map, and the points of the grid: what lies before a surface is seen by who sees the surface from here, and
+    for what lies behind it only a candidate behind it counts, from far off the lines of sight, and so for little.
     Without any depth map this chooses as `Coverage` does.
     """
 
@@ -35,12 +36,8 @@ class Visibility(Coverage):
         if depth is None:
             return grid
         frames = replace(Candidates.of(query.poses[:, None], query.fov, query.aspect), depth=depth[:, None])
-        free = [
-            points[shows(frames.take(slice(i, i + 1)), points, query.view_range)[0]]
-            for i, points in enumerate(grid.points)
-        ]
         found = surfaces(frames, query.view_range)
-        points = [np.concatenate(both) for both in zip(free, found, strict=True)]
+        points = [np.concatenate(both) for both in zip(grid.points, found, strict=True)]
         sources = np.repeat(grid.sources, [len(each) for each in points], 0)
         return Target(sources, np.concatenate(points)[:, None])
 
