@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from services.kvstore.config import KVStoreConfig
@@ -76,6 +76,8 @@ async def assembled(
         yield made
     finally:
         ticking.cancel()
+        with suppress(Unavailable):
+            await made.records.settle()
         await tiers.close()
         segments.close()
 

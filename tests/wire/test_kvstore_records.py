@@ -1,11 +1,13 @@
 """World records and session states of a shard, with a Redis that goes away, and over the wire."""
 
+import asyncio
 from typing import Any
 
 import pytest
 import xxhash
 
-from services.kvstore.records import TieredCatalog, TieredSnapshots
+from services.kvstore import server
+from services.kvstore.records import Records, TieredCatalog, TieredSnapshots
 from tests.wire.shard import BRANCH, Caller, body, calling
 from worldkv import rpc, wire
 from worldkv.catalog import RamCatalog, RamSnapshots, Snapshot, World
@@ -99,6 +101,41 @@ async def test_states_saved_while_redis_was_away_are_written_up():
     assert [(await lower.load("s", previous)).chunks for previous in (False, True)] == [2, 1]
     assert join((await snapshots.load("s", True)).state) == b"one"
     assert await snapshots.delete("s") == 2
+
+
+async def test_a_state_saved_while_others_are_written_up_is_not_lost():
+    flow, lower = asyncio.Event(), RamSnapshots(1000)
+
+    class OneAtATime(Failing):
+        async def save(self, session: str, state: Snapshot) -> Level:
+            if self.down:
+                raise Unavailable("down")
+            self.down = True
+            await flow.wait()
+            self.down = False
+            return await lower.save(session, state)
+
+    slow = OneAtATime(lower)
+    snapshots, slow.down = TieredSnapshots(RamSnapshots(1000), slow), True
+    await snapshots.save("s", Snapshot(1, Frame.of(b"one")))
+    slow.down = False
+    writing = asyncio.create_task(snapshots.settle())
+    await asyncio.sleep(0.01)
+    saving = asyncio.create_task(snapshots.save("s", Snapshot(2, Frame.of(b"two"))))
+    await asyncio.sleep(0.01)
+    flow.set()
+    await asyncio.gather(writing, saving)
+    assert [(await snapshots.load("s", previous)).chunks for previous in (False, True)] == [2, 1]
+
+
+async def test_what_waits_for_redis_is_written_when_a_shard_ends(monkeypatch):
+    monkeypatch.setattr(server, "TICK_SECONDS", 1000.0)
+    worlds, states = Failing(RamCatalog()), Failing(RamSnapshots(1000))
+    async with calling(records=lambda tenant: Records(worlds, states)) as caller:
+        states.down = True
+        assert await save(caller, snapshot(b"walk")) == Level.ONE
+        states.down = False
+    assert join((await states.load("s")).state) == b"walk"
 
 
 async def test_worlds_over_the_wire():
