@@ -6,15 +6,14 @@ What needs libraries is imported inside the commands, so that `--help` is instan
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worldkv.admin_rows import AsJson, Row, show
 from worldkv.errors import InvalidInput, WorldKVError
 
 if TYPE_CHECKING:
@@ -23,16 +22,12 @@ if TYPE_CHECKING:
     from worldkv.store import PartKey
     from worldkv.worlds import Moved, Swept, Verdict
 
-Row = dict[str, Any]
-WIDE = 240
-"""Columns of a table that goes to a file or another program."""
 HERE = ("127.0.0.1:7070",)
 """Where the store is if nobody says."""
 
 store = typer.Typer(help="What the shards of a store hold.", no_args_is_help=True)
 world = typer.Typer(help="The worlds of a tenant.", no_args_is_help=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON line per row instead of a table.")]
 Name = Annotated[str, typer.Argument(help="Name of a world.")]
 File = Annotated[Path, typer.Argument(help="The file of a world.")]
 At = Annotated[int | None, typer.Option(help="Chunk number; without it: just after the last chunk.")]
@@ -105,7 +100,7 @@ def stat(context: typer.Context, as_json: AsJson = False) -> None:
         ]
 
     rows = _run(context, ask)
-    _show(rows, as_json)
+    show(rows, as_json)
     silent = [row["shard"] for row in rows if not row["answers"]]
     if silent:
         raise WorldKVError(f"shards that do not answer: {', '.join(silent)}")
@@ -138,7 +133,7 @@ def scan(
             async for key in client.scan(*run, "part" if kind == "part" else "kv" if kind == "kv" else None)
         ]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @store.command()
@@ -177,7 +172,7 @@ def verify(
     bad = {key: why for each in verdicts.values() for key, why in each.bad.items()}
     if as_json:
         rows = [{**row, "bad": {str(k): why for k, why in verdicts[str(row["world"])].bad.items()}} for row in rows]
-    _show(rows, as_json)
+    show(rows, as_json)
     if bad:
         first = next(iter(bad))
         raise WorldKVError(f"{len(bad)} parts are gone or damaged; the first is {first}: {bad[first]}")
@@ -196,7 +191,7 @@ def rm(
     async def ask(client: KVClient) -> list[Row]:
         return [{"dropped": await client.delete(keys)}]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command()
@@ -214,7 +209,7 @@ def ls(
             _about(each) async for each in client.worlds.list(prefix) if everything or not each.name.startswith(HIDDEN)
         ]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command()
@@ -231,7 +226,7 @@ def fork(
     async def ask(client: KVClient) -> list[Row]:
         return [_about((await worlds.fork(client, client.worlds, name, at, into)).world)]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command()
@@ -247,7 +242,7 @@ def rewind(
     async def ask(client: KVClient) -> list[Row]:
         return [_about((await worlds.fork(client, client.worlds, name, at)).world)]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command("export")
@@ -260,7 +255,7 @@ def export(
     async def ask(client: KVClient) -> list[Row]:
         return [_moved(await worlds.export_world(client, client.worlds, name, file, at, not no_kv))]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command("import")
@@ -277,7 +272,7 @@ def import_(
     async def ask(client: KVClient) -> list[Row]:
         return [_moved(await worlds.import_world(client, client.worlds, file, name, not no_kv))]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command("rm")
@@ -293,7 +288,7 @@ def remove(
     async def ask(client: KVClient) -> list[Row]:
         return [_swept(await worlds.remove(client, client.worlds, name, expected))]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 @world.command()
@@ -304,7 +299,7 @@ def sweep(context: typer.Context, as_json: AsJson = False) -> None:
     async def ask(client: KVClient) -> list[Row]:
         return [_swept(await worlds.sweep(client, client.worlds))]
 
-    _show(_run(context, ask), as_json)
+    show(_run(context, ask), as_json)
 
 
 def _run(context: typer.Context, ask: Callable[[KVClient], Awaitable[Any]]) -> Any:
@@ -367,34 +362,3 @@ def _key(text: str, kv: bool) -> PartKey:
     if not index.isdecimal():
         raise InvalidInput(f"a chunk is branch/number, got {text[:80]!r}")
     return PartKey(check_key(ChunkKey(_branch(branch), int(index))), "kv" if kv else "part")
-
-
-def _show(rows: Iterable[Row], as_json: bool) -> None:
-    rows = list(rows)
-    if as_json:
-        for row in rows:
-            print(json.dumps(row, allow_nan=False, ensure_ascii=False), flush=True)
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    if not rows:
-        print("there are none", file=sys.stderr)
-    else:
-        table = Table(*(name.removesuffix("_bytes").replace("_", " ") for name in rows[0]), box=None)
-        for row in rows:
-            table.add_row(*(Text(_said(name, value)) for name, value in row.items()))
-        Console(width=None if sys.stdout.isatty() else WIDE).print(table)
-
-
-def _said(name: str, value: Any) -> str:
-    from rich.filesize import decimal
-
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, dict):
-        return ", ".join(f"{count} {why}" for why, count in value.items()) or "-"
-    return decimal(value) if name.endswith("_bytes") else str(value)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldkv import admin
+from worldkv import admin, admin_retriever
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(admin.store, name="store")
 app.add_typer(admin.world, name="world")
+app.add_typer(admin_retriever.retriever, name="retriever")
 
 
 @app.command()
