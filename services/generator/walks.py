@@ -47,7 +47,8 @@ class Variant:
     placement  of the window in time
     recalled   frame-equivalents of recalled tokens
     order      of recalled chunks in the window
-    budget_chunks  whole chunks' worth of coded bytes a world may keep, 0 for no limit
+    budget_chunks  whole chunks' worth of coded bytes a world may keep beside its first chunk, which is kept raw; 0 for
+               no limit
     foreign    recall the chunks of another world in place of one's own: a control
     """
 
@@ -164,6 +165,7 @@ def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, 
     window = variant.window
     coding = variant.coding(model)
     budget = variant.budget_chunks * coded_bytes(coding, model.spec)
+    budget += model.spec.raw_bytes if budget and coding.raw_first else 0
     config = MemoryConfig(coding, variant.order, budget)
     lineage = Lineage.begin()
     finder = LocalFinder(ScanIndex(), make_selector(variant.selector, seed), lineage)

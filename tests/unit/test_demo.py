@@ -14,8 +14,9 @@ from services.generator.demo import Bar, Booking, plan
 from services.generator.evaluate import Ledger
 from services.generator.report.comparison import MODES
 from services.generator.scenarios import SCENARIOS
-from services.generator.walks import DEFAULT, FULL, WINDOW
+from services.generator.walks import DEFAULT, FULL, WINDOW, make_memory
 from tests.toys import TOY, toy_model
+from worldkv.coding import coded_bytes
 from worldkv.errors import InvalidInput, UnknownCodec, WeightsMissing
 from worldkv.select import SELECTORS
 
@@ -95,6 +96,14 @@ def test_a_matrix_varies_one_factor_and_names_every_variant_once():
     for variant in evaluate.MATRIX[4:]:
         changed = {k for k, v in asdict(variant).items() if v != asdict(DEFAULT)[k]} - {"name", "keep"}
         assert len(changed) <= 1, variant
+
+
+def test_a_budget_of_chunks_leaves_room_for_the_first_which_is_kept_raw():
+    model = toy_model()
+    spec, coding = model.spec, PLAIN.coding(model)
+    limited = make_memory(model, replace(PLAIN, budget_chunks=4), 0).config
+    assert limited.budget_bytes == spec.raw_bytes + 4 * coded_bytes(coding, spec)
+    assert make_memory(model, PLAIN, 0).config.budget_bytes == 0
 
 
 def test_every_study_is_set_beside_one_of_its_variants_on_walks_that_exist():
