@@ -176,6 +176,23 @@ async def test_a_shard_that_never_saw_a_deletion_learns_of_it_from_who_leaves():
             await setting.client.put({part(1499): frame()})
 
 
+async def test_one_that_is_dead_does_not_keep_deletions_and_records_from_the_others():
+    async with serving(Toy()) as address:
+        pass
+    async with shards("ab") as setting:
+        setting.become("a")
+        await setting.client.delete([part()])
+        await setting.client.worlds.swap("harbour", 0, world(5))
+        await setting.client.sessions.save("walk", Snapshot(1, Frame.of(b"1")))
+        now = setting.state["now"]
+        setting.state["now"] = Membership(9, (Member("dead", address), Member("b", setting.addresses["b"])), now.shards)
+        assert (await handed(setting, "a")).left == 1, "the dead one knows of no deletion"
+        setting.become("b")
+        assert await found(setting.client, part()) is Miss.DELETED
+        assert (await setting.client.sessions.load("walk")).chunks == 1
+        assert (await setting.client.worlds.read("harbour")).world.chunks == 5
+
+
 async def test_states_that_leave_do_not_hide_newer_ones():
     async with shards("abc") as setting:
         client = setting.client

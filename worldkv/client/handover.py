@@ -16,8 +16,8 @@ from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
 from worldkv.client.membership import Members
 from worldkv.client.policy import Deadline, together
-from worldkv.client.shard import MAX_KEYS
-from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable
+from worldkv.client.shard import MAX_KEYS, Shard
+from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
 from worldkv.format import Frame
 from worldkv.store import PartKey
 
@@ -139,14 +139,20 @@ async def _hand_part(
 async def _hand_deleted(client: KVClient, chunks: Sequence[ChunkKey], deadline: Deadline, done: HandedOver) -> None:
     """Have every shard know that these chunks were deleted."""
     number = client.ring.membership.number
+
+    async def tell(shard: Shard, keys: list[PartKey]) -> bool:
+        try:
+            await shard.delete(keys, number, deadline)
+        except WorldKVError:
+            return False
+        return True
+
     for begin in range(0, len(chunks), MAX_KEYS):
         some = [PartKey(chunk, "part") for chunk in chunks[begin : begin + MAX_KEYS]]
-        try:
-            await together(shard.delete(some, number, deadline) for shard in client.ring.everyone())
-        except _REFUSED:
-            done.left += len(some)
-        else:
+        if all(await together(tell(shard, some) for shard in client.ring.everyone())):
             done.deleted += len(some)
+        else:
+            done.left += len(some)
 
 
 async def _known(adopting: Coroutine[Any, Any, object], deadline: Deadline, done: HandedOver) -> bool:
@@ -154,7 +160,7 @@ async def _known(adopting: Coroutine[Any, Any, object], deadline: Deadline, done
     try:
         async with asyncio.timeout(max(deadline.remaining, 0)):
             await adopting
-    except (*_REFUSED, TimeoutError):
+    except (WorldKVError, TimeoutError):
         done.left += 1
         return False
     return True
@@ -163,6 +169,3 @@ async def _known(adopting: Coroutine[Any, Any, object], deadline: Deadline, done
 def _by_tenant(chunks: Collection[tuple[str, ChunkKey]]) -> Iterator[tuple[str, list[ChunkKey]]]:
     for tenant, some in groupby(sorted(chunks), key=itemgetter(0)):
         yield tenant, [chunk for _, chunk in some]
-
-
-_REFUSED = (Unavailable, Conflict, DeadlineExceeded, OverBudget)

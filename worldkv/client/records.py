@@ -8,6 +8,7 @@ its next swap: when a shard comes the others keep their order, so all clients go
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from worldkv import wire
@@ -70,7 +71,9 @@ class Worlds:
         """Make two shards, or Redis, know a record that was kept elsewhere, in the version it has; nothing if theirs is
         newer."""
         deadline = self._ring.deadline()
-        held = await self._held(record.name, deadline)
+        held: dict[Shard, Stored] = {}
+        with suppress(Unavailable):  # who does not answer may know a newer one, which is true when it is back
+            held = await self._held(record.name, deadline)
         order = self._ring.ranked(record.name.encode(), writing=True)
         if held and _highest(held).world.version >= record.version:
             stored = _highest(held)
