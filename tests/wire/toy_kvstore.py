@@ -256,6 +256,8 @@ async def serving(toy: Toy, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
         host.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("worldkv.v1.KVStore", handlers),))
         yield ["worldkv.v1.KVStore"]
 
-    async with serve(ServiceConfig(address=address, drain_seconds=0), servicers) as running:
-        yield running.address
-    toy.tier.close()
+    try:
+        async with serve(ServiceConfig(address=address, drain_seconds=0), servicers) as running:
+            yield running.address
+    finally:
+        toy.tier.close()
