@@ -23,7 +23,7 @@ from pocket.rooms import FIELD_OF_VIEW, HALF_HEIGHT, SIDE, Rooms, build, free_pl
 from pocket.walks import STEP, TURN, camera
 from worldkv.evict import least_useful
 from worldkv.pose import Matrix
-from worldkv.select import Candidates, Coverage, Fov, Latest, Nothing, Pose, Query, Random, Selector
+from worldkv.select import Candidates, Coverage, Fov, Latest, Nothing, Pose, Query, Random, Selector, make_selector
 
 FOV, ASPECT, RANGE, FRAMES = radians(FIELD_OF_VIEW), 48 / 64, 8.0, 3
 SEEDS = range(1_000_000, 1_000_008)
@@ -36,6 +36,8 @@ WORTH = 0.05
 BLIND = 0.05
 """A choice is blind if it truly shows less than this share of the view."""
 MANY = 5_000
+MAP = (6, 8)
+"""Rows and columns of depth maps."""
 SELECTORS: dict[str, Selector] = {
     "random": Random(),
     "latest": Latest(),
@@ -43,8 +45,11 @@ SELECTORS: dict[str, Selector] = {
     "fov": Fov(),
     "coverage": Coverage(),
     "coverage, no fill": Coverage(fill=None),
-    "coverage, greedy only": Coverage(threshold=0, fill=None),
+    "greedy": make_selector("greedy"),
+    "visibility*": make_selector("visibility"),
+    "greedy_visibility*": make_selector("greedy_visibility"),
 }
+"""With a star: by oracle depth, the world's own in maps of `MAP` texels."""
 
 Bools = NDArray[np.bool_]
 
@@ -105,6 +110,22 @@ def cast(rooms: Rooms, origin: Matrix, ray: Matrix) -> tuple[Matrix, NDArray[np.
         met = (t > 1e-4) & (at >= rooms.span[:, 0]) & (at <= rooms.span[:, 1])
     t = np.where(met, t, np.inf)
     return t.min(1), rooms.axis[t.argmin(1)]
+
+
+def walls_at(rooms: Rooms, poses: Matrix, fov: float, columns: int) -> Matrix:
+    """Depth of the first wall in the middle of each column of level views [n, 4, 4], [n, columns]."""
+    u = ((np.arange(columns) + 0.5) / columns * 2 - 1) * tan(fov / 2)
+    ray = (np.stack([u, 0 * u, 0 * u + 1], -1) @ poses[:, :3, :3].swapaxes(-1, -2))[..., [0, 2]]
+    origin = np.broadcast_to(poses[:, None, [0, 2], 3], ray.shape)
+    return cast(rooms, origin.reshape(-1, 2), ray.reshape(-1, 2))[0].reshape(len(poses), columns)
+
+
+def depths(rooms: Rooms, poses: Matrix) -> NDArray[np.float32]:
+    """Exact depth maps [n, *MAP] of views [n, 4, 4], at the middles of their texels."""
+    rows, columns = MAP
+    down = np.abs((np.arange(rows) + 0.5) / rows * 2 - 1) * tan(FOV / 2) * ASPECT
+    wall = walls_at(rooms, poses, FOV, columns)
+    return np.minimum(wall[:, None], (HALF_HEIGHT / down)[:, None]).astype(np.float32)
 
 
 def pixels(rooms: Rooms, poses: Matrix) -> tuple[Matrix, NDArray[np.int64]]:
@@ -186,6 +207,7 @@ def questions(walls: bool) -> Iterator[Question]:
         rooms, rng = build(seed), np.random.default_rng(seed)
         chunks = roam(rooms, CHUNKS * FRAMES, rng).reshape(-1, FRAMES, 4, 4)
         rooms = rooms if walls else without_walls(rooms)
+        depth = depths(rooms, chunks.reshape(-1, 4, 4)).reshape(-1, FRAMES, *MAP)
         for now in range(FIRST, len(chunks), EVERY):
             visible = np.concatenate([chunks[0], chunks[now - 1]])
             points, axis = pixels(rooms, chunks[now])
@@ -196,7 +218,7 @@ def questions(walls: bool) -> Iterator[Question]:
             n = len(seen) // FRAMES
             yield Question(
                 Query(chunks[now], FOV, ASPECT, RANGE, visible),
-                Candidates.of(chunks[1 : now - 1], FOV, ASPECT),
+                replace(Candidates.of(chunks[1 : now - 1], FOV, ASPECT), depth=depth[1 : now - 1]),
                 np.asarray(seen.reshape(n, FRAMES, -1).any(1)),
                 sharp.reshape(n, FRAMES, -1).max(1),
                 np.asarray(had_seen.any(0)),
@@ -241,8 +263,11 @@ def demotion_table(seeds: range = SEEDS[:3]) -> list[tuple[str, list[float]]]:
     return [(name, np.mean(shares, 0).tolist()) for name, shares in kept.items()]
 
 
-def latencies(selector: Selector, runs: int = 40) -> list[float]:
-    """Processor ms of the choosing thread, by run: 4 of `MANY` chunks of a random walk in a 12 x 12 world."""
+def latencies(selector: Selector, runs: int = 40, maps: tuple[int, int] | None = None) -> list[float]:
+    """Processor ms of the choosing thread, by run: 4 of `MANY` chunks of a random walk in a 12 x 12 world.
+
+    maps  rows and columns of the chunks' depth maps, which hold anything; None: they have none
+    """
     rng = np.random.default_rng(0)
     turns = np.repeat(rng.uniform(-TURN, TURN, MANY * FRAMES // 10), 10)
     yaw, steps = np.cumsum(turns), rng.uniform(-STEP, STEP, (2, len(turns)))
@@ -250,6 +275,9 @@ def latencies(selector: Selector, runs: int = 40) -> list[float]:
     poses = np.stack([camera(*at) for at in zip(x.tolist(), z.tolist(), yaw.tolist(), strict=True)])
     chunks = poses.reshape(MANY, FRAMES, 4, 4)
     candidates, taken = Candidates.of(chunks, FOV, ASPECT), []
+    if maps:
+        depth = rng.uniform(1, RANGE, (MANY, FRAMES, *maps)).astype(np.float32)
+        candidates = replace(candidates, depth=depth)
     for now in rng.choice(np.arange(1, MANY), runs):
         query = Query(chunks[now], FOV, ASPECT, RANGE, np.concatenate([chunks[0], chunks[now - 1]]))
         begin = time.thread_time()

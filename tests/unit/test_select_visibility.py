@@ -1,7 +1,7 @@
 """Selection with walls: depth maps against a renderer and a scalar oracle, and what they change in choices."""
 
 from dataclasses import replace
-from math import inf, isinf, isnan, nan, tan
+from math import inf, isnan, nan, tan
 
 import numpy as np
 import pytest
@@ -33,28 +33,25 @@ def wall_seen_from(poses: Matrix, begin: float = -inf, end: float = inf) -> np.n
     return depth
 
 
+def between(place: float, count: int) -> dict[int, float]:
+    """Which of `count` texels a place -1..1 lies between, and how much each weighs."""
+    at = min(max((place + 1) / 2 * count - 0.5, 0), count - 1)
+    low = int(at)
+    return {low: 1 - (at - low), low + 1: at - low} if low < count - 1 else {low: 1.0}
+
+
 def seen_by_hand(pose: Matrix, fov: float, depth: np.ndarray, point: Matrix) -> bool:
     """Whether one frame shows one point, by the words of `shows`."""
-    x, y, z = np.linalg.inv(pose)[:3] @ [*point, 1.0]
+    x, y, z = (float(v) for v in np.linalg.inv(pose)[:3] @ [*point, 1.0])
     wide, tall, edge = z * tan(fov / 2), z * tan(fov / 2) * ASPECT, EDGE * RANGE
     if z < 0 or z > RANGE + edge or abs(x) > wide + edge or abs(y) > tall + edge:
         return False
-    column = min(max((x / wide + 1) / 2 * COLUMNS - 0.5, 0), COLUMNS - 1)
-    row = min(max((y / tall + 1) / 2 * ROWS - 0.5, 0), ROWS - 1)
     nearness = 0.0
-    for i in (int(row), min(int(row) + 1, ROWS - 1)):
-        for j in (int(column), min(int(column) + 1, COLUMNS - 1)):
-            down = 1 - (row - int(row)) if i == int(row) else row - int(row)
-            across = 1 - (column - int(column)) if j == int(column) else column - int(column)
-            # Past the last texel both neighbours are the same one, and all the weight is on the first.
-            weight = (1 if i == int(row) == ROWS - 1 else down) * (1 if j == int(column) == COLUMNS - 1 else across)
-            if isnan(depth[i, j]):
+    for row, down in between(y / tall, ROWS).items():
+        for column, across in between(x / wide, COLUMNS).items():
+            if isnan(depth[row, column]):
                 return True
-            nearness += weight * (0.0 if isinf(depth[i, j]) else 1 / float(depth[i, j]))
-            if j == COLUMNS - 1:
-                break
-        if i == ROWS - 1:
-            break
+            nearness += down * across / float(depth[row, column])
     return nearness * z * (1 - HALF_TEXELS * tan(fov / 2) / COLUMNS) <= 1
 
 

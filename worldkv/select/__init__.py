@@ -6,8 +6,8 @@
 | `fov` | largest overlap of views, each candidate for itself |
 | `coverage` | the set that shows most of what the window lacks; abstains |
 | `greedy` | the set that shows most, nothing twice and however little it adds |
-| `visibility` | the same, but what a chunk's own depth maps hide it does not show |
-| `greedy_visibility` | both |
+| `visibility` | as `coverage`, but what a chunk's own depth maps hide it does not show |
+| `greedy_visibility` | as `greedy`, with depth maps likewise |
 | `attention` | descriptors nearest the query's: content instead of place |
 | `random`, `latest`, `oldest`, `nothing` | controls |
 """
