@@ -90,7 +90,7 @@ async def _rpc(name: str) -> Case:
             assert isinstance(found, Found)
             assert found.hits == hits
         bares, nears, calls = zip(*times[WARM:], strict=True)
-        p50 = statistics.median(bares)
+        p50 = float(statistics.median(bares))
 
         def over(part: slice) -> float:
             return float(statistics.median(calls[part]) - statistics.median(nears[part])) / p50

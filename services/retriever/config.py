@@ -23,7 +23,7 @@ class ServingConfig:
     """
 
     late_seconds: float = 0.05
-    inline_chunks: int = 1000
+    inline_chunks: int = 500
     threads: int = 2
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ class Lookups:
     async def found(self, tenant: str, lookup: Lookup, selector: Selector, seconds: float, inline: int) -> Found:
         """The answer to a query, within about so many seconds.
 
-        inline  candidates from which on choosing is left to a thread
+        inline  candidates up to which choosing is not left to a thread
 
         Raises Unavailable, DeadlineExceeded or OverBudget if the store could not be read and nothing is known of the
         world; NotFound if the store knows nothing of it; SpecMismatch if another model made it.

@@ -10,12 +10,20 @@ from services.retriever.holding import Holding, Run
 from services.retriever.metrics import Metrics
 from services.retriever.source import Source, Sources
 from worldkv.chunk import Branch, Lineage, Meta
-from worldkv.errors import AlreadyExists, DeadlineExceeded, InvalidInput, NotFound, SpecMismatch, WorldKVError
+from worldkv.errors import (
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    OverBudget,
+    SpecMismatch,
+    WorldKVError,
+)
 from worldkv.index import Batch
 
 _log = logging.getLogger(__name__)
 
-BATCH = 256
+BATCH = 64
 """Chunks that are made findable at once, before other calls go on."""
 
 
@@ -31,6 +39,7 @@ class Reading:
     def __init__(self, holding: Holding, sources: Sources | None, metrics: Metrics) -> None:
         self.holding, self.sources, self.metrics = holding, sources, metrics
         self.read = 0
+        self._failing = False
         self._tasks: dict[tuple[str, Branch], asyncio.Task[None]] = {}
 
     async def whole(self, tenant: str, lineage: Lineage, published: int, seconds: float) -> WorldKVError | None:
@@ -78,7 +87,9 @@ class Reading:
         del self._tasks[key]
         error = None if task.cancelled() else task.exception()
         if isinstance(error, WorldKVError):
-            _log.warning("branch %s of %s was not read: %s", key[1].hex(), key[0], error)
+            level = logging.DEBUG if self._failing else logging.WARNING  # a store that is down is told of once
+            _log.log(level, "branch %s of %s was not read: %s", key[1].hex(), key[0], error)
+            self._failing = True
         elif error is not None:
             _log.error("reading branch %s of %s failed", key[1].hex(), key[0], exc_info=error)
 
@@ -96,8 +107,12 @@ class Reading:
                         await asyncio.sleep(0)  # an answer at hand is no reason to wait for other calls
                 count += self._add(tenant, batch)
                 self.holding.looked(tenant, branch, run)
+            self._failing = False
             self.read += count > 0
             outcome = "read" if count else "empty"
+        except OverBudget:
+            self.holding.looked(tenant, branch, run)  # there would be no more room if it were read again at once
+            raise
         finally:
             self.metrics.read(outcome, count, perf_counter() - begin)
         _log.info("read %d chunks of branch %s of %s in %.3f s", count, branch.hex(), tenant, perf_counter() - begin)

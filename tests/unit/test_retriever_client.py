@@ -15,6 +15,7 @@ from worldkv.chunk import Lineage, Meta
 from worldkv.client import Membership, RemoteFinder, RetrieverClient, RetrieverClientConfig
 from worldkv.client.retriever_replicas import Replicas
 from worldkv.errors import AlreadyExists, InvalidConfig, NotFound, Unavailable, WorldKVError
+from worldkv.finder import Finder
 from worldkv.wire_retriever import Found, Lookup
 
 WORLDS = [Lineage.begin(bytes([n % 256, n // 256]) * 8) for n in range(300)]
@@ -87,6 +88,11 @@ LINEAGE = Lineage.begin(b"r" * 16).fork(5, b"f" * 16)
 
 def finder(index: Index, published: int | None = None) -> RemoteFinder:
     return RemoteFinder(index, LINEAGE, "pose", 3, "0" * 32, 0.5, published)
+
+
+def test_it_is_what_a_memory_asks_for():
+    made: Finder = finder(Index())
+    assert made
 
 
 async def test_chunks_stay_pending_until_the_index_has_them():

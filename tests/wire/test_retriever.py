@@ -260,6 +260,8 @@ async def test_a_world_that_is_larger_than_the_bound_is_answered_in_part():
         await keep(made.store, metas(ROOT, 600))
         found = await one(made.client, lookup(published=600))
         assert (found.candidates, found.missing) == (256, 344)
+        assert await one(made.client, lookup(published=600)) == found
+        assert made.store.calls["scan"] == 1
 
 
 async def test_without_a_store_nothing_is_forgotten_and_too_much_is_refused():

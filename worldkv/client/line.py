@@ -79,7 +79,7 @@ class Line:
         self._what, self._retry, self._stall = f"{what} {member.name}", retry, stall
         self._metadata = ((rpc.TENANT_KEY, tenant),)
         self._failures, self._rests_until = 0, 0.0
-        self._silent_since: float | None = None
+        self._silence: tuple[float, float] | None = None  # first and last call without an answer
 
     @property
     def resting(self) -> bool:
@@ -88,8 +88,8 @@ class Line:
 
     @property
     def silent_seconds(self) -> float:
-        """For how long no call has been answered; 0 if the last one was."""
-        return 0.0 if self._silent_since is None else monotonic() - self._silent_since
+        """Between the first and the last of the calls that were not answered; 0 if the last call was."""
+        return 0.0 if self._silence is None else self._silence[1] - self._silence[0]
 
     async def close(self) -> None:
         """End the connection."""
@@ -131,13 +131,13 @@ class Line:
         self._answered()
 
     def _answered(self) -> None:
-        self._failures, self._silent_since = 0, None
+        self._failures, self._silence = 0, None
 
     def _failed(self, weight: int = 1) -> None:
         self.counters["failures"] += 1
         self._failures += weight
-        if self._silent_since is None:
-            self._silent_since = monotonic()
+        now = monotonic()
+        self._silence = (self._silence[0] if self._silence else now), now
         if self._failures >= self._retry.attempts:
             self._failures = 0
-            self._rests_until = monotonic() + self._retry.rest_seconds
+            self._rests_until = now + self._retry.rest_seconds
