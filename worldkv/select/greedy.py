@@ -24,9 +24,9 @@ class Worth:
     Raises InvalidInput for values that are no shares.
     """
 
-    threshold: float = 0.015
-    fill: float | None = 0.35
-    again: float = 0.3
+    threshold: float
+    fill: float | None
+    again: float
 
     def __post_init__(self) -> None:
         for name in ("threshold", "fill", "again"):
@@ -35,21 +35,12 @@ class Worth:
                 raise InvalidInput(f"{name} is a share between 0 and 1, got {share}")
 
 
-def grow(
-    rows: NDArray[np.int64],
-    near: Matrix,
-    missing: Matrix,
-    worth: Worth,
-    k: int,
-    spares: int = 0,
-    bonus: Matrix | None = None,
-) -> list[Choice]:
+def grow(rows: NDArray[np.int64], near: Matrix, missing: Matrix, worth: Worth, k: int, spares: int = 0) -> list[Choice]:
     """At most k choices, behind them at most so many spares, each time the candidate of largest gain + again * score.
 
     rows     [n]: places of the candidates among all that there are
     near     [n, points] 0..1: how well each candidate shows each point of the view
     missing  [points] 0..1: how much of each point is not shown yet
-    bonus    [n]: added to what each candidate is worth, None: nothing
 
     The score is the mean of near over the points; the gain that of near * missing, and missing falls with each choice
     by the factor 1 - near. Spares are those that would have been chosen first without the choices before them.
@@ -58,7 +49,7 @@ def grow(
         return []
     score = near.mean(-1)
     relevant = score >= (worth.fill if worth.fill is not None else np.inf)
-    liked = worth.again * score + (0 if bonus is None else bonus)
+    liked = worth.again * score
     first = _gains(near, missing)
     left = np.ones(len(rows), bool)
     chosen: list[Choice] = []
