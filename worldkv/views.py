@@ -206,7 +206,9 @@ def target(poses: Matrix, fov: float, aspect: float, reach: float, columns: int,
     z = midpoints(depths) * reach
     x = (midpoints(columns) * 2 - 1)[:, None, None] * tangent * z
     y = (midpoints(rows) * 2 - 1)[None, :, None] * tangent * aspect * z
-    local = np.stack(np.broadcast_arrays(x, y, z), -1).reshape(-1, 3)
+    grid = np.empty((columns, rows, depths, 3))
+    grid[..., 0], grid[..., 1], grid[..., 2] = x, y, z
+    local = grid.reshape(-1, 3)
     sources = poses[:, :3, 3]
     return Target(sources, local @ poses[:, :3, :3].swapaxes(-1, -2) + sources[:, None])
 

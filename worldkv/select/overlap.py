@@ -12,7 +12,7 @@ from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
 from worldkv.select.greedy import Worth, grow, in_order
 from worldkv.select.seam import Choice, Query, ranked
-from worldkv.views import Candidates, Target, detour, sees, square, target
+from worldkv.views import Candidates, Target, detour, join, sees, square, target
 
 GRID = {"columns": 6, "rows": 2, "depths": 4}
 """Points of each frame of the coming chunk."""
@@ -180,10 +180,12 @@ def with_gains(query: Query, candidates: Candidates, choices: list[Choice]) -> l
     rows = [choice.row for choice in choices if not choice.spare]
     if not rows:
         return choices
-    by = Coverage()
-    wanted = by._wanted(query, candidates)
-    near = by._near(candidates.take(np.array(rows)), wanted, query.view_range)
-    gains = in_order(near, 1 - by._in_window(query, wanted))
+    by, some = Coverage(), candidates.take(np.array(rows))
+    # One look at the choices and at the window's frames, each as a chunk that stands still.
+    still = np.repeat(query.visible[:, None], some.poses.shape[1], 1)
+    both = join([some, Candidates.of(still, query.fov, query.aspect)])
+    near = by._near(both, by._wanted(query, some), query.view_range)
+    gains = in_order(near[: len(rows)], 1 - near[len(rows) :].max(0, initial=0))
     return [*(replace(choice, gain=gain) for choice, gain in zip(choices, gains)), *choices[len(rows) :]]
 
 
