@@ -1,10 +1,12 @@
 """Many chunks at once: batches, what an index takes of them, what it lacks, and what those see who read meanwhile."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import cache
 from itertools import pairwise
 from math import inf, nan
+from threading import Event
 
 import numpy as np
 import pytest
@@ -311,3 +313,27 @@ def test_parts_joined_are_the_whole(sizes, data):
     assert content(replace(join(parts), fov=whole.fov + 1)) == content(replace(whole, fov=whole.fov + 1))
     assert len(join(parts)) == len(whole)
     assert join(parts).columns[0].tolist() == whole.index.tolist()
+
+
+def test_a_reader_in_another_thread_sees_whole_chunks_only():
+    index, whole, done = ScanIndex(), Batch.of(metas(A, *range(60))), Event()
+    reads: list[int] = []
+
+    def read() -> None:
+        views = whole.views()
+        while not done.is_set():
+            if (found := index.candidates(A)) is not None:
+                reads.append(len(found))
+                assert content(found) == content(views.take(found.index))
+
+    with ThreadPoolExecutor(1) as threads:
+        reading = threads.submit(read)
+        try:
+            for _ in range(2):
+                for each in metas(A, *range(0, 60, 2), *range(1, 60, 2)):
+                    index.add(each)
+                index.remove_many([A.key(number) for number in range(1, 60, 3)])
+        finally:
+            done.set()
+        reading.result()
+    assert len(set(reads)) > 1
