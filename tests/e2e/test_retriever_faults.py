@@ -135,6 +135,13 @@ async def test_a_store_that_is_down_is_unavailable_and_never_an_empty_world():
         with pytest.raises(Unavailable):
             await made.client.least_useful(lineage, 2, 8.0, published=10)
         assert (await one(made.client, lookup(Lineage.begin()))).hits == []
+        await made.shard.start()  # empty: what it had was in its memory alone
+        assert await until_answered(made.client, asked) == Found(oracle(metas(lineage, 4), asked), 4, 6)
+        async with asyncio.timeout(60):
+            # The replica's client asks the shard again after a rest.
+            while not await made.client.remove([lineage.key(1)]):  # noqa: ASYNC110 - another process has no event
+                await asyncio.sleep(0.1)
+        assert (await one(made.client, asked)).candidates == 3
 
 
 async def test_a_frozen_store_gives_a_part_in_time():
