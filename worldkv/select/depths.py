@@ -37,10 +37,11 @@ def shows(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np
     if views.depth is not None:
         frame, point = np.nonzero(seen)
         deep = np.maximum(z[frame, point], edge)
-        across = x[frame, point] / (deep * tangent[frame])
+        wide = tangent[frame]
+        across = x[frame, point] / (deep * wide)
         down = y[frame, point] / (deep * tall[frame])
         nearness = _nearness(views.depth.reshape(n * frames, *views.depth.shape[2:]), frame, across, down)
-        allowed = 1 - HALF_TEXELS * tangent[frame] / views.depth.shape[-1]
+        allowed = 1 - HALF_TEXELS / views.depth.shape[-1] * wide
         seen[frame, point] = ~(nearness * deep * allowed > 1)  # NaN, where nothing is known, hides nothing
     return np.asarray(seen.reshape(n, frames, -1).any(1))
 
@@ -106,9 +107,11 @@ def _nearness(depth: NDArray[np.float32], frame: Places, across: Floats, down: F
     column -= left
     row -= top
 
+    texels, first = depth.ravel(), frame * (rows * columns)
+
     def read(row: Places, column: Places) -> Floats:
         with np.errstate(divide="ignore"):
-            return np.minimum(1 / depth[frame, row, column], NEAREST)
+            return np.minimum(1 / texels[first + row * columns + column], NEAREST)
 
     upper = read(top, left) * (1 - column) + read(top, right) * column
     lower = read(bottom, left) * (1 - column) + read(bottom, right) * column

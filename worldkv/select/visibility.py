@@ -42,4 +42,4 @@ class Visibility(Coverage):
         return Target(sources, np.concatenate(points)[:, None])
 
     def _sees(self, some: Candidates, points: Matrix, reach: float, dtype: DTypeLike) -> NDArray[np.bool_]:
-        return shows(some, points, reach, dtype)
+        return shows(some, points, reach, dtype if some.depth is None else np.float32)  # no maps are finer
