@@ -162,7 +162,7 @@ def test_adding_many_counts_what_is_new():
         (meta(A, 4, seed=9), AlreadyExists, "another pose or lens"),
         (meta(A, 1, aspect=1.0), AlreadyExists, "another pose or lens"),
         (meta(A, 6, spec=OTHER), SpecMismatch, f"is of spec {OTHER}, others of its branch of {SPEC}"),
-        (meta(A, 6, depth=np.ones((2, 1, 1), np.float32)), InvalidInput, "another shape than its branch"),
+        (meta(A, 6, depth=np.ones((2, 2, 2), np.float32)), InvalidInput, "another shape than its branch"),
     ],
 )
 @pytest.mark.parametrize("after", [(), (7, 3)])
@@ -175,6 +175,17 @@ def test_chunks_before_one_that_is_refused_are_findable_and_those_after_it_are_n
     assert numbers(index, A) == [0, 1, 2, 4, 5]
     assert numbers(index, B) == [0]
     assert len(index) == 6
+
+
+def test_what_a_chunk_lacks_may_have_any_shape_in_its_batch():
+    index, depth = ScanIndex(), np.ones((2, 3, 3), np.float32)
+    index.add(meta(A, 0, depth=depth))
+    assert index.add_many(Batch.of([meta(A, 1), meta(B, 0, depth=depth[:, :2, :2])])) == 2
+    assert np.isnan(index.candidates(A).depth).all((1, 2, 3)).tolist() == [False, True]
+    assert index.candidates(B).depth.shape == (1, 2, 2, 2)
+    both = meta(A, 2, spec=OTHER, depth=depth[:, :2, :2])
+    with pytest.raises(SpecMismatch):
+        index.add(both)
 
 
 def test_another_number_of_frames_is_refused_until_the_branch_is_empty():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,7 +32,7 @@ def sift(table: Table | None, batch: Batch, views: Candidates, rows: slice) -> t
         end, refusal = odd, _shape_error(table.rows, batch, odd)
     numbers = batch.index[begin:end]
     if (np.diff(numbers) > 0).all() and (table is None or not len(numbers) or numbers[0] > table.index[-1]):
-        return views.take(slice(begin, end)), refusal
+        return _bare(views.take(slice(begin, end))), refusal
     _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     held = table.find(numbers) if table else np.full(len(numbers), -1)
     own, known = views.take(slice(begin, end)), held >= 0
@@ -41,7 +43,7 @@ def sift(table: Table | None, batch: Batch, views: Candidates, rows: slice) -> t
         end = begin + int(other.argmax())
         refusal = AlreadyExists(f"chunk {batch.keys[end]} is indexed with another pose or lens")
     new = first[(held[first] < 0) & (first < end - begin)]
-    return views.take(begin + new), refusal
+    return _bare(views.take(begin + new)), refusal
 
 
 def _other_shape(held: Candidates, views: Candidates, rows: slice) -> int | None:
@@ -49,11 +51,12 @@ def _other_shape(held: Candidates, views: Candidates, rows: slice) -> int | None
     if held.poses.shape[1:] != views.poses.shape[1:]:
         return int(rows.start)
     odd = [
-        int(rows.start + (~np.isnan(extra[rows].reshape(rows.stop - rows.start, -1)).all(1)).argmax())
+        np.flatnonzero(~np.isnan(extra[rows]).all(tuple(range(1, extra.ndim))))[:1]
         for known, extra in zip(held.extras, views.extras, strict=True)
         if known is not None and extra is not None and known.shape[1:] != extra.shape[1:]
     ]
-    return min(odd, default=None)
+    first = np.concatenate([*odd, []])
+    return int(rows.start + first.min()) if len(first) else None
 
 
 def _shape_error(held: Candidates, batch: Batch, row: int) -> InvalidInput:
@@ -61,6 +64,12 @@ def _shape_error(held: Candidates, batch: Batch, row: int) -> InvalidInput:
     if frames != batch.frames:
         return InvalidInput(f"chunk {batch.keys[row]} has {batch.frames} frames, others of its branch {frames}")
     return InvalidInput(f"chunk {batch.keys[row]} has a depth map or a descriptor of another shape than its branch's")
+
+
+def _bare(chunks: Candidates) -> Candidates:
+    """The same chunks, without the extras that none of them has."""
+    depth, descriptor = (None if extra is None or np.isnan(extra).all() else extra for extra in chunks.extras)
+    return replace(chunks, depth=depth, descriptor=descriptor)
 
 
 def _same_view(a: Candidates, b: Candidates) -> NDArray[np.bool_]:
