@@ -36,7 +36,7 @@ class Tier(NamedTuple):
     shard: Process
     replica: ReplicaProcess
     store: KVClient
-    index: RetrieverClient
+    finders: RetrieverClient
 
 
 @asynccontextmanager
@@ -63,7 +63,7 @@ def walk_here(lineage: Lineage) -> Session:
 
 
 def walk_there(made: Tier, lineage: Lineage) -> Session:
-    finder = made.index.finder(lineage, "pose", spec=toy_model().spec.digest, deadline_seconds=10)
+    finder = made.finders.finder(lineage, "pose", spec=toy_model().spec.digest, deadline_seconds=10)
     return walk(made.store, finder, lineage)
 
 
@@ -126,5 +126,5 @@ async def test_a_chunk_that_was_deleted_is_recalled_no_more_and_forgotten():
         await made.store.delete([PartKey(key, "part") for key in gone])
         for _ in range(6):
             assert not set(recalled(await there.step(TURN))) & set(gone)
-        (told,) = (await made.index.stats()).values()
+        (told,) = (await made.finders.stats()).values()
         assert told.chunks < 13
