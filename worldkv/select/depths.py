@@ -111,7 +111,7 @@ def _nearness(depth: NDArray[np.float32], frame: Places, across: Floats, down: F
 
     def read(row: Places, column: Places) -> Floats:
         with np.errstate(divide="ignore"):
-            return np.minimum(1 / texels[first + row * columns + column], NEAREST)
+            return np.asarray(np.minimum(1 / texels[first + row * columns + column], NEAREST))
 
     upper = read(top, left) * (1 - column) + read(top, right) * column
     lower = read(bottom, left) * (1 - column) + read(bottom, right) * column
