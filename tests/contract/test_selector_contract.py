@@ -13,7 +13,10 @@ from worldkv.pose import Matrix, camera
 from worldkv.select import SELECTORS, Candidates, Query, make_selector
 
 AGAIN = {"coverage": 0.3, "visibility": 0.3, "greedy": 0.0, "greedy_visibility": 0.0}
+AGAIN |= {"coverage_early": 0.3, "coverage_late": 0.3}
 """What grows sets, and how much the score counts in it beside the gain."""
+EARLY = {"coverage_early": 0.3, "coverage_late": -0.3}
+"""How much more the oldest candidate's score counts than the newest's."""
 BY_PLACE = ("pose", "fov", *AGAIN)
 CONTROLS = ("random", "latest", "oldest", "nothing")
 FILLS = ("pose", "random", "latest", "oldest")
@@ -60,7 +63,9 @@ def test_scores_and_gains_are_shares_and_gains_add_up_to_one_at_most(name, drawn
 def test_the_best_come_first(name, drawn):
     candidates, query = drawn
     hits = [h for h in make_selector(name).choose(query, candidates, 8, 3) if not h.spare]
-    worth = [h.gain + AGAIN[name] * h.score if name in AGAIN else h.score for h in hits]
+    age = (candidates.index.max() - candidates.index) / max(np.ptp(candidates.index), 1)
+    liked = AGAIN.get(name, 1) + EARLY.get(name, 0) * age
+    worth = [(h.gain if name in AGAIN else 0) + liked[h.row] * h.score for h in hits]
     assert all(a >= b - 1e-8 for a, b in pairwise(worth))
 
 
@@ -123,7 +128,7 @@ def test_a_single_candidate_is_chosen_once(name):
     assert [(h.row, h.spare) for h in hits] == ([] if name == "nothing" else [(0, False)])
 
 
-@pytest.mark.parametrize("name", ["pose", *AGAIN, "fov", "attention"])
+@pytest.mark.parametrize("name", ["pose", *(name for name in AGAIN if name != "coverage_late"), "fov", "attention"])
 def test_of_equals_the_oldest_is_chosen(name):
     descriptor = np.array([[-1, 0], [1, 1], [1, 1], [1, 1]], np.float32)
     candidates = chunks(chunk(x=0.2, yaw=170), *[chunk(x=0.1)] * 3, descriptor=descriptor)

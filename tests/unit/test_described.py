@@ -51,7 +51,7 @@ def watched() -> tuple[list[Meta], list[Query]]:
                 queries.append(query)
                 return await nearest(query, *rest)
 
-            self.finder.add, self.finder.nearest = told, asked
+            vars(self.finder).update(add=told, nearest=asked)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(walks, "Described", Watched)

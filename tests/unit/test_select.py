@@ -107,6 +107,14 @@ def test_coverage_prefers_the_nearer_of_two_that_see_it_all():
     assert rows(Coverage(), look(chunk()), candidates, 3)[0] == 1
 
 
+@pytest.mark.parametrize(("early", "first"), [(0.3, 0), (-0.3, 4)])
+def test_of_equal_views_the_oldest_or_the_newest_is_chosen_as_asked(early, first):
+    candidates = chunks(*[chunk(yaw=0.01 * i) for i in range(5)])
+    assert rows(Coverage(early=early), look(chunk()), candidates, 1) == [first]
+    far = chunks(*[chunk(yaw=180 if i == first else 0) for i in range(5)])
+    assert rows(Coverage(early=early), look(chunk()), far, 1) != [first], "age is worth nothing without a view"
+
+
 def test_spares_stand_in_for_the_first_choices():
     candidates = chunks(chunk(yaw=-20), chunk(yaw=-21), chunk(yaw=22), chunk(yaw=180))
     hits = Coverage(fill=None).choose(look(chunk()), candidates, 2, 5)
@@ -165,6 +173,8 @@ def test_names_and_options_that_do_not_exist_are_refused():
         Coverage(threshold=1.5)
     with pytest.raises(InvalidInput, match="at least one candidate"):
         Coverage(shortlist=0)
+    with pytest.raises(InvalidInput, match=r"early lies between -1 and 1, got -1\.5"):
+        Coverage(early=-1.5)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ async def walk(
 async def _silent(
     ask: Callable[[S, list[K]], Awaitable[None]], wave: Sequence[tuple[S, list[K]]]
 ) -> list[tuple[S, list[K]]]:
-    """Ask all of a wave at once; answers those who did not answer. What else they raise is raised when all have ended."""
+    """Ask all of a wave at once; answers those who did not answer. What else they raise is raised when all ended."""
     if len(wave) == 1:  # no task for it: it would cost as much as a quarter of a small call
         try:
             await ask(*wave[0])

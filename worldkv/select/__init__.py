@@ -5,6 +5,7 @@
 | `pose` | nearest poses: the paper's rule |
 | `fov` | largest overlap of views, each candidate for itself |
 | `coverage` | the set that shows most of what the window lacks; abstains |
+| `coverage_early`, `coverage_late` | as `coverage`; of views as good the older, or the newer |
 | `greedy` | the set that shows most, nothing twice and however little it adds |
 | `visibility` | as `coverage`, but what a chunk's own depth maps hide it does not show |
 | `greedy_visibility` | as `greedy`, with depth maps likewise |
@@ -51,6 +52,8 @@ SELECTORS: dict[str, Callable[[int], Selector]] = {
     "pose": lambda seed: Pose(),
     "fov": lambda seed: Fov(),
     "coverage": lambda seed: Coverage(),
+    "coverage_early": lambda seed: Coverage(early=0.3),
+    "coverage_late": lambda seed: Coverage(early=-0.3),
     "greedy": lambda seed: Coverage(**ONCE),
     "visibility": lambda seed: Visibility(),
     "greedy_visibility": lambda seed: Visibility(**ONCE),

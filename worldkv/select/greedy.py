@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,25 +21,37 @@ class Worth:
     threshold  abstain: a candidate that adds less than this share of the view is not chosen for what it adds
     fill       unless its score is at least this; None: no exception
     again      worth of showing what is shown already, beside showing what is not, 0..1
+    early      how much more the oldest candidate's score is worth than the newest's, -1..1; others lie between, by
+               number. Below zero the newest is worth more
 
-    Raises InvalidInput for values that are no shares.
+    Raises InvalidInput for values out of range.
     """
 
     threshold: float
     fill: float | None
     again: float
+    early: float = 0.0
 
     def __post_init__(self) -> None:
+        if not -1 <= self.early <= 1:
+            raise InvalidInput(f"early lies between -1 and 1, got {self.early}")
         for name in ("threshold", "fill", "again"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:
                 raise InvalidInput(f"{name} is a share between 0 and 1, got {share}")
 
+    def liked(self, score: NDArray[Any], age: NDArray[Any]) -> NDArray[Any]:
+        """What scores [n] are worth beside gains; age [n]: 1 for the oldest of all candidates, 0 for the newest."""
+        return np.asarray(score * (self.again + self.early * age) if self.early else score * self.again)
 
-def grow(rows: NDArray[np.int64], near: Matrix, missing: Matrix, worth: Worth, k: int, spares: int = 0) -> list[Choice]:
-    """At most k choices, behind them at most so many spares, each time the candidate of largest gain + again * score.
+
+def grow(
+    rows: NDArray[np.int64], age: Matrix, near: Matrix, missing: Matrix, worth: Worth, k: int, spares: int = 0
+) -> list[Choice]:
+    """At most k choices, and behind them at most so many spares: each time the candidate of largest gain + liked score.
 
     rows     [n]: places of the candidates among all that there are
+    age      [n]: how old each is among these, see `Worth.liked`
     near     [n, points] 0..1: how well each candidate shows each point of the view
     missing  [points] 0..1: how much of each point is not shown yet
 
@@ -49,7 +62,7 @@ def grow(rows: NDArray[np.int64], near: Matrix, missing: Matrix, worth: Worth, k
         return []
     score = near.mean(-1)
     relevant = score >= (worth.fill if worth.fill is not None else np.inf)
-    liked = worth.again * score
+    liked = worth.liked(score, age)
     first = _gains(near, missing)
     left = np.ones(len(rows), bool)
     chosen: list[Choice] = []

@@ -93,6 +93,8 @@ class Coverage:
     fill       unless its score is at least this; None: no exception
     again      worth of showing what is shown already, beside showing what is not, 0..1
     close      part of near that fades over an eighth of the view range, 0..1
+    early      how much more the score of the oldest candidate is worth than the newest's, -1..1: of views as good,
+               old ones have drifted less, and new ones look more like what is drawn now
     grid       points of each coming frame: columns, rows and depths
     shortlist  candidates that are compared exactly for a few choices, where there are more than twice as many; for
                more choices it is longer
@@ -110,6 +112,7 @@ class Coverage:
         fill: float | None = 0.35,
         again: float = 0.3,
         close: float = 0.5,
+        early: float = 0.0,
         grid: dict[str, int] = GRID,
         shortlist: int = 128,
     ) -> None:
@@ -117,7 +120,7 @@ class Coverage:
             raise InvalidInput(f"close is a share between 0 and 1, got {close}")
         if shortlist < 1:
             raise InvalidInput(f"a shortlist holds at least one candidate, got {shortlist}")
-        self.worth = Worth(threshold, fill, again)
+        self.worth = Worth(threshold, fill, again, early)
         self.close, self.grid, self.shortlist = close, grid, shortlist
 
     def choose(self, query: Query, candidates: Candidates, k: int, spares: int = 0) -> list[Choice]:
@@ -127,7 +130,7 @@ class Coverage:
         some = candidates.take(rows)
         wanted = self._wanted(query, some)
         near = self._near(some, wanted, query.view_range)
-        return grow(rows, near, 1 - self._in_window(query, wanted), self.worth, k, spares)
+        return grow(rows, _age(candidates, rows), near, 1 - self._in_window(query, wanted), self.worth, k, spares)
 
     def _wanted(self, query: Query, some: Candidates) -> Target:
         """The points of the coming view."""
@@ -163,7 +166,7 @@ class Coverage:
         some = candidates if len(rows) == len(candidates) else candidates.take(rows)
         near = self._near(some.middle(), wanted, query.view_range, np.float32)
         missing = (1 - self._in_window(query, wanted)).astype(np.float32)
-        liked = self.worth.again * near.mean(-1)
+        liked = self.worth.liked(near.mean(-1), _age(candidates, rows))
         left = near.max(-1) > 0
         taken = np.zeros(len(rows), bool)
         for _ in range(rounds):
@@ -173,6 +176,12 @@ class Coverage:
             left[best] = False
             missing *= 1 - near[best[value[best].argmax()]]
         return rows[taken]
+
+
+def _age(candidates: Candidates, rows: NDArray[np.int64]) -> Matrix:
+    """How old some of the candidates are among all, by number: 1 for the oldest, 0 for the newest."""
+    first, last = candidates.index.min(), candidates.index.max()
+    return np.asarray((last - candidates.index[rows]) / max(last - first, 1))
 
 
 def with_gains(query: Query, candidates: Candidates, choices: list[Choice]) -> list[Choice]:
