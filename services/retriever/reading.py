@@ -9,7 +9,7 @@ from time import monotonic, perf_counter
 from services.retriever.holding import Holding, Run
 from services.retriever.metrics import Metrics
 from services.retriever.source import Source, Sources
-from worldkv.chunk import Branch, Lineage, Meta
+from worldkv.chunk import Branch, Lineage
 from worldkv.errors import (
     AlreadyExists,
     DeadlineExceeded,
@@ -22,9 +22,6 @@ from worldkv.errors import (
 from worldkv.index import Batch
 
 _log = logging.getLogger(__name__)
-
-BATCH = 64
-"""Chunks that are made findable at once, before other calls go on."""
 
 
 class Reading:
@@ -98,14 +95,9 @@ class Reading:
         outcome = "failed"
         try:
             with self.holding.asked(tenant, [branch]):
-                batch: list[Meta] = []
-                async for meta in source.metas(branch, *run):
-                    batch.append(meta)
-                    if len(batch) == BATCH:
-                        count += self._add(tenant, batch)
-                        batch = []
-                        await asyncio.sleep(0)  # an answer at hand is no reason to wait for other calls
-                count += self._add(tenant, batch)
+                async for batch in source.batches(branch, *run):
+                    count += self._add(tenant, batch)
+                    await asyncio.sleep(0)  # an answer at hand is no reason to wait for other calls
                 self.holding.looked(tenant, branch, run)
             self._failing = False
             self.read += count > 0
@@ -117,14 +109,12 @@ class Reading:
             self.metrics.read(outcome, count, perf_counter() - begin)
         _log.info("read %d chunks of branch %s of %s in %.3f s", count, branch.hex(), tenant, perf_counter() - begin)
 
-    def _add(self, tenant: str, metas: list[Meta]) -> int:
+    def _add(self, tenant: str, batch: Batch) -> int:
         """Make chunks findable that the store has. One that contradicts what is known is left out, not the others."""
-        if not metas:
-            return 0
         try:
-            return self.holding.add(tenant, Batch.of(metas))
+            return self.holding.add(tenant, batch)
         except (AlreadyExists, InvalidInput, SpecMismatch) as error:
-            if len(metas) == 1:
-                _log.warning("%s is left out: %s", metas[0].key, error)
+            if len(batch) == 1:
+                _log.warning("%s is left out: %s", batch.keys[0], error)
                 return 0
-        return sum(self._add(tenant, [meta]) for meta in metas)
+        return sum(self._add(tenant, Batch.of([batch.meta(row)])) for row in range(len(batch)))

@@ -11,6 +11,7 @@ from worldkv.chunk import Branch, ChunkKey, Meta
 from worldkv.client import KVClient
 from worldkv.errors import ChunkCorrupt, Unavailable
 from worldkv.format import Frame, decode_part
+from worldkv.index import Batch
 from worldkv.store import Miss, PartKey, Store
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ T = TypeVar("T")
 class Source(Protocol):
     """The truth that an index of one tenant is made from."""
 
-    def metas(self, branch: Branch, begin: int, end: int) -> AsyncIterator[Meta]:
+    def batches(self, branch: Branch, begin: int, end: int) -> AsyncIterator[Batch]:
         """What is known of a branch's chunks `begin` to `end` (exclusive), in order; damaged ones are left out.
 
         Raises Unavailable, or DeadlineExceeded, if a part of the store does not answer: what came until then is
@@ -51,13 +52,14 @@ class StoreSource:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    async def metas(self, branch: Branch, begin: int, end: int) -> AsyncIterator[Meta]:
-        """See `Source.metas`."""
+    async def batches(self, branch: Branch, begin: int, end: int) -> AsyncIterator[Batch]:
+        """See `Source.batches`."""
         keys = [key async for key in self.store.scan(branch, begin, end, "part")]
         for some in _batches(keys, BATCH):
-            for key, frame in (await self.store.get(some)).items():
-                if (meta := _meta(key, frame)) is not None:
-                    yield meta
+            found = [_meta(key, frame) for key, frame in (await self.store.get(some)).items()]
+            metas = [meta for meta in found if meta is not None]
+            for _, alike in groupby(metas, _shapes):
+                yield Batch.of([*alike])
 
     async def gone(self, keys: Collection[ChunkKey]) -> set[ChunkKey]:
         """See `Source.gone`. Bytes travel only where the list of a branch could not be had, or changed meanwhile."""
@@ -96,9 +98,9 @@ class ShardsSource(StoreSource):
         super().__init__(client)
         self._client = client
 
-    def metas(self, branch: Branch, begin: int, end: int) -> AsyncIterator[Meta]:
-        """See `Source.metas`."""
-        return self._client.metas(branch, begin, end)
+    def batches(self, branch: Branch, begin: int, end: int) -> AsyncIterator[Batch]:
+        """See `Source.batches`."""
+        return self._client.batches(branch, begin, end)
 
 
 def _meta(key: PartKey, frame: Frame | Miss) -> Meta | None:
@@ -118,6 +120,11 @@ def _meta(key: PartKey, frame: Frame | Miss) -> Meta | None:
         _log.warning("%s is left out: it says that it is %s", key, meta.key)
         return None
     return meta
+
+
+def _shapes(meta: Meta) -> list[tuple[int, ...] | None]:
+    """Chunks of one batch have arrays of the same shapes."""
+    return [None if each is None else each.shape for each in (meta.poses, meta.depth, meta.descriptor)]
 
 
 def _batches(items: Collection[T], size: int) -> Iterator[list[T]]:

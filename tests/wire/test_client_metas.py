@@ -33,7 +33,7 @@ async def put(client: KVClient, *about: Meta, **how: int) -> None:
 
 
 async def read(client: KVClient, *which: int) -> list[Meta]:
-    return [each async for each in client.metas(BRANCH, *which)]
+    return [batch.meta(row) async for batch in client.batches(BRANCH, *which) for row in range(len(batch))]
 
 
 def same(a: Meta, b: Meta) -> bool:
@@ -46,8 +46,9 @@ def same(a: Meta, b: Meta) -> bool:
 @pytest.mark.parametrize("names", ["a", "abc"])
 async def test_metas_come_in_order_each_once_from_the_heads(names):
     async with shards(names) as (client, *_):
-        about = [meta(n, recalled=tuple(ChunkKey(BRANCH, k) for k in range(n))) for n in range(30)]
-        await put(client, *reversed(about))
+        about = [meta(n) for n in range(30)]
+        recalled = [replace(each, recalled=tuple(each.key for each in about[:n])) for n, each in enumerate(about)]
+        await put(client, *reversed(recalled))
         found = await read(client)
         assert len(found) == 30
         assert all(map(same, found, about))
@@ -95,14 +96,38 @@ async def test_a_part_that_is_no_part_is_left_out_and_counted():
         assert client.counters["metas.damaged"] == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("poses", np.ones((3, 4, 4))), ("begin", -1), ("begin", 2**63), ("fov", 4.0)]
+)
+async def test_a_chunk_that_cannot_be_is_left_out_and_counted_not_those_beside_it(name, wrong):
+    async with shards("ab") as (client, *_):
+        about = [meta(n) for n in range(20)]
+        for each in (about[7], about[19]):
+            object.__setattr__(each, name, wrong)
+        await put(client, *about)
+        assert [each.key.index for each in await read(client)] == [n for n in range(20) if n not in (7, 19)]
+        assert client.counters["metas.damaged"] == 2
+
+
+async def test_chunks_of_other_shapes_come_apart_and_in_order():
+    async with shards("a") as (client, *_):
+        long = meta(2, descriptor=np.ones(4, np.float32))
+        about = [meta(0), meta(1), long, replace(meta(3), poses=meta(3).poses[:1]), meta(4)]
+        await put(client, *about[:3], about[4])
+        await client.put({part(3): encode_part(Part(about[3], np.ones((1, 1, 1, 500), np.float16)))})
+        found = [batch async for batch in client.batches(BRANCH)]
+        assert [batch.index.tolist() for batch in found] == [[0, 1], [2], [3], [4]]
+        assert all(map(same, await read(client), about))
+
+
 async def test_a_chunk_that_goes_meanwhile_is_left_out():
     async with shards("a") as (client, *_):
         await put(client, *[meta(n, depth=DEPTH) for n in range(20)], latents=2000)
         found: list[int] = []
-        async for each in client.metas(BRANCH):
+        async for batch in client.batches(BRANCH):
             if not found:
                 await client.delete([part(n) for n in range(10, 20)])
-            found.append(each.key.index)
+            found += batch.index.tolist()
         assert found == list(range(16)), "sixteen are read at a time"
         assert client.counters["metas.damaged"] == 0
 
@@ -137,4 +162,4 @@ async def test_a_part_that_nobody_answers_for_is_no_hole(monkeypatch):
 async def test_what_is_no_branch_has_no_metas():
     async with shards("a") as (client, *_):
         with pytest.raises(InvalidInput, match="16 bytes"):
-            [each async for each in client.metas(b"short")]
+            [each async for each in client.batches(b"short")]

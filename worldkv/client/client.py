@@ -9,11 +9,11 @@ from itertools import groupby
 from types import TracebackType
 from typing import TypeVar
 
-from worldkv.chunk import Branch, ChunkKey, Meta, Segment, check_key
+from worldkv.chunk import Branch, ChunkKey, Segment, check_key
 from worldkv.client.config import ClientConfig
 from worldkv.client.layers import Opened, in_layers, open_parts
 from worldkv.client.membership import Members, Membership, name_of
-from worldkv.client.metas import HEAD_BYTES, metas
+from worldkv.client.metas import HEAD_BYTES, batches
 from worldkv.client.policy import Deadline, together, walk
 from worldkv.client.records import Worlds, reasons
 from worldkv.client.ring import Ring
@@ -22,6 +22,7 @@ from worldkv.client.sessions import Sessions
 from worldkv.client.shard import Outdated, Shard, ShardStats
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
 from worldkv.format import Frame, Kind, Row
+from worldkv.index import Batch
 from worldkv.store import Level, Miss, PartKey
 
 _TELLING = (Miss.NEVER_STORED, Miss.EVICTED, Miss.LATE, Miss.TIER_DOWN, Miss.CORRUPT, Miss.DELETED)
@@ -264,8 +265,9 @@ class KVClient:
             async for key, _ in listed:
                 yield key
 
-    async def metas(self, branch: Branch, begin: int = 0, end: int | None = None) -> AsyncIterator[Meta]:
-        """What chunks `begin` to `end` (exclusive) of a branch say of themselves, in order, each once.
+    async def batches(self, branch: Branch, begin: int = 0, end: int | None = None) -> AsyncIterator[Batch]:
+        """What chunks `begin` to `end` (exclusive) of a branch say of themselves, in order, each once, some hundred at
+        a time: checked together, ten thousand take half a second.
 
         Read from the first bytes of their immutable parts, and verified; where these do not hold all of it, for
         example depth, or are damaged, from the whole part. A chunk that is gone meanwhile is left out, as is one whose
@@ -274,8 +276,8 @@ class KVClient:
         Raises Unavailable if a shard does not answer: a list with holes would be taken for the whole.
         """
         async with aclosing(self._listed(Scanned(branch, begin, end, "part", HEAD_BYTES))) as listed:
-            async for meta in metas(listed, self.get, self.counters):
-                yield meta
+            async for batch in batches(listed, self.get, self.counters):
+                yield batch
 
     async def _listed(self, wanted: Scanned) -> AsyncGenerator[tuple[PartKey, list[bytes]], None]:
         check_key(ChunkKey(wanted.branch, 0))

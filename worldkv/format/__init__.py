@@ -23,7 +23,7 @@ from worldkv.format.header import (
     decode_header,
     header_bytes,
 )
-from worldkv.format.parts import decode_kv, decode_meta, decode_part, decode_segment, encode_kv, encode_part
+from worldkv.format.parts import About, decode_about, decode_kv, decode_part, decode_segment, encode_kv, encode_part
 
 __all__ = [
     "ALIGN",
@@ -36,13 +36,14 @@ __all__ = [
     "MAX_SEGMENT_BYTES",
     "PREFIX_BYTES",
     "VERSION",
+    "About",
     "Frame",
     "Header",
     "Kind",
     "Row",
+    "decode_about",
     "decode_header",
     "decode_kv",
-    "decode_meta",
     "decode_part",
     "decode_segment",
     "encode_kv",

@@ -41,6 +41,8 @@ class Frame:
     def slice(self, begin: int, length: int) -> memoryview:
         """`length` bytes from `begin`: a view where they lie in one buffer, else a copy."""
         assert 0 <= begin <= begin + length <= self.nbytes, (begin, length, self.nbytes)
+        if len(self.buffers) == 1:
+            return self.buffers[0][begin : begin + length]
         found: list[memoryview] = []
         at, end = 0, begin + length
         for buffer in self.buffers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal, NamedTuple
@@ -151,13 +150,20 @@ def aligned(at: int) -> int:
     return -(-at // ALIGN) * ALIGN
 
 
-@contextmanager
-def contradictions(what: object) -> Iterator[None]:
+class contradictions:
     """Turns what the nouns refuse into BadHeader, with its cause."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise BadHeader(f"{what} is not what its header says: {error}") from error
+
+    __slots__ = ("what",)
+
+    def __init__(self, what: object) -> None:
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, InvalidInput):
+            raise BadHeader(f"{self.what} is not what its header says: {error}") from error
 
 
 def _checksum(prefix: bytes | memoryview, packed: bytes | memoryview) -> int:
@@ -167,7 +173,8 @@ def _checksum(prefix: bytes | memoryview, packed: bytes | memoryview) -> int:
 
 
 def _size(row: Row) -> int:
-    return max(row.length, prod(n or 1 for n in row.shape))  # an empty axis does not excuse a giant one
+    elements = prod(row.shape) or prod(n or 1 for n in row.shape)  # an empty axis does not excuse a giant one
+    return max(row.length, elements)
 
 
 def _prefix(frame: Frame) -> tuple[int, int, int]:

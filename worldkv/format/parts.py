@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,18 @@ _ARRAYS = {kind: np.dtype(layout) for kind, layout in _LAYOUTS.items()}
 """Segments of an immutable part, in their order, and what they are made of."""
 _NAMES = {kind: dtype.name for kind, dtype in _ARRAYS.items()}
 _OPTIONAL = ("descriptor", "depth")
+_ABOUT = ("poses", *_OPTIONAL)
+
+
+class About(NamedTuple):
+    """What an immutable part says of its chunk, as it was written: whether a chunk may be so is not known yet.
+
+    header  of its frame
+    arrays  poses, descriptor and depth as far as it has them, as in `Meta`: read-only views of the frame
+    """
+
+    header: Header
+    arrays: Mapping[str, NDArray[Any]]
 
 
 def encode_part(part: Part) -> Frame:
@@ -76,22 +88,21 @@ def decode_part(data: Buffer | Frame, verify: bool = True) -> Part:
         return Part(meta, latents, conditioning)
 
 
-def decode_meta(data: Buffer | Frame) -> Meta:
-    """What an immutable part says of its chunk, from the first bytes of its frame or all of them; keeps none of them.
+def decode_about(data: Buffer | Frame) -> About:
+    """What an immutable part says of its chunk, from the first bytes of its frame or all of them.
 
     Header, poses, descriptor and depth are verified, nothing else is looked at. Raises Truncated if there are not
     enough bytes for these, else one of the errors under ChunkCorrupt.
     """
     frame = Frame.of(data)
     header = decode_header(frame)
-    rows = _part_rows(header)
-    found: dict[str, Any] = {}
-    for kind in ("poses", *_OPTIONAL):
-        if (row := rows.get(kind)) is not None:
+    arrays: dict[str, NDArray[Any]] = {}
+    for kind, row in _part_rows(header).items():
+        if kind in _ABOUT:
             if frame.nbytes < row.offset + row.length:
                 raise Truncated(f"{kind} of {header.key} end at {row.offset + row.length}, got {frame.nbytes} bytes")
-            found[kind] = _array(frame, row, verify=True).copy()
-    return _meta(header, found)
+            arrays[kind] = _array(frame, row, verify=True)
+    return About(header, arrays)
 
 
 def decode_kv(data: Buffer | Frame, verify: bool = True) -> tuple[ChunkKey, str, KVPart]:
