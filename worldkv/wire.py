@@ -7,7 +7,7 @@ one such piece goes through the runtime, and means what the runtime says. All st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -75,8 +75,16 @@ def piece(frame: bytes) -> Piece | None:
     return Piece(item, offset, memoryview(frame)[at:])
 
 
-def pieces(item: int, views: Sequence[memoryview], piece_bytes: int) -> Iterator[bytes]:
-    """Messages that carry these bytes, each but the last `piece_bytes` of them."""
+def pieces(
+    item: int,
+    views: Sequence[memoryview],
+    piece_bytes: int,
+    told: Callable[[memoryview | bytes], object] = lambda data: None,
+) -> Iterator[bytes]:
+    """Messages that carry these bytes, each but the last `piece_bytes` of them.
+
+    told  of the bytes of each message, before it is made
+    """
     offset, parts, room = 0, list[memoryview](), piece_bytes
     for view in views:
         at = 0
@@ -85,14 +93,19 @@ def pieces(item: int, views: Sequence[memoryview], piece_bytes: int) -> Iterator
             parts.append(part)
             at, room = at + part.nbytes, room - part.nbytes
             if not room:
-                yield piece_frame(item, offset, parts[0] if len(parts) == 1 else b"".join(parts))
+                data = parts[0] if len(parts) == 1 else b"".join(parts)
+                told(data)
+                yield piece_frame(item, offset, data)
                 offset, parts, room = offset + piece_bytes, [], piece_bytes
     if parts:
-        yield piece_frame(item, offset, b"".join(parts))
+        data = b"".join(parts)
+        told(data)
+        yield piece_frame(item, offset, data)
 
 
-def put_request(frame: bytes) -> kvstore_pb2.PutItem | Piece:
-    """What a message of `Put` carries; InvalidInput for bytes that are no such message, or an empty one."""
+def put_request(frame: bytes) -> kvstore_pb2.PutItem | Piece | int:
+    """What a message of `Put` carries, a checksum as a number; InvalidInput for bytes that are no such message, or an
+    empty one."""
     found = piece(frame)
     return found if found is not None else _content(kvstore_pb2.PutRequest, frame)
 

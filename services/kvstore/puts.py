@@ -62,11 +62,13 @@ class Puts:
 class _Incoming:
     """An item whose pieces are coming.
 
-    room  where they go; None if the item was answered already, and they go nowhere
+    room      where they go; None if the item was answered already, and they go nowhere
+    checksum  that they should have; None: not told yet
     """
 
     def __init__(self, number: int, key: PartKey, item: pb.PutItem, room: Reservation | None) -> None:
-        self.number, self.key, self.size, self.checksum = number, key, item.size, item.checksum
+        self.number, self.key, self.size = number, key, item.size
+        self.checksum = None if item.inline.checksum_follows else item.checksum
         self.level = wire.level_of(item.level) or Level.ONE
         self.room, self._piece_bytes, self.at = room, item.inline.piece_bytes, 0
         self._digest = xxhash.xxh3_64()
@@ -76,7 +78,8 @@ class _Incoming:
 
     @property
     def whole(self) -> bool:
-        return self.at == self.size
+        """Whether all has come, its checksum too."""
+        return self.at == self.size and self.checksum is not None
 
     @property
     def correct(self) -> bool:
@@ -85,7 +88,7 @@ class _Incoming:
     def add(self, piece: wire.Piece) -> None:
         """Take a piece; InvalidInput if it is not the next one."""
         expected = min(self._piece_bytes, self.size - self.at)
-        if (piece.item, piece.offset, piece.data.nbytes) != (self.number, self.at, expected):
+        if not expected or (piece.item, piece.offset, piece.data.nbytes) != (self.number, self.at, expected):
             raise InvalidInput(
                 f"after {self.at} of {self.size} bytes of item {self.number} a piece of {expected} was to come, "
                 f"got {piece.data.nbytes} bytes at {piece.offset} of item {piece.item}"
@@ -94,6 +97,15 @@ class _Incoming:
             self._write(piece.data)
             self._digest.update(piece.data)
         self.at += expected
+
+    def sum_up(self, checksum: int) -> None:
+        """Take the checksum that follows the pieces; InvalidInput if it comes too soon or was told before."""
+        if self.checksum is not None or self.at < self.size:
+            raise InvalidInput(
+                f"after {self.at} of {self.size} bytes of item {self.number} a checksum came "
+                f"{'too soon' if self.checksum is None else 'again'}"
+            )
+        self.checksum = checksum
 
     def drop(self) -> None:
         """Give the room back, if it is still ours."""
@@ -128,10 +140,13 @@ class _Call:
         try:
             async for frame in requests:
                 content = wire.put_request(frame)
-                if not isinstance(content, wire.Piece):
+                if isinstance(content, pb.PutItem):
                     await self._begin(content)
                 elif self._incoming is None:
-                    raise InvalidInput(f"a piece of {content.data.nbytes} bytes came where an item was to begin")
+                    what = f"piece of {content.data.nbytes} bytes" if isinstance(content, wire.Piece) else "checksum"
+                    raise InvalidInput(f"a {what} came where an item was to begin")
+                elif isinstance(content, int):
+                    self._incoming.sum_up(content)
                 else:
                     self._incoming.add(content)
                     self._puts.metrics.received("inline", content.data.nbytes)
@@ -140,7 +155,8 @@ class _Call:
                     await self._end(incoming)
             if self._incoming:
                 each = self._incoming
-                raise InvalidInput(f"item {each.number} ended after {each.at} of {each.size} bytes")
+                without = ", without its checksum" if each.checksum is None else ""
+                raise InvalidInput(f"item {each.number} ended after {each.at} of {each.size} bytes{without}")
         except InvalidInput:
             await self._settled()
             await _listen_on(requests)
@@ -194,13 +210,12 @@ class _Call:
         room = incoming.room
         if room is None:
             return
-        if not incoming.correct:
+        checksum = incoming.checksum
+        if checksum is None or not incoming.correct:
             incoming.drop()
             self._answer_refusal(incoming.number, incoming.key, pb.REFUSAL_REASON_CORRUPT)
             return
-        keeping = self._tiers.keep(
-            self._tenant, incoming.key, room, incoming.checksum, incoming.level, self._patience()
-        )
+        keeping = self._tiers.keep(self._tenant, incoming.key, room, checksum, incoming.level, self._patience())
         await self._start(incoming.number, incoming.key, keeping)
 
     async def _copied(

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from services.kvstore.gets import Gets
 from services.kvstore.ram import RamConfig
@@ -189,6 +190,8 @@ def frames(*each: Any) -> list[bytes]:
 
 
 A, B = item(kv(0), body(3000), 1000), item(kv(1), body(10), 1000)
+C = item(kv(1), body(10), inline=pb.InlinePieces(piece_bytes=1000, checksum_follows=True))
+SUM = pb.PutRequest(checksum=7)
 BAD_STREAMS = {
     "a piece before an item": (frames(wire.piece_frame(0, 0, b"x")), "where an item was to begin"),
     "another item's piece": (frames(A, wire.piece_frame(1, 0, body(1000))), "of item 1"),
@@ -200,6 +203,12 @@ BAD_STREAMS = {
     "one more piece": (frames(B, wire.piece_frame(0, 0, body(10)), wire.piece_frame(0, 10, b"x")), "item was to begin"),
     "an end too soon": (frames(A, wire.piece_frame(0, 0, body(1000))), "ended after 1000 of 3000"),
     "an item too soon": (frames(A, B), "after 0 of 3000"),
+    "a checksum before an item": (frames(SUM), "where an item was to begin"),
+    "a checksum too soon": (frames(C, SUM), "after 0 of 10 bytes of item 0 a checksum came too soon"),
+    "a checksum told before": (frames(A, SUM), "after 0 of 3000 bytes of item 0 a checksum came again"),
+    "no checksum": (frames(C, wire.piece_frame(0, 0, body(10))), "after 10 of 10 bytes, without its checksum"),
+    "a piece for a checksum": (frames(C, *[wire.piece_frame(0, 0, body(10))] * 2), "after 10 of 10 bytes"),
+    "an item for a checksum": (frames(C, wire.piece_frame(0, 0, body(10)), A), "item 1 began after 10 of 10"),
     "an empty message": ([b""], "carries nothing"),
     "noise": ([b"\xff" * 30], "no PutRequest"),
 }
@@ -214,6 +223,19 @@ async def test_a_stream_that_is_none_leaves_nothing_behind(wrong):
         held = (await caller.stats()).parts
         assert held == (wrong == "one more piece")
         assert await caller.get(kv(0), kv(1)) == ["NEVER_STORED", body(10) if held else "NEVER_STORED"]
+
+
+async def test_a_checksum_that_follows_is_the_one_that_counts():
+    async with calling() as caller:
+        right = pb.PutRequest(checksum=xxh3_64_intdigest(body(10)))
+        piece = wire.piece_frame(0, 0, body(10))
+        assert await caller.put(frames(C, piece, SUM)) == {0: "CORRUPT"}
+        assert await caller.put(frames(C, piece, right, A, *wire.pieces(1, [memoryview(body(3000))], 1000))) == {
+            0: Level.ONE,
+            1: Level.ONE,
+        }
+        assert await caller.get(kv(0), kv(1)) == [body(3000), body(10)]
+        assert await caller.put(frames(C, piece, right)) == {0: Level.ONE}, "what is held already is read over"
 
 
 async def test_items_before_a_bad_one_are_kept_and_answered():

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from xxhash import xxh3_64_intdigest
 
 from services.kvstore.membership import Membership
 from services.kvstore.metrics import Metrics
@@ -30,15 +31,20 @@ pieces = st.builds(
     wire.piece_frame, st.integers(0, 2), st.sampled_from([0, 10, 20]), st.sampled_from([b"", b"0123456789", b"x"])
 )
 heads = st.builds(
-    lambda n, size, piece, staged: frames(
-        item(kv(n), body(10)[:10] * 2, piece, size=size, **({"staged": pb.StagedExtents()} if staged else {}))
-    )[0],
+    lambda n, size, piece, how: frames(item(kv(n), body(10)[:10] * 2, piece, size=size, **how(piece)))[0],
     st.integers(0, 3),
     st.sampled_from([0, 10, 20]),
     st.sampled_from([0, 10, 1 << 31]),
-    st.booleans(),
+    st.sampled_from(
+        [
+            lambda piece: {},
+            lambda piece: {"staged": pb.StagedExtents()},
+            lambda piece: {"inline": pb.InlinePieces(piece_bytes=piece, checksum_follows=True)},
+        ]
+    ),
 )
-streams = st.lists(st.one_of(pieces, heads, st.binary(max_size=30)), max_size=8)
+sums = st.sampled_from(frames(*(pb.PutRequest(checksum=n) for n in (0, xxh3_64_intdigest(b"0123456789")))))
+streams = st.lists(st.one_of(pieces, heads, sums, st.binary(max_size=30)), max_size=8)
 
 
 @given(all_streams=st.lists(streams, max_size=5))

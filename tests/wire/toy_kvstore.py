@@ -67,11 +67,14 @@ class Toy:
                 assert (message.item, message.offset) == (number, len(data))
                 data += message.data
                 left -= len(message.data)
+            elif isinstance(message, int):
+                assert not left
+                item.checksum, item.inline.checksum_follows = message, False
             else:
                 assert not left
                 item, data, number = message, bytearray(), number + 1
                 left = item.size if item.HasField("inline") else 0
-            if not left:
+            if not left and not item.inline.checksum_follows:
                 yield self._keep(tenant, item, bytes(data), number)
 
     def _keep(self, tenant: str, item: pb.PutItem, data: bytes, number: int) -> pb.PutResponse:

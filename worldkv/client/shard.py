@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
+import xxhash
 from grpc import aio
 
 from worldkv import wire
@@ -36,7 +37,9 @@ MAX_KEYS = 1024
 STAGED_BYTES = 1 << 15
 """Bytes from which a frame is put through shared memory; a smaller one is sent as quickly."""
 THREAD_BYTES = 1 << 20
-"""Bytes from which copying and summing are left to a thread, so that the event loop goes on."""
+"""Bytes from which copying is left to a thread, so that the event loop goes on."""
+SUMMED_BYTES = 1 << 18
+"""Bytes from which a frame's checksum follows it: to send one more message costs less than to read all bytes first."""
 
 Answered = Callable[[PartKey, Frame | Miss], None]
 """Told of every key as its answer comes."""
@@ -297,15 +300,19 @@ class Shard:
                     with watch.busy():
                         if shared and frame.nbytes >= STAGED_BYTES:
                             filled = await stack.enter_async_context(self._stages.filled(frame))
-                        item = await _announced(key, frame, filled, self.line.config.piece_bytes)
+                        item = _announced(key, frame, filled, self.line.config.piece_bytes)
                     item.membership, item.level = membership, wire.level_message(level)
                     async with stream:
                         order.append(key)
                         await call.write(pb.PutRequest(item=item).SerializeToString())
                         if filled is None:
-                            for piece in wire.pieces(len(order) - 1, frame.buffers, self.line.config.piece_bytes):
+                            digest = xxhash.xxh3_64()  # of what is in the cache, as it is copied into its message
+                            piece_bytes = self.line.config.piece_bytes
+                            for piece in wire.pieces(len(order) - 1, frame.buffers, piece_bytes, digest.update):
                                 await call.write(piece)
                                 watch.alive()
+                            if item.inline.checksum_follows:
+                                await call.write(pb.PutRequest(checksum=digest.intdigest()).SerializeToString())
                     outcome = await answers[key]
                 if isinstance(outcome, Level):
                     way = "streamed" if filled is None else "shared"
@@ -335,7 +342,7 @@ class Shard:
         return {key: answer.result() for key, answer in answers.items()}
 
 
-async def _announced(key: PartKey, frame: Frame, filled: Filled | None, piece_bytes: int) -> pb.PutItem:
+def _announced(key: PartKey, frame: Frame, filled: Filled | None, piece_bytes: int) -> pb.PutItem:
     """The message that announces a frame, in shared memory or as a stream of pieces."""
     item = pb.PutItem(key=wire.key_message(key), size=frame.nbytes)
     if filled is not None:
@@ -345,10 +352,10 @@ async def _announced(key: PartKey, frame: Frame, filled: Filled | None, piece_by
         item.staged.CopyFrom(staged)
         return item
     item.inline.piece_bytes = piece_bytes
-    if frame.nbytes < THREAD_BYTES:
+    if frame.nbytes < SUMMED_BYTES:
         item.checksum = checksum(frame.buffers)
     else:
-        item.checksum = await asyncio.to_thread(checksum, frame.buffers)
+        item.inline.checksum_follows = True
     return item
 
 

@@ -183,16 +183,20 @@ class InlinePieces(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PIECE_BYTES_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FOLLOWS_FIELD_NUMBER: _builtins.int
     piece_bytes: _builtins.int
     """Bytes of every piece but the last, which may be shorter."""
+    checksum_follows: _builtins.bool
+    """Only in a put: the checksum comes in a message of its own, after the last piece."""
     def __init__(
         self,
         *,
         piece_bytes: _builtins.int = ...,
+        checksum_follows: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["piece_bytes", b"piece_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum_follows", b"checksum_follows", "piece_bytes", b"piece_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,7 +278,7 @@ class PutItem(_message.Message):
     size: _builtins.int
     """Bytes of the part. Zero is INVALID_ARGUMENT."""
     checksum: _builtins.int
-    """xxh3-64 of all its bytes; zero is a checksum like any other."""
+    """xxh3-64 of all its bytes; zero is a checksum like any other. Not looked at if it follows the pieces."""
     level: _chunk_pb2.Level.ValueType
     """The least level that will do; refused if it cannot be had. LEVEL_UNSPECIFIED: the highest that answers. A shard
     alone reaches ONE or REDIS: putting to TWO is putting to two shards.
@@ -322,6 +326,9 @@ class PutRequest(_message.Message):
 
     ITEM_FIELD_NUMBER: _builtins.int
     PIECE_FIELD_NUMBER: _builtins.int
+    CHECKSUM_FIELD_NUMBER: _builtins.int
+    checksum: _builtins.int
+    """The xxh3-64 of the current item, all of whose bytes have come, if it follows them."""
     @_builtins.property
     def item(self) -> Global___PutItem:
         """The next item."""
@@ -335,12 +342,13 @@ class PutRequest(_message.Message):
         *,
         item: Global___PutItem | None = ...,
         piece: Global___Piece | None = ...,
+        checksum: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "message", b"message", "piece", b"piece"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "item", b"item", "message", b"message", "piece", b"piece"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["item", b"item", "message", b"message", "piece", b"piece"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checksum", b"checksum", "item", b"item", "message", b"message", "piece", b"piece"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["item", "piece"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["item", "piece", "checksum"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
