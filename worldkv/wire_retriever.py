@@ -28,6 +28,8 @@ MAX_QUERIES = 256
 """Queries of one request."""
 MAX_PENDING = 1024
 """Chunks that may come along with one query."""
+MESSAGE_BYTES = rpc.MAX_MESSAGE_BYTES // 2
+"""About so many bytes go into one message."""
 SELECTOR = "coverage"
 """How chunks are chosen if a query does not say."""
 
@@ -106,6 +108,21 @@ def meta_of(message: chunk_pb2.ChunkMeta) -> Meta:
         message.shown,
         _floats(message.descriptor) if message.descriptor else None,
         _depth(message.depth) if message.HasField("depth") else None,
+    )
+
+
+def meta_bytes(meta: Meta) -> int:
+    """About how many bytes the message of a chunk has."""
+    extras = sum(0 if extra is None else extra.nbytes for extra in (meta.depth, meta.descriptor))
+    return 200 + meta.poses.nbytes + 32 * len(meta.recalled) + extras
+
+
+def lookup_bytes(lookup: Lookup) -> int:
+    """About how many bytes the message of a lookup has."""
+    query = lookup.query
+    view = query.poses.nbytes + query.visible.nbytes + query.descriptor.nbytes
+    return (
+        1000 + view + 10 * len(lookup.exclude) + 30 * len(lookup.lineage.parts) + sum(map(meta_bytes, lookup.pending))
     )
 
 

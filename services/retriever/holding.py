@@ -10,7 +10,7 @@ from itertools import groupby
 from time import monotonic
 
 from worldkv.chunk import Branch, ChunkKey, Lineage
-from worldkv.errors import OverBudget, SpecMismatch
+from worldkv.errors import OverBudget, SpecMismatch, WorldKVError
 from worldkv.index import Batch, Gap, ScanIndex
 
 Run = tuple[int, int]
@@ -23,12 +23,12 @@ class _Record:
 
     calls   in progress that are about it: it is not forgotten meanwhile
     spec    digest of the model spec of its chunks; empty as long as it has none
-    looked  runs of chunks that were looked for in the store, and when that was done
+    looked  runs of chunks that were looked for in the store, when that was done, and why not all that it has is held
     """
 
     calls: int = 0
     spec: str = ""
-    looked: list[tuple[Run, float]] = field(default_factory=list)
+    looked: list[tuple[Run, float, WorldKVError | None]] = field(default_factory=list)
 
 
 class Holding:
@@ -36,15 +36,17 @@ class Holding:
 
     forgets      whether the branches asked for least recently make room; else what is too much is refused
     gap_seconds  for which what was looked for and is not there is not wanted again
+    chunks, added, forgotten  chunks held; chunks that were new, and branches forgotten to make room, since the start
 
     Belongs to one event loop: no method gives up control between looking and changing.
     """
 
     def __init__(self, max_chunks: int, gap_seconds: float, forgets: bool) -> None:
         self.max_chunks, self.gap_seconds, self.forgets = max_chunks, gap_seconds, forgets
-        self.chunks, self.forgotten = 0, 0
+        self.chunks = self.added = self.forgotten = 0
         self._indexes: dict[str, ScanIndex] = {}
         self._records: OrderedDict[tuple[str, Branch], _Record] = OrderedDict()  # asked for least recently first
+        self._untidy: set[tuple[str, Branch]] = set()
 
     @property
     def branches(self) -> int:
@@ -92,6 +94,7 @@ class Holding:
                 return index.add_many(batch)
             finally:
                 self.chunks += len(index) - before
+                self.added += len(index) - before
                 for branch, spec in specs.items():
                     if index.held(branch):
                         record = self._record(tenant, branch)
@@ -101,6 +104,7 @@ class Holding:
         """Make chunks unfindable; answers how many were known."""
         removed = self.index(tenant).remove_many(keys)
         self.chunks -= removed
+        self._untidy |= {(tenant, key.branch) for key in keys}
         return removed
 
     def listed(self, tenant: str, branch: Branch) -> list[ChunkKey]:
@@ -116,9 +120,19 @@ class Holding:
             if record is not None and record.spec not in ("", spec) and index.held(branch):
                 raise SpecMismatch(f"chunks of branch {branch.hex()} are of spec {record.spec}, spec {spec} asks")
 
-    def looked(self, tenant: str, branch: Branch, run: Run) -> None:
-        """All of the store was asked about a run of a branch, and what it has is held."""
-        self._record(tenant, branch).looked.append((run, monotonic()))
+    def looked(self, tenant: str, branch: Branch, run: Run, error: WorldKVError | None = None) -> None:
+        """All of the store was asked about a run of a branch; what it has is held, or else `error` says why not."""
+        self._record(tenant, branch).looked.append((run, monotonic(), error))
+        self._untidy.add((tenant, branch))
+
+    def trouble(self, tenant: str, lineage: Lineage) -> WorldKVError | None:
+        """Why not all that the store has of a lineage is held, if that was found out within `gap_seconds`."""
+        oldest = monotonic() - self.gap_seconds
+        for branch, _ in lineage.parts:
+            for _, when, error in record.looked if (record := self._records.get((tenant, branch))) else ():
+                if error is not None and when >= oldest:
+                    return error
+        return None
 
     def wanted(self, tenant: str, lineage: Lineage, published: int, since: float) -> dict[Branch, Run]:
         """What is missing of each branch and worth looking for: from the first such chunk to the last.
@@ -133,7 +147,7 @@ class Holding:
         oldest = min(since, monotonic() - self.gap_seconds)
         for branch, own in groupby(gaps, key=lambda gap: gap.branch):
             record = self._records.get((tenant, branch))
-            recent = [run for run, when in record.looked if when >= oldest] if record else []
+            recent = [run for run, when, _ in record.looked if when >= oldest] if record else []
             if left := without([(gap.begin, gap.end) for gap in own], recent):
                 found[branch] = left[0][0], left[-1][1]
         return found
@@ -141,10 +155,15 @@ class Holding:
     def tidy(self) -> None:
         """Drop what time has made useless: call it now and then."""
         now = monotonic()
-        for (tenant, branch), record in [*self._records.items()]:
-            record.looked = [(run, when) for run, when in record.looked if when + self.gap_seconds > now]
-            if not record.looked and not record.calls and not self.index(tenant).held(branch):
-                del self._records[tenant, branch]
+        for tenant, branch in [*self._untidy]:
+            if (record := self._records.get((tenant, branch))) is None:
+                self._untidy.remove((tenant, branch))
+                continue
+            record.looked = [each for each in record.looked if each[1] + self.gap_seconds > now]
+            if not record.looked and not record.calls:
+                self._untidy.remove((tenant, branch))
+                if not self.index(tenant).held(branch):
+                    del self._records[tenant, branch]
         for tenant in [tenant for tenant, index in self._indexes.items() if not len(index)]:
             del self._indexes[tenant]
 
@@ -172,6 +191,7 @@ class Holding:
         key = tenant, branch
         if key not in self._records:
             self._records[key] = _Record()
+            self._untidy.add(key)
         self._records.move_to_end(key)
         return self._records[key]
 

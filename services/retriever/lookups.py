@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from time import perf_counter
+from functools import partial
+from time import monotonic, perf_counter
+from typing import TypeVar
 
 from services.retriever.config import ServingConfig
 from services.retriever.holding import Holding
 from services.retriever.metrics import Metrics
 from services.retriever.reading import Reading
 from worldkv.chunk import Branch, ChunkKey, Lineage
-from worldkv.errors import NotFound, SpecMismatch, Unavailable
+from worldkv.errors import DeadlineExceeded, NotFound, OverBudget, SpecMismatch, Unavailable
 from worldkv.evict import least_useful
 from worldkv.index import Gap, Hit
 from worldkv.select import Candidates, Choice, Selector
 from worldkv.wire_retriever import Found, Lookup
+
+T = TypeVar("T")
 
 
 class Lookups:
@@ -25,10 +29,12 @@ class Lookups:
     def __init__(self, holding: Holding, reading: Reading, metrics: Metrics, config: ServingConfig) -> None:
         self._holding, self._reading, self._metrics, self._config = holding, reading, metrics, config
         self._threads = ThreadPoolExecutor(config.threads, "choose")
+        self._evicting = ThreadPoolExecutor(1, "evict")  # takes seconds in a large world: no lookup waits behind it
 
     def close(self) -> None:
         """End the threads; what they do now is waited for."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._threads, self._evicting):
+            threads.shutdown(cancel_futures=True)
 
     async def found(self, tenant: str, lookup: Lookup, selector: Selector, seconds: float, inline: int) -> Found:
         """The answer to a query, within about so many seconds.
@@ -38,6 +44,7 @@ class Lookups:
         Raises Unavailable, DeadlineExceeded or OverBudget if the store could not be read and nothing is known of the
         world; NotFound if the store knows nothing of it; SpecMismatch if another model made it.
         """
+        end = monotonic() + seconds
         with self._holding.asked(tenant, [branch for branch, _ in lookup.lineage.parts]):
             error, gaps = None, self._gaps(tenant, lookup)
             if gaps:
@@ -50,7 +57,7 @@ class Lookups:
             missing = _missing(gaps, lookup) if gaps else 0
             if chunks is None and 0 < lookup.published == missing:
                 raise error or NotFound(f"the store has no chunk of the world {lookup.lineage.head.hex()}")
-            hits = [] if chunks is None else await self._chosen(lookup, selector, chunks, inline)
+            hits = [] if chunks is None else await self._chosen(lookup, selector, chunks, inline, end)
         candidates = 0 if chunks is None else len(chunks)
         wanted = sum(not hit.spare for hit in hits)
         self._metrics.found(lookup.selector, perf_counter() - begin, candidates, lookup.count, wanted, missing)
@@ -70,11 +77,12 @@ class Lookups:
     ) -> list[ChunkKey]:
         """At most `count` chunks of these branches that a world can do without, in the order to take them away.
 
-        Raises Unavailable, DeadlineExceeded or OverBudget if the world is not whole and could not be read.
+        Raises Unavailable or DeadlineExceeded if the world is not whole and could not be read, or it took too long.
         """
+        end = monotonic() + seconds
         with self._holding.asked(tenant, [branch for branch, _ in lineage.parts]):
             error = await self._reading.whole(tenant, lineage, published, seconds)
-            if isinstance(error, NotFound):  # without a store
+            if isinstance(error, NotFound | OverBudget):  # no store, or no room for what it has
                 raise Unavailable(str(error)) from error
             if error is not None:
                 raise error
@@ -83,13 +91,13 @@ class Lookups:
                 return []
             keys = [lineage.key(number) for number in chunks.index.tolist()]
             others = {key.index for key in keys if key.branch not in owned}
-            loop = asyncio.get_running_loop()
-            gone = await loop.run_in_executor(
-                self._threads, least_useful, chunks, count, view_range, others.union(protect)
-            )
+            work = partial(least_useful, chunks, count, view_range, others.union(protect))
+            gone = await _within(end, self._evicting, work)
         return [lineage.key(number) for number in gone]
 
-    async def _chosen(self, lookup: Lookup, selector: Selector, chunks: Candidates, inline: int) -> list[Hit]:
+    async def _chosen(
+        self, lookup: Lookup, selector: Selector, chunks: Candidates, inline: int, end: float
+    ) -> list[Hit]:
         if not lookup.count:
             return []
 
@@ -99,7 +107,7 @@ class Lookups:
         if len(chunks) <= inline:
             choices = choose()
         else:
-            choices = await asyncio.get_running_loop().run_in_executor(self._threads, choose)
+            choices = await _within(end, self._threads, choose)
         return [
             Hit(lookup.lineage.key(int(chunks.index[each.row])), each.score, each.gain, each.parts, each.spare)
             for each in choices
@@ -113,6 +121,15 @@ class Lookups:
         for meta in lookup.pending:
             if meta.spec != lookup.spec:
                 raise SpecMismatch(f"pending chunk {meta.key} is of spec {meta.spec}, spec {lookup.spec} asks")
+
+
+async def _within(end: float, threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """What work gives that is done by a thread; DeadlineExceeded at `end`, and then it is not begun any more."""
+    try:
+        async with asyncio.timeout(end - monotonic()):
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+    except TimeoutError as error:
+        raise DeadlineExceeded("the chunks of a large world were not compared in time") from error
 
 
 def _missing(gaps: Sequence[Gap], lookup: Lookup) -> int:

@@ -62,7 +62,11 @@ class Reading:
                 if isinstance(error, WorldKVError):
                     return error
                 raise error
-        return None
+        return self.holding.trouble(tenant, lineage)
+
+    def tenants(self) -> set[str]:
+        """Whose branches are being read."""
+        return {tenant for tenant, _ in self._tasks}
 
     async def close(self) -> None:
         """End what is being read."""
@@ -102,8 +106,8 @@ class Reading:
             self._failing = False
             self.read += count > 0
             outcome = "read" if count else "empty"
-        except OverBudget:
-            self.holding.looked(tenant, branch, run)  # there would be no more room if it were read again at once
+        except OverBudget as error:
+            self.holding.looked(tenant, branch, run, error)  # nor would there be room if it were read again at once
             raise
         finally:
             self.metrics.read(outcome, count, perf_counter() - begin)

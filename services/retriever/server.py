@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 
-from services.retriever.config import RetrieverConfig, StoreConfig
+from services.retriever.config import RetrieverConfig
 from services.retriever.holding import Holding
 from services.retriever.lookups import Lookups
 from services.retriever.metrics import Metrics
 from services.retriever.reading import Reading
 from services.retriever.servicer import Replica, add
-from services.retriever.source import ShardsSource, Source, Sources
-from worldkv.client import ClientConfig, KVClient, MembershipFile, fixed
+from services.retriever.shards import Shards
+from services.retriever.source import Sources
 from worldkv.service import Host, Servicers
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings: metrics, and what is not worth remembering any more."""
-LANDING_BYTES = 32 << 20
-"""Memory for a tenant's parts to land in, while no part is there."""
 
 
 def servicers(config: RetrieverConfig) -> Servicers:
@@ -32,8 +30,10 @@ def servicers(config: RetrieverConfig) -> Servicers:
 async def replica(config: RetrieverConfig, host: Host) -> AsyncIterator[Sequence[str]]:
     """A replica on this host. Raises InvalidConfig for a store that cannot be."""
     async with AsyncExitStack() as stack:
-        sources = None if config.store is None else _shards(stack, config.store)
+        sources = None if config.store is None else await stack.enter_async_context(aclosing(Shards(config.store)))
         made = await stack.enter_async_context(assembled(config, host, sources))
+        if sources is not None:
+            stack.callback(asyncio.create_task(sources.keep_few(made.reading.tenants)).cancel)
         yield [add(made, host.server)]
 
 
@@ -52,29 +52,6 @@ async def assembled(config: RetrieverConfig, host: Host, sources: Sources | None
         ticking.cancel()
         await reading.close()
         lookups.close()
-
-
-def _shards(stack: AsyncExitStack, config: StoreConfig) -> Sources:
-    """What gives a tenant's source: a client of its own, made when it is first asked for."""
-    members = fixed(*config.shards) if config.members is None else MembershipFile(config.members)
-    members()  # a file that cannot be read stops the start
-    known: dict[str, Source] = {}
-
-    def source(tenant: str) -> Source:
-        if tenant not in known:
-            settings = ClientConfig(
-                tenant=tenant,
-                deadline_seconds=config.deadline_seconds,
-                stall_seconds=config.stall_seconds,
-                landing_bytes=LANDING_BYTES,
-                tls=config.tls,
-            )
-            client = KVClient(members, settings)
-            stack.push_async_callback(client.close)
-            known[tenant] = ShardsSource(client)
-        return known[tenant]
-
-    return source
 
 
 async def _tick(made: Replica) -> None:

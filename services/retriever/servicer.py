@@ -51,13 +51,13 @@ class Servicer(RetrieverServicer):
 
     async def Add(self, request: pb.AddRequest, context: rpc.Context) -> pb.AddResponse:
         tenant, batches = rpc.tenant(context), messages.batches_of(request)
-        before = self._holding.chunks
+        before = self._holding.added
         try:
             for batch in batches:
                 self._holding.add(tenant, batch)
         finally:
-            self._metrics.added(self._holding.chunks - before)
-        return pb.AddResponse(added=self._holding.chunks - before)
+            self._metrics.added(self._holding.added - before)
+        return pb.AddResponse(added=self._holding.added - before)
 
     async def Remove(self, request: pb.RemoveRequest, context: rpc.Context) -> pb.RemoveResponse:
         tenant, (wanted, branches) = rpc.tenant(context), messages.removal_of(request)

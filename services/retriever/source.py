@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from worldkv.chunk import Branch, ChunkKey, Meta
 from worldkv.client import KVClient
-from worldkv.errors import ChunkCorrupt, Unavailable
+from worldkv.errors import ChunkCorrupt, DeadlineExceeded, Unavailable
 from worldkv.format import Frame, decode_part
 from worldkv.index import Batch
 from worldkv.store import Miss, PartKey, Store
@@ -71,7 +71,7 @@ class StoreSource:
         for batch in _batches(doubtful, FEW):
             try:
                 found = await self.store.get([PartKey(key, "part") for key in batch])
-            except Unavailable as error:
+            except (Unavailable, DeadlineExceeded) as error:
                 _log.warning("whether %d chunks are gone is not known: %s", len(batch), error)
                 continue
             gone |= {key.chunk for key, each in found.items() if each in (Miss.DELETED, Miss.NEVER_STORED)}
@@ -86,7 +86,7 @@ class StoreSource:
         try:
             async for key in self.store.scan(branch, keys[0].index, keys[-1].index + 1, "part"):
                 listed.add(key.chunk)
-        except Unavailable:  # somebody may know all the same that a chunk was deleted
+        except (Unavailable, DeadlineExceeded):  # somebody may know all the same that a chunk was deleted
             return [*keys] if len(keys) <= MAX_DOUBTFUL else []
         return [key for key in keys if key not in listed]
 

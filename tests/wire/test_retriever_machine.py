@@ -113,6 +113,8 @@ class RetrieverMachine(RuleBasedStateMachine):
             holding = self.made.replica.holding
             assert holding.chunks == len(holding.index(DEFAULT_TENANT)) <= 40
             assert all(not record.calls for record in holding._records.values())
+            assert not self.made.figure("failed_total", error="WorldKVError")
+            assert self.made.client.counters["failures"] == 0
 
     def teardown(self) -> None:
         self.run(self.stack.aclose())

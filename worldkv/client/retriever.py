@@ -17,12 +17,8 @@ from worldkv.client.policy import Deadline, together, walk
 from worldkv.client.retriever_finder import RemoteFinder
 from worldkv.client.retriever_replicas import Replica, Replicas, RetrieverClientConfig, told
 from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
-from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.v1 import retriever_pb2 as pb
 from worldkv.wire_retriever import Found, Lookup
-
-MESSAGE_BYTES = MAX_MESSAGE_BYTES // 2
-"""About so many bytes of chunks go into one message."""
 
 T = TypeVar("T")
 
@@ -95,7 +91,7 @@ class RetrieverClient:
                             silent.add(n)
 
             silent = set[int]()
-            weights = [sum(map(_weight, lookups[n].pending)) + 1000 for n in numbers]
+            weights = [messages.lookup_bytes(lookups[n]) for n in numbers]
             await together(some(part) for part in _batches(numbers, weights, messages.MAX_QUERIES))
             if silent:
                 raise Unavailable(f"retriever {replica.member.name} does not answer")
@@ -117,7 +113,7 @@ class RetrieverClient:
         Chunks before one that is refused are findable. Raises AlreadyExists, SpecMismatch, OverBudget.
         """
         deadline, added = self._deadline(deadline_seconds), 0
-        for some in _batches(metas, map(_weight, metas), messages.MAX_CHUNKS):
+        for some in _batches(metas, map(messages.meta_bytes, metas), messages.MAX_CHUNKS):
             request = messages.add_message(some)
 
             async def call(replica: Replica, request: pb.AddRequest = request) -> int:
@@ -257,14 +253,8 @@ def _late(deadline: Deadline) -> WorldKVError:
     return DeadlineExceeded(f"the retriever did not answer within {deadline.seconds:g} s")
 
 
-def _weight(meta: Meta) -> int:
-    """About how many bytes a chunk's message has."""
-    extras = sum(0 if extra is None else extra.nbytes for extra in (meta.depth, meta.descriptor))
-    return 200 + meta.poses.nbytes + 32 * len(meta.recalled) + extras
-
-
 def _batches(items: Collection[T], weights: Iterator[int] | list[int] | None, most: int) -> Iterator[list[T]]:
-    """The items in order, at most `most` at a time, and no more than about `MESSAGE_BYTES`; one at least."""
+    """The items in order, at most `most` at a time, and no more than about `messages.MESSAGE_BYTES`; one at least."""
     if weights is None:
         rest = iter(items)
         while some := [*islice(rest, most)]:
@@ -272,7 +262,7 @@ def _batches(items: Collection[T], weights: Iterator[int] | list[int] | None, mo
         return
     batch, total = list[T](), 0
     for item, weight in zip(items, weights, strict=True):
-        if batch and (len(batch) == most or total + weight > MESSAGE_BYTES):
+        if batch and (len(batch) == most or total + weight > messages.MESSAGE_BYTES):
             yield batch
             batch, total = [], 0
         batch.append(item)

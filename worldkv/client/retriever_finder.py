@@ -19,12 +19,14 @@ from worldkv.errors import (
 )
 from worldkv.index import Hit
 from worldkv.select import Query
-from worldkv.wire_retriever import Found, Lookup
+from worldkv.wire_retriever import MESSAGE_BYTES, Found, Lookup, meta_bytes
 
 PENDING = 64
 """Chunks that are sent along with a lookup, the newest that the index has not acknowledged."""
 ADDED = 256
 """Chunks that are sent with one add."""
+EVICT_SECONDS = 10.0
+"""Deadline of `least_useful`, at least."""
 
 
 class Retriever(Protocol):
@@ -35,6 +37,16 @@ class Retriever(Protocol):
     ) -> list[Found | WorldKVError]: ...
 
     async def add(self, lineage: Lineage, metas: Sequence[Meta], *, deadline_seconds: float | None = None) -> int: ...
+
+    def _newest(self) -> list[Meta]:
+        """The newest chunks that are pending, as many as one message holds."""
+        newest, nbytes = list[Meta](), 0
+        for meta in reversed(self._pending.values()):
+            nbytes += meta_bytes(meta)
+            if len(newest) == PENDING or (newest and nbytes > MESSAGE_BYTES):
+                break
+            newest.append(meta)
+        return newest[::-1]
 
     async def remove(self, keys: Collection[ChunkKey] = (), *, deadline_seconds: float | None = None) -> int: ...
 
@@ -109,24 +121,24 @@ class RemoteFinder:
             spares,
             exclude,
             self.published,
-            self.pending[-PENDING:],
+            self._newest(),
             self.selector,
             self.seed,
             self.spec,
         )
         try:
             (found,) = await self._client.nearest([lookup], deadline_seconds=self.deadline_seconds)
-        except NotFound as error:
+            if isinstance(found, WorldKVError):
+                raise found
+        except (NotFound, OverBudget) as error:  # the world is lost, or too large for the index
             raise Unavailable(str(error)) from error
-        if isinstance(found, WorldKVError):
-            raise found
         self.missing = found.missing
         return found.hits
 
     async def least_useful(
         self, count: int, view_range: float, protect: Collection[int] = (), exclude: Collection[int] = ()
     ) -> list[ChunkKey]:
-        """See `Finder.least_useful`."""
+        """See `Finder.least_useful`. Has more time than other calls: in a large world it takes seconds."""
         return await self._client.least_useful(
             self.lineage,
             count,
@@ -134,8 +146,18 @@ class RemoteFinder:
             protect,
             exclude,
             published=self.published,
-            deadline_seconds=self.deadline_seconds,
+            deadline_seconds=max(self.deadline_seconds, EVICT_SECONDS),
         )
+
+    def _newest(self) -> list[Meta]:
+        """The newest chunks that are pending, as many as one message holds."""
+        newest, nbytes = list[Meta](), 0
+        for meta in reversed(self._pending.values()):
+            nbytes += meta_bytes(meta)
+            if len(newest) == PENDING or (newest and nbytes > MESSAGE_BYTES):
+                break
+            newest.append(meta)
+        return newest[::-1]
 
     async def remove(self, keys: Collection[ChunkKey]) -> None:
         """See `Finder.remove`."""
@@ -152,5 +174,5 @@ class RemoteFinder:
         except (Unavailable, DeadlineExceeded, OverBudget):
             pass
         except WorldKVError:
-            del self._pending[meta.key]
+            self._pending.pop(meta.key, None)
             raise

@@ -114,7 +114,7 @@ class Table:
             starts, ends = [first, *(inside + 1).tolist()], [*inside.tolist(), last]
             if len(inside) < RUNS:
                 yield from (self.rows.take(slice(*run)) for run in zip(starts, ends, strict=True) if run[0] < run[1])
-            else:
+            elif len(inside) < last - first:
                 yield self.rows.take(np.delete(np.arange(first, last), inside - first))
 
     def _live(self) -> Numbers | slice:
