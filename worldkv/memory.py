@@ -166,8 +166,9 @@ class Memory:
         except (Unavailable, DeadlineExceeded, OverBudget):
             self.stats.dropped += 1
             return
-        self._sizes[key] = kv.nbytes
-        self.kv_bytes += kv.nbytes
+        if key.branch == self.lineage.head:  # a world is charged for what it wrote itself
+            self.kv_bytes += kv.nbytes - self._sizes.get(key, 0)
+            self._sizes[key] = kv.nbytes
 
     async def _fetch(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Entry]:
         """What is at hand or in the store of these chunks; the others are missing from the answer."""
@@ -230,11 +231,12 @@ class Memory:
         over = self.kv_bytes - self.config.budget_bytes
         if not self.config.budget_bytes or over <= 0:
             return
-        own = [key.index for key in self._sizes]
+        own = {key.index for key in self._sizes}
         count = -(-over * len(own) // self.kv_bytes)
-        gone = set(range(newest + 1)) - set(own)
+        others, start = range(self.lineage.start), self.lineage.start
+        gone = set(range(start, newest + 1)) - own
         try:
-            doomed = await self.finder.least_useful(count, self.spec.view_range, {0, newest}, gone)
+            doomed = await self.finder.least_useful(count, self.spec.view_range, {0, newest, *others}, gone)
             await self.store.delete([PartKey(key, "kv") for key in doomed])
         except (Unavailable, DeadlineExceeded):  # over its budget until the next chunk
             return

@@ -131,3 +131,33 @@ async def test_a_chunk_that_was_deleted_is_forgotten_by_the_index() -> None:
     await session.memory.store.delete([PartKey(session.lineage.key(i), "part") for i in (1, 2, 3)])
     await pictures_of(session, 4)
     assert len(index) == before + 4 - 3
+
+
+async def test_a_chunk_that_is_made_again_is_charged_for_once() -> None:
+    session = session_of(budget_bytes=6 * toy_model().spec.raw_bytes, hot_bytes=0)
+    memory = session.memory
+    await pictures_of(session, 6)
+    for _ in range(6):
+        held = [PartKey(session.lineage.key(i), "kv") for i in range(session.next)]
+        await memory.store.delete(held)
+        await pictures_of(session, 1)
+        assert memory.kv_bytes == sum(memory._sizes.values())
+    assert memory.stats.reencoded >= 6
+
+
+async def test_a_fork_is_charged_for_its_own_chunks_and_demotes_no_others() -> None:
+    parent = session_of()
+    await pictures_of(parent, 6)
+    lineage = parent.lineage.fork(6)
+    store, index = parent.memory.store, parent.memory.finder.inner.index
+    raw = toy_model().spec.raw_bytes
+    finder = Moody(LocalFinder(index, Pose(), lineage))
+    settings = MemoryConfig(coding=Coding("raw", "raw"), budget_bytes=3 * raw)
+    memory = Memory(toy_model().spec, WindowConfig(), settings, store, finder, lineage)
+    child = Session(toy_model(), SessionConfig(seed=4), Walker(6.0, 6.0), memory)
+    child.next = 6
+    await store.delete([PartKey(lineage.key(2), "kv")])
+    await pictures_of(child, 6)
+    assert memory.kv_bytes <= 3 * raw
+    kept = await store.get([PartKey(lineage.key(i), "kv") for i in (0, 1, 3, 4, 5)])
+    assert all(isinstance(each, Frame) for each in kept.values()), "what the parent wrote is the parent's"
