@@ -209,6 +209,7 @@ class Prefetcher:
 
     def _settle(self, recalled: Collection[ChunkKey], at_hand: set[ChunkKey]) -> None:
         """Count what became of the requests by the step that was made."""
+        self._gone.difference_update(recalled)  # made again meanwhile
         for key in recalled:
             request = self._requests.pop(key, None)
             if request is None:

@@ -329,6 +329,14 @@ def test_what_is_at_hand_or_gone_is_not_fetched():
     assert fetching.stats["gone"] == 1
 
 
+def test_a_chunk_that_was_gone_and_is_made_again_is_fetched_again():
+    fetching = Fetching()
+    first = fetching.step(90, 9).fetch[0].key
+    fetching.prefetcher.ended(gone=[first])
+    fetching.step(90, 9, recalled=(first,), at_hand=(first,))
+    assert first in {w.key for w in fetching.step(90, 9).fetch}, "it is not at hand any more"
+
+
 def test_only_what_is_sure_enough_is_fetched():
     anything, sure = Fetching(least=0.0).step(90, 9), Fetching(least=0.7).step(90, 9)
     assert {w.key for w in sure.fetch} == {w.key for w in anything.fetch if w.confidence >= 0.7}
