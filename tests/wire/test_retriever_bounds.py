@@ -74,7 +74,7 @@ async def test_a_part_of_the_store_that_is_late_keeps_what_it_was_asked_about_al
                 raise DeadlineExceeded("late, on purpose")
             return scan(branch, *rest)
 
-        made.store.scan = late
+        vars(made.store)["scan"] = late
         assert await made.client.remove([*ROOT.keys(3), *other.keys(3)]) == 3
         assert (await made.client.stats())[made.address].chunks == 3
 

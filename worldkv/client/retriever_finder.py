@@ -38,16 +38,6 @@ class Retriever(Protocol):
 
     async def add(self, lineage: Lineage, metas: Sequence[Meta], *, deadline_seconds: float | None = None) -> int: ...
 
-    def _newest(self) -> list[Meta]:
-        """The newest chunks that are pending, as many as one message holds."""
-        newest, nbytes = list[Meta](), 0
-        for meta in reversed(self._pending.values()):
-            nbytes += meta_bytes(meta)
-            if len(newest) == PENDING or (newest and nbytes > MESSAGE_BYTES):
-                break
-            newest.append(meta)
-        return newest[::-1]
-
     async def remove(self, keys: Collection[ChunkKey] = (), *, deadline_seconds: float | None = None) -> int: ...
 
     async def least_useful(
@@ -162,6 +152,16 @@ class RemoteFinder:
     async def remove(self, keys: Collection[ChunkKey]) -> None:
         """See `Finder.remove`."""
         await self._client.remove(keys, deadline_seconds=self.deadline_seconds)
+
+    def _newest(self) -> list[Meta]:
+        """The newest chunks that are pending, as many as one message holds."""
+        newest, nbytes = list[Meta](), 0
+        for meta in reversed(self._pending.values()):
+            nbytes += meta_bytes(meta)
+            if len(newest) == PENDING or (newest and nbytes > MESSAGE_BYTES):
+                break
+            newest.append(meta)
+        return newest[::-1]
 
     async def _add(self, metas: Sequence[Meta]) -> None:
         await self._client.add(self.lineage, metas, deadline_seconds=self.deadline_seconds)
