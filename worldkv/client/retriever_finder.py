@@ -139,16 +139,6 @@ class RemoteFinder:
             deadline_seconds=max(self.deadline_seconds, EVICT_SECONDS),
         )
 
-    def _newest(self) -> list[Meta]:
-        """The newest chunks that are pending, as many as one message holds."""
-        newest, nbytes = list[Meta](), 0
-        for meta in reversed(self._pending.values()):
-            nbytes += meta_bytes(meta)
-            if len(newest) == PENDING or (newest and nbytes > MESSAGE_BYTES):
-                break
-            newest.append(meta)
-        return newest[::-1]
-
     async def remove(self, keys: Collection[ChunkKey]) -> None:
         """See `Finder.remove`."""
         await self._client.remove(keys, deadline_seconds=self.deadline_seconds)
