@@ -224,13 +224,16 @@ def _pem(file: Path | None) -> bytes | None:
 _SIZES = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
 
 
-def channel(address: str, tls: TLS | None = None, deadline_seconds: float = DEADLINE_SECONDS) -> aio.Channel:
+def channel(address: str, tls: TLS | None = None, deadline_seconds: float | None = DEADLINE_SECONDS) -> aio.Channel:
     """A channel to `host:port`; closes itself as an async context manager.
 
-    deadline_seconds  of calls that name no deadline, and the longest any call but the `LASTING` ones may name
+    deadline_seconds  of calls that name no deadline, and the longest any call but the `LASTING` ones may name; None:
+                      each may name any, and one that names none lasts
     """
-    lasting = {"name": [{"service": service, "method": method} for service, method in LASTING]}
-    policy = {"methodConfig": [{"name": [{}], "timeout": f"{deadline_seconds:.3f}s"}, lasting]}
+    methods: list[dict[str, Any]] = [{"name": [{"service": service, "method": method} for service, method in LASTING]}]
+    if deadline_seconds is not None:
+        methods.append({"name": [{}], "timeout": f"{deadline_seconds:.3f}s"})
+    policy = {"methodConfig": methods}
     # A server that comes back is found again within a second; gRPC alone would wait up to two minutes.
     backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
     options: list[tuple[str, Any]] = [*_SIZES, *backoff, ("grpc.service_config", json.dumps(policy))]

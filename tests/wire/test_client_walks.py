@@ -7,6 +7,7 @@ import pytest
 
 from tests.wire.shards import BRANCH, CONFIG, found, frame, kv, part, shards, until
 from tests.wire.toy_kvstore import Toy, serving
+from worldkv import rpc
 from worldkv.client import KVClient, Member, Membership, Retry
 from worldkv.errors import (
     Conflict,
@@ -172,6 +173,16 @@ async def test_what_does_not_come_in_time_is_late():
         with pytest.raises(DeadlineExceeded):
             await client.put({key: frame() for key in keys}, deadline_seconds=0.2)
         setting.toys["a"].frozen = False
+
+
+async def test_a_call_has_as_long_as_it_was_given_whatever_others_have(monkeypatch):
+    monkeypatch.setattr(rpc.channel, "__defaults__", (None, 0.2))
+    async with shards("a") as (client, toys, *_):
+        toys["a"].frozen = True
+        asking = asyncio.create_task(client.stats(deadline_seconds=60))
+        await asyncio.sleep(0.5)
+        toys["a"].frozen = False
+        assert (await asking)["a"] is not None
 
 
 async def test_a_frozen_shard_rests_and_comes_back_by_itself():

@@ -97,6 +97,8 @@ async def test_calls_have_a_deadline_unless_they_last():
     ):
         with pytest.raises(errors.DeadlineExceeded), rpc.translated():
             await SessionsStub(channel).List(pb.ListRequest(page_size=5000))
+        with pytest.raises(errors.DeadlineExceeded), rpc.translated():
+            await SessionsStub(channel).List(pb.ListRequest(page_size=5000), timeout=60)
         walk = SessionsStub(channel).Walk()
         await asyncio.sleep(0.4)
         await walk.write(pb.WalkRequest(move=pb.Move(number=7)))

@@ -75,7 +75,7 @@ class Line:
         counters: Counter[str],
     ) -> None:
         self.name, self.counters = member.name, counters
-        self.channel = rpc.channel(member.address, tls or None)
+        self.channel = rpc.channel(member.address, tls or None, deadline_seconds=None)  # every call names its own
         self._what, self._retry, self._stall = f"{what} {member.name}", retry, stall
         self._metadata = ((rpc.TENANT_KEY, tenant),)
         self._failures, self._rests_until = 0, 0.0
