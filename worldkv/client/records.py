@@ -42,7 +42,7 @@ class Worlds:
         self._ring = ring
 
     async def read(self, name: str) -> Stored:
-        held = await self._held(name, self._ring.deadline())
+        held, _ = await self._held(name, self._ring.deadline())
         if not held:
             raise NotFound(f"no world {name!r}")
         return _highest(held)
@@ -57,7 +57,7 @@ class Worlds:
         # A new world may have another first shard for whoever knows another membership: of two who make it at once the
         # newer one wins, since from now on no shard takes what the older one writes.
         fence = 0 if expected else self._ring.membership.number
-        held = await self._held(name, deadline, fence)
+        held, _ = await self._held(name, deadline, fence)
         found = _highest(held).world.version if held else 0
         if found != expected:
             raise Conflict(f"world {name!r} has version {found}, expected {expected}")
@@ -73,7 +73,7 @@ class Worlds:
         deadline = self._ring.deadline()
         held: dict[Shard, Stored] = {}
         with suppress(Unavailable):  # who does not answer may know a newer one, which is true when it is back
-            held = await self._held(record.name, deadline)
+            held, _ = await self._held(record.name, deadline)
         order = self._ring.ranked(record.name.encode(), writing=True)
         if held and _highest(held).world.version >= record.version:
             stored = _highest(held)
@@ -144,7 +144,7 @@ class Worlds:
     async def remove(self, name: str, expected: int = 0) -> None:
         """As `Catalog.remove`. Raises Unavailable if a shard may still have the record: remove it again."""
         deadline = self._ring.deadline()
-        held = await self._held(name, deadline)
+        held, silent = await self._held(name, deadline)
         if not held:
             raise NotFound(f"no world {name!r}")
         found = _highest(held).world.version
@@ -159,12 +159,16 @@ class Worlds:
                 await shard.line.stub.RemoveWorld(request, **watch.limits)
 
         await ask(first)
-        silent = (await each_of(ask, [shard for shard in held if shard is not first]))[1]
+        if _highest(held).level == Level.REDIS:  # of which nobody has a copy of his own
+            silent = {}
+        silent |= (await each_of(ask, [shard for shard in held if shard is not first]))[1]
         if silent:
             raise Unavailable(f"world {name!r} may still be there, remove it again: {reasons(silent)}")
 
-    async def _held(self, name: str, deadline: Deadline, fence: int = 0) -> dict[Shard, Stored]:
-        """The record as each shard knows it, first in rank first.
+    async def _held(
+        self, name: str, deadline: Deadline, fence: int = 0
+    ) -> tuple[dict[Shard, Stored], dict[Shard, WorldKVError]]:
+        """The record as each shard knows it, first in rank first; and why others do not answer.
 
         fence  number of a membership: before it reads, a shard is told to take nothing of older ones
 
@@ -186,7 +190,7 @@ class Worlds:
             held, silent = held | others, silent | quiet
         if silent and not held:
             raise Unavailable(f"nobody knows whether there is a world {name!r}: {reasons(silent)}")
-        return held
+        return held, silent
 
 
 async def each_of(
