@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ from tests.wire.shards import BRANCH, CONFIG, Setting, found, frame, kv, part, s
 from tests.wire.toy_kvstore import Toy, serving
 from worldkv.catalog import Snapshot, World
 from worldkv.chunk import Lineage
-from worldkv.client import HandedOver, Holdings, KVClient, Member, Membership, hand_over
+from worldkv.client import HandedOver, Holdings, KVClient, Member, Membership, Retry, hand_over
 from worldkv.errors import (
     Conflict,
+    DeadlineExceeded,
     InvalidConfig,
     NotFound,
     Unavailable,
@@ -102,7 +104,36 @@ async def test_a_session_is_saved_twice_and_loaded_from_either():
             await sessions.load("walk")
 
 
-async def handed(setting: Setting, name: str) -> HandedOver:
+async def test_a_world_is_not_removed_while_a_shard_that_may_have_it_is_silent():
+    async with shards("ab", replace(CONFIG, stall_seconds=0.2, retry=Retry(rest_seconds=0))) as setting:
+        worlds = setting.client.worlds
+        await worlds.swap("harbour", 0, world())
+        for rank in (0, 1):
+            _, silent = keeper(setting, "harbour", rank)
+            silent.frozen = True
+            with pytest.raises(Unavailable, match="remove it again"):
+                await worlds.remove("harbour")
+            silent.frozen = False
+            assert (await worlds.read("harbour")).level == Level.ONE, "the silent one has it still"
+            await worlds.remove("harbour")
+            with pytest.raises(NotFound):
+                await worlds.read("harbour")
+            await worlds.swap("harbour", 0, world())
+
+
+async def test_a_state_that_one_shard_has_is_saved_whoever_else_is_too_late():
+    async with shards("ab", replace(CONFIG, deadline_seconds=0.5)) as setting:
+        second = keeper(setting, "walk", 1)[1]
+        second.frozen = True
+        assert await setting.client.sessions.save("walk", Snapshot(1, Frame.of(b"1"))) == Level.ONE
+        keeper(setting, "walk")[1].frozen = True
+        with pytest.raises(DeadlineExceeded):
+            await setting.client.sessions.save("walk", Snapshot(2, Frame.of(b"2")))
+        for toy in setting.toys.values():
+            toy.frozen = False
+
+
+async def handed(setting: Setting, name: str, seconds: float = 60) -> HandedOver:
     """What hand-over of the shard `name` did."""
     toy = setting.toys[name]
 
@@ -122,7 +153,7 @@ async def handed(setting: Setting, name: str) -> HandedOver:
         toy.tier.last_copies(),
     )
     members = lambda: setting.state["now"]  # noqa: E731
-    return await hand_over(name, members, holdings, reading, config=CONFIG)
+    return await hand_over(name, members, holdings, reading, config=CONFIG, seconds=seconds)
 
 
 async def test_shards_that_leave_hand_on_what_they_have():
@@ -162,6 +193,22 @@ async def test_what_nobody_takes_is_counted():
         assert (done.parts, done.left) == (0, 5)
         setting.toys["b"].refuses = pb.REFUSAL_REASON_DELETED
         assert (await handed(setting, "a")).gone == 5
+        setting.toys["b"].refuses = pb.REFUSAL_REASON_MEMBERSHIP
+        done = await handed(setting, "a", seconds=0.3)
+        assert (done.gone, done.left) == (0, 5)
+
+
+async def test_parts_wait_for_the_membership_that_others_know():
+    async with shards("ab") as setting:
+        setting.become("a")
+        await setting.client.put({kv(n): frame() for n in range(5)})
+        setting.become("b", leaving="a")
+        setting.toys["b"].membership = setting.state["now"].number + 1
+        handing = asyncio.create_task(handed(setting, "a"))
+        await asyncio.sleep(0.3)
+        setting.become("b", leaving="a")
+        done = await handing
+        assert (done.parts, done.gone, done.left) == (5, 0, 0)
 
 
 async def test_a_shard_that_never_saw_a_deletion_learns_of_it_from_who_leaves():

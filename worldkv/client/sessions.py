@@ -15,7 +15,16 @@ from worldkv.client.policy import Deadline
 from worldkv.client.records import each_of, reasons
 from worldkv.client.ring import Ring
 from worldkv.client.shard import Shard
-from worldkv.errors import ChecksumMismatch, ChunkCorrupt, NotFound, OverBudget, Oversized, Unavailable, WorldKVError
+from worldkv.errors import (
+    ChecksumMismatch,
+    ChunkCorrupt,
+    DeadlineExceeded,
+    NotFound,
+    OverBudget,
+    Oversized,
+    Unavailable,
+    WorldKVError,
+)
 from worldkv.format import MAX_KV_BYTES, Frame
 from worldkv.shared import checksum
 from worldkv.store import Level
@@ -49,7 +58,7 @@ class Sessions:
         for shard in self._ring.ranked(session.encode(), writing=True):
             try:
                 levels.append(await self._save(shard, head, snapshot, deadline))
-            except (Unavailable, OverBudget) as error:
+            except (Unavailable, OverBudget, DeadlineExceeded) as error:
                 failed = failed or error
             if len(levels) == 2 or Level.REDIS in levels:
                 break
@@ -82,7 +91,7 @@ class Sessions:
                     if mark not in marks:
                         level = await self._save(shard, head, state, deadline)
                 levels.append(level)
-            except (Unavailable, OverBudget) as error:
+            except (Unavailable, OverBudget, DeadlineExceeded) as error:
                 failed = failed or error
         if not levels:
             raise failed or Unavailable(f"session {session!r}: no shard keeps its state")
