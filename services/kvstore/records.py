@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from worldkv.catalog import Catalog, RamCatalog, RamSnapshots, Snapshot, Snapshots, Stored, World, check_name
-from worldkv.errors import Conflict, InvalidInput, NotFound, Unavailable
+from worldkv.errors import Conflict, InvalidInput, NotFound, Unavailable, WorldKVError
 from worldkv.store import Level
 
 _log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ class TieredCatalog:
         self._lower = lower
         self._seen: dict[str, World] = {}  # newest last
         self._ahead: dict[str, World] = {}  # written while Redis was away
+        self._lock = asyncio.Lock()
+        self._refused: set[str] = set()  # told of
 
     @property
     def waiting(self) -> list[World]:
@@ -84,7 +86,8 @@ class TieredCatalog:
         await self.catch_up(check_name(name))
         if name in self._ahead:
             raise Unavailable(f"world {name!r} waits to be written to Redis, which does not answer")
-        await self._lower.remove(name, expected)
+        async with self._lock:  # what is being written up must not come after it
+            await self._lower.remove(name, expected)
         self._seen.pop(name, None)
 
     def lost(self) -> None:
@@ -93,24 +96,30 @@ class TieredCatalog:
             self._ahead.setdefault(name, world)
 
     async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer."""
+        """Write to Redis what it has not got; Unavailable if it does not answer, or does not take all of it."""
         for name in [*self._ahead]:
-            await self.catch_up(name)
-            if name in self._ahead:
-                raise Unavailable("Redis does not take world records")
+            if not await self.catch_up(name):
+                break
+        if self._ahead:
+            raise Unavailable(f"Redis does not take {len(self._ahead)} world records")
 
-    async def catch_up(self, name: str) -> None:
-        """Write a record to Redis that was written here alone, if it answers now. The highest version wins."""
+    async def catch_up(self, name: str) -> bool:
+        """Write a record to Redis that was written here alone, if it takes it now; answers whether Redis answered. The
+        highest version wins."""
         if name not in self._ahead:
-            return
-        try:
-            ours = self._ahead[name]
-            await self._write(ours)
-        except (Unavailable, Conflict) as error:
-            _log.debug("world %r is not in Redis yet: %s", name, error)
-            return
-        if self._ahead.get(name) is ours:
-            self._ahead.pop(name, None)
+            return True
+        async with self._lock:
+            if (ours := self._ahead.get(name)) is None:
+                return True
+            try:
+                await self._write(ours)
+            except WorldKVError as error:
+                _waits(f"world {name!r}", error, self._refused)
+                return not isinstance(error, Unavailable)
+            self._refused.discard(f"world {name!r}")
+            if self._ahead.get(name) is ours:
+                self._ahead.pop(name, None)
+            return True
 
     async def _write(self, ours: World) -> None:
         try:
@@ -137,6 +146,7 @@ class TieredSnapshots:
         self.ram, self._lower = ram, lower
         self._ahead: dict[str, None] = {}  # sessions with states in RAM, oldest first
         self._lock = asyncio.Lock()
+        self._refused: set[str] = set()  # told of
 
     async def save(self, session: str, snapshot: Snapshot) -> Level:
         await self.catch_up(session)
@@ -160,30 +170,35 @@ class TieredSnapshots:
             return await self._lower.load(session)  # the one before the only one here
 
     async def delete(self, session: str) -> int:
-        count = await self.ram.delete(session)
-        self._ahead.pop(session, None)
-        return count + await self._lower.delete(session)
+        async with self._lock:  # what is being written up must not come after it
+            count = await self.ram.delete(session)
+            self._ahead.pop(session, None)
+            return count + await self._lower.delete(session)
 
     async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer."""
+        """Write to Redis what it has not got; Unavailable if it does not answer, or does not take all of it."""
         for session in [*self._ahead]:
-            await self.catch_up(session)
-            if session in self._ahead:
-                raise Unavailable("Redis does not take session states")
+            if not await self.catch_up(session):
+                break
+        if self._ahead:
+            raise Unavailable(f"Redis does not take states of {len(self._ahead)} sessions")
 
-    async def catch_up(self, session: str) -> None:
-        """Write a session's states to Redis, if there are any here and it answers now."""
+    async def catch_up(self, session: str) -> bool:
+        """Write a session's states to Redis, if there are any here and it takes them now; answers whether Redis
+        answered."""
         if session not in self._ahead:
-            return
+            return True
         async with self._lock:  # what is saved here meanwhile must not go with what is written
             try:
                 for state in reversed(await kept(self.ram, session)):
                     await self._lower.save(session, state)
-            except Unavailable as error:
-                _log.debug("the states of session %r are not in Redis yet: %s", session, error)
-                return
+            except WorldKVError as error:
+                _waits(f"session {session!r}", error, self._refused)
+                return not isinstance(error, Unavailable)
+            self._refused.discard(f"session {session!r}")
             await self.ram.delete(session)
             self._ahead.pop(session, None)
+            return True
 
 
 class Records(NamedTuple):
@@ -198,6 +213,14 @@ class Alone(NamedTuple):
 
     worlds: list[tuple[str, World]]
     states: list[tuple[str, str, list[Snapshot]]]
+
+
+def _waits(what: str, error: WorldKVError, refused: set[str]) -> None:
+    """Tell why something is not in Redis yet; if that may not pass by itself, loudly, but only once."""
+    passing = isinstance(error, Unavailable | Conflict) or what in refused
+    _log.log(logging.DEBUG if passing else logging.WARNING, "%s is not in Redis yet: %s", what, error)
+    if not passing:
+        refused.add(what)
 
 
 async def kept(snapshots: Snapshots, session: str) -> list[Snapshot]:
@@ -232,11 +255,16 @@ class Tenants:
                 worlds.lost()
 
     async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer."""
-        for records in [*self._records.values()]:
-            for each in records:
-                if isinstance(each, TieredCatalog | TieredSnapshots):
+        """Write to Redis what it has not got; Unavailable if it does not answer, or does not take all of it."""
+        waiting: list[Unavailable] = []
+        for each in [each for records in self._records.values() for each in records]:
+            if isinstance(each, TieredCatalog | TieredSnapshots):
+                try:
                     await each.settle()
+                except Unavailable as error:  # what others have may go through all the same
+                    waiting.append(error)
+        if waiting:
+            raise waiting[0]
 
     async def alone(self) -> Alone:
         """What is nowhere but here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from services.kvstore.config import KVStoreConfig
@@ -18,7 +18,7 @@ from services.kvstore.redis_config import RedisConfig
 from services.kvstore.segments import Segments
 from services.kvstore.servicer import Shard, add
 from services.kvstore.tiered import Tiered
-from worldkv.errors import InvalidConfig, Unavailable
+from worldkv.errors import InvalidConfig, Unavailable, WorldKVError
 from worldkv.service import Host, Servicers
 
 _log = logging.getLogger(__name__)
@@ -71,15 +71,12 @@ async def assembled(
     made = Shard(
         config, tiers, Metrics(host.registry), segments, Membership(), Tenants(config.serving.snapshots_bytes, records)
     )
-    ticking = asyncio.create_task(_tick(made))
-    try:
+    async with AsyncExitStack() as stack:
+        stack.callback(segments.close)
+        stack.push_async_callback(tiers.close)
+        stack.push_async_callback(_last_settle, made.records)
+        stack.callback(asyncio.create_task(_tick(made)).cancel)
         yield made
-    finally:
-        ticking.cancel()
-        with suppress(Unavailable):
-            await made.records.settle()
-        await tiers.close()
-        segments.close()
 
 
 async def _redis(
@@ -107,9 +104,22 @@ async def _redis(
 async def _tick(made: Shard) -> None:
     while True:
         made.metrics.refresh(made.tiers, made.tiers.ram.stats())
-        await made.segments.sweep()
         try:
+            await made.segments.sweep()
             await made.records.settle()
         except Unavailable as error:
             _log.debug("records wait: %s", error)
+        except (
+            WorldKVError,
+            OSError,
+            RuntimeError,
+        ) as error:  # want of threads or files may pass
+            _log.warning("a look at what waits failed: %r", error)
         await asyncio.sleep(TICK_SECONDS)
+
+
+async def _last_settle(records: Tenants) -> None:
+    try:
+        await records.settle()
+    except Unavailable as error:
+        _log.warning("records end with this shard: %s", error)

@@ -7,12 +7,13 @@ import pytest
 import xxhash
 
 from services.kvstore import server
-from services.kvstore.records import Records, TieredCatalog, TieredSnapshots
-from tests.wire.shard import BRANCH, Caller, body, calling
+from services.kvstore.records import Records, Tenants, TieredCatalog, TieredSnapshots
+from tests.wire.shard import BRANCH, Caller, body, calling, part, until
+from tests.wire.test_kvstore_tiers import Below
 from worldkv import rpc, wire
 from worldkv.catalog import RamCatalog, RamSnapshots, Snapshot, World
 from worldkv.chunk import Lineage
-from worldkv.errors import Conflict, InvalidInput, NotFound, Unavailable
+from worldkv.errors import ChecksumMismatch, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
 from worldkv.format import Frame, join
 from worldkv.store import Level
 from worldkv.v1 import chunk_pb2
@@ -136,6 +137,122 @@ async def test_what_waits_for_redis_is_written_when_a_shard_ends(monkeypatch):
         assert await save(caller, snapshot(b"walk")) == Level.ONE
         states.down = False
     assert join((await states.load("s")).state) == b"walk"
+
+
+class Full(Failing):
+    """Has room for nothing but what `fits`."""
+
+    def __init__(self, inner: Any, fits: str = "") -> None:
+        super().__init__(inner)
+        self.fits, self.full = fits, False
+
+    async def save(self, session: str, state: Snapshot) -> Level:
+        if self.down:
+            raise Unavailable("down")
+        if self.full and session != self.fits:
+            raise OverBudget("full")
+        return Level(await self.inner.save(session, state))
+
+
+async def test_a_full_redis_stops_neither_the_shard_nor_its_end(monkeypatch, caplog):
+    monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
+    below, states = Below(), Full(RamSnapshots(1000), fits="small")
+    async with calling(lower=below, records=lambda tenant: Records(RamCatalog(), states)) as caller:
+        below.down = states.down = True
+        for session in ("s", "small"):
+            assert await save(caller, snapshot(b"walk", session=session)) == Level.ONE
+        states.down, states.full = False, True
+        tiered = caller.shard.records("default").snapshots
+        assert isinstance(tiered, TieredSnapshots)
+        await until(lambda: list(tiered.ram.sessions()) == ["s"])
+        await caller.keep(part(), body(1000))
+        tenants = {"tenant": "default"}
+        await until(lambda: caller.registry.get_sample_value("worldkv_kvstore_tenant_bytes", tenants) == 1000)
+        assert [each.levelname for each in caplog.records if "'s' is not in Redis" in each.message] == ["WARNING"]
+        below.down = False
+    assert below.held.keys() == {("default", part())}
+    assert join((await states.load("small")).state) == b"walk"
+    assert "records end with this shard" in caplog.text
+
+
+async def test_a_damaged_record_keeps_no_other_from_redis():
+    class Damaged(Failing):
+        async def read(self, name: str) -> Any:
+            if self.down:
+                raise Unavailable("down")
+            if name == "room":
+                raise ChecksumMismatch("not what was written")
+            return await self.inner.read(name)
+
+    lower = Damaged(RamCatalog())
+    tenants = Tenants(1000, lambda tenant: Records(lower, Failing(RamSnapshots(1000))))
+    worlds = tenants("default").worlds
+    for name in ("room", "hall"):
+        await worlds.swap(name, 0, world(name))
+    lower.down = True
+    for name in ("room", "hall"):
+        await worlds.swap(name, 1, world(name, chunks=1))
+    lower.down = False
+    with pytest.raises(Unavailable, match="does not take 1 world records"):
+        await tenants.settle()
+    assert (await lower.inner.read("hall")).world.chunks == 1
+    assert (await worlds.read("room")).world.chunks == 1
+
+
+class Held(Failing):
+    """Answers the first call only when `flow` is set."""
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__(inner)
+        self.flow, self.asked = asyncio.Event(), False
+
+    async def save(self, session: str, state: Snapshot) -> Level:
+        if self.down:
+            raise Unavailable("down")
+        self.asked = True
+        await self.flow.wait()
+        return Level(await self.inner.save(session, state))
+
+    async def read(self, name: str) -> Any:
+        if self.down:
+            raise Unavailable("down")
+        first, self.asked = not self.asked, True
+        if first:
+            await self.flow.wait()
+        return await self.inner.read(name)
+
+
+async def test_a_state_deleted_while_it_is_written_up_does_not_come_back():
+    lower = Held(RamSnapshots(1000))
+    snapshots, lower.down = TieredSnapshots(RamSnapshots(1000), lower), True
+    await snapshots.save("s", Snapshot(1, Frame.of(b"one")))
+    lower.down = False
+    writing = asyncio.create_task(snapshots.settle())
+    await until(lambda: lower.asked)
+    deleting = asyncio.create_task(snapshots.delete("s"))
+    await asyncio.sleep(0.01)
+    lower.flow.set()
+    await asyncio.gather(writing, deleting)
+    with pytest.raises(NotFound):
+        await snapshots.load("s")
+    assert deleting.result() == 1
+
+
+async def test_a_world_removed_while_it_is_written_up_does_not_come_back():
+    lower = Held(RamCatalog())
+    worlds = TieredCatalog(lower)
+    await worlds.swap("room", 0, world())
+    lower.down = True
+    await worlds.swap("room", 1, world(chunks=1))
+    lower.down, lower.asked = False, False
+    writing = asyncio.create_task(worlds.settle())
+    await until(lambda: lower.asked)
+    removing = asyncio.create_task(worlds.remove("room"))
+    await asyncio.sleep(0.01)
+    lower.flow.set()
+    await asyncio.gather(writing, removing)
+    with pytest.raises(NotFound):
+        await worlds.read("room")
 
 
 async def test_worlds_over_the_wire():
