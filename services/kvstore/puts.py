@@ -231,13 +231,15 @@ class _Call:
         self, key: PartKey, room: Reservation, copied: Awaitable[int], checksum: int, least: Level
     ) -> Level:
         """Keep an item that is being copied."""
+        sound = False
         try:
             found = await copied
-            if found != checksum:
-                raise ChecksumMismatch(f"{key} has checksum {found:016x}, said to be {checksum:016x}")
-        except ChecksumMismatch:
-            room.abort()
-            raise
+            sound = found == checksum
+        finally:
+            if not sound:
+                room.abort()
+        if not sound:
+            raise ChecksumMismatch(f"{key} has checksum {found:016x}, said to be {checksum:016x}")
         return await self._tiers.keep(self._tenant, key, room, checksum, least, self._patience())
 
     def _patience(self) -> float:
@@ -248,14 +250,17 @@ class _Call:
         """Have an item kept, and answered then; goes on if the caller is gone meanwhile."""
 
         async def job() -> None:
+            refused, level = pb.REFUSAL_REASON_UNSPECIFIED, None  # what is said should this fail as it must not
             try:
                 level = await keeping
             except (Conflict, OverBudget, ChecksumMismatch, Unavailable) as error:
-                self._answer_refusal(number, key, _reason(error))
-            else:
-                self._puts.metrics.kept(key, level)
-                self.answers.put_nowait(pb.PutResponse(item=number, kept=wire.level_message(level)))
+                refused = _reason(error)
             finally:
+                if level is None:
+                    self._answer_refusal(number, key, refused)
+                else:
+                    self._puts.metrics.kept(key, level)
+                    self.answers.put_nowait(pb.PutResponse(item=number, kept=wire.level_message(level)))
                 self._free.release()
 
         task = self._tiers.retain(job())
