@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 
 from services.kvstore.held import Held
 from services.kvstore.lower import Lower, TierConfig
 from services.kvstore.ram import RamTier
 from worldkv.errors import Conflict, NotFound, OverBudget, Unavailable
-from worldkv.store import PartKey
+from worldkv.store import Miss, PartKey
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,22 @@ class WriteBehind:
             self.queued_bytes += held.size
         self._work.set()
 
+    def add_all(self, parts: Iterable[Held]) -> None:
+        """Copy all of these when it can be; of KV the first, as far as the queue goes. These are copied last: being
+        copied counts as a use, and what was used last stays so."""
+        left, chosen = self._config.queue_bytes - self.queued_bytes, []
+        for held in parts:
+            if held.key.kind == "kv" and (held.tenant, held.key) not in self._queue:
+                if held.size > left:
+                    self._counts["dropped"] += 1
+                    continue
+                left -= held.size
+            chosen.append(held)
+        for held in reversed(chosen):
+            self.add(held)
+
     async def first(self, held: Held) -> None:
-        """Copy an immutable part before all that waits; `held.safe` tells whether Redis has it. If not, it waits."""
+        """Copy an immutable part before all that waits; `held.below` tells whether Redis has it. If not, it waits."""
         name = held.tenant, held.key
         self.add(held)
         if name in self._busy:
@@ -155,7 +169,7 @@ class WriteBehind:
 
     async def _copy(self, tenant: str, key: PartKey) -> bool:
         """Whether Redis has a part now that waited; if not, it need not have it. Raises Unavailable and OverBudget."""
-        held = self._ram.find(tenant, key)
+        held = self._ram.look(tenant, key)
         if not isinstance(held, Held):
             self._counts["vanished"] += key.kind == "kv"
             self.discard(tenant, key)
@@ -174,9 +188,15 @@ class WriteBehind:
                 self._ram.delete(tenant, [PartKey(key.chunk, "part")])
                 raise
             copied = True
-            if held.dropped:  # deleted meanwhile, and its deletion may have come first
-                self.doom(tenant, [key])
-            else:
+            now = self._ram.look(tenant, key)
+            if now is held:
                 self._ram.mark_safe(tenant, key)
+            elif now is Miss.DELETED or key.kind == "kv":  # dropped meanwhile, and its deletion may have come first
+                self._ram.mark_safe(tenant, key, safe=False)  # if it was put again
+                self.doom(tenant, [key])
+            else:  # its bytes were damaged, those that went to Redis perhaps: what does not fit its checksum goes there
+                await self._lower.get(tenant, key, lambda size, _: [memoryview(bytearray(size))])
+            if now is not held and isinstance(now, Held):  # put again, and still to be copied
+                return copied
         self.discard(tenant, key)
         return copied

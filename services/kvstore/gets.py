@@ -93,7 +93,7 @@ class Gets:
                     except NotFound:  # it made room since it was found
                         continue
                 else:
-                    yield self._missed(item, key, Miss.EVICTED)
+                    yield self._missed(item, key, Miss.TIER_DOWN if self._tiers.lower else Miss.EVICTED)
         finally:
             ahead.close()
 

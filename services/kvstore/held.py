@@ -18,6 +18,7 @@ class Held:
     size, checksum  bytes, and xxh3-64 of all of them
     extents         where they lie in the arena
     safe            whether a copy exists elsewhere
+    below           whether the tier below has one
     used            when it was last used: a number that rises
     pins, dropped   how many read it, and whether it is no longer held otherwise
     """
@@ -28,7 +29,7 @@ class Held:
         self.tenant, self.key, self.extents = tenant, key, extents
         self.size = sum(extent.length for extent in extents)
         self.checksum = self.used = self.pins = 0
-        self.safe = self.dropped = False
+        self.safe = self.below = self.dropped = False
         self._arena, self._let_go = arena, let_go
 
     @property

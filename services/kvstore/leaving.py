@@ -115,7 +115,7 @@ class Leaving:
 
     @contextmanager
     def _reading(self, tenant: str, key: PartKey) -> Iterator[Frame | None]:
-        held = self._ram.find(tenant, key)
+        held = self._ram.look(tenant, key)
         if isinstance(held, Miss):
             yield None
             return
@@ -123,4 +123,4 @@ class Leaving:
             yield Frame(held.views)
 
     def _taken(self, tenant: str, key: PartKey) -> None:
-        self._ram.mark_safe(tenant, key)
+        self._ram.mark_safe(tenant, key, below=False)

@@ -123,7 +123,7 @@ class Ledger:
             for kind in KINDS:
                 safe, last = tenant.groups[kind, True], tenant.groups[kind, False]
                 for part in safe.values():
-                    part.safe = False
+                    part.safe = part.below = False
                 merged = Group(sorted((*safe.items(), *last.items()), key=lambda item: item[1].used))
                 merged.nbytes = safe.nbytes + last.nbytes
                 tenant.groups[kind, True], tenant.groups[kind, False] = Group(), merged

@@ -58,7 +58,8 @@ class TierConfig:
     queue_bytes    of KV parts that wait to be written to Redis; more are not written, and counted
     writers        parts that are written at the same time
     retry_seconds  between attempts to reach a Redis that did not answer
-    passing_bytes  of memory for parts read from Redis that RAM has no room for; more are misses
+    passing_bytes  of memory for parts read from Redis that RAM has no room for; more are told to be
+                   out of reach, TIER_DOWN
     flush_seconds  that a shard which ends takes to write what waits
 
     Raises InvalidConfig naming the value that is out of range.

@@ -143,6 +143,10 @@ class RamTier:
         held = (tenant, key) in self._ledger.held
         return self._use(tenant, key) if held else self._tombstones.why(tenant, key)
 
+    def look(self, tenant: str, key: PartKey) -> Held | Miss:
+        """The part, or why it is not here. Does not count as a use."""
+        return self._ledger.held.get((tenant, key)) or self._tombstones.why(tenant, key)
+
     def first_bytes(self, tenant: str, key: PartKey, count: int) -> bytes:
         """The first bytes of a part, `count` at most; none if it is not held. Does not count as a use."""
         part = self._ledger.held.get((tenant, key))
@@ -179,11 +183,15 @@ class RamTier:
         )
         return sorted(found, key=lambda key: key.place)
 
-    def mark_safe(self, tenant: str, key: PartKey, safe: bool = True) -> None:
-        """A copy of the part exists elsewhere, or no longer does; nothing if it is not held. Counts as a use."""
+    def mark_safe(self, tenant: str, key: PartKey, safe: bool = True, below: bool = True) -> None:
+        """A copy of the part exists elsewhere, or no longer does; nothing if it is not held. Counts as a use.
+
+        below  that is in the tier below this one, not just with another shard
+        """
         part = self._ledger.held.get((tenant, key))
         if part:
             self._ledger.mark_safe(part, safe)
+            part.below = safe and (below or part.below)
 
     def mark_none_safe(self) -> None:
         """Nothing has a copy elsewhere any more: the place where they were has lost them."""

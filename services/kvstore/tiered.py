@@ -2,7 +2,8 @@
 
     put     immutable part   RAM and Redis; RAM alone if Redis does not answer in time, and copied up when it does
             KV part          RAM, then Redis behind the caller's back, through a queue bounded by bytes
-    get     RAM, else Redis, from where the part is promoted into RAM if nothing that has no second copy is in the way
+    get     RAM, else Redis, from where the part is promoted into RAM if nothing that has no second copy is in the way;
+            TIER_DOWN, to be asked again, if there is no room even to pass it on: it is not gone
     delete  RAM and Redis; until Redis answers nobody is told that a chunk is gone for good
 
 A part is kept, or not, whatever becomes of the caller: what is under way here is never cancelled with a call.
@@ -162,8 +163,8 @@ class Tiered:
         but should this shard die before, they are back. So deleting a chunk raises Unavailable then.
         """
         doomed = {*keys, *(PartKey(key.chunk, "kv") for key in keys if key.kind == "part")}
-        found = [self.ram.find(tenant, key) for key in doomed]
-        alone = sum(isinstance(held, Held) and not held.safe for held in found)
+        found = [self.ram.look(tenant, key) for key in doomed]
+        alone = sum(isinstance(held, Held) and not held.below for held in found)
         count = self.ram.delete(tenant, keys)
         if self.behind is None or not keys:
             return count
@@ -194,10 +195,9 @@ class Tiered:
     def lost(self) -> None:
         """Redis has lost what it had: everything here is to be copied up again, as far as the queue goes."""
         self.ram.mark_none_safe()
-        for tenant, key in self.ram.last_copies():
-            held = self.ram.find(tenant, key)
-            if isinstance(held, Held) and self.behind:
-                self.behind.add(held)
+        if self.behind:
+            found = [self.ram.look(*name) for name in self.ram.last_copies()]
+            self.behind.add_all([each for each in found if isinstance(each, Held)])
 
     def retain(self, job: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that ends by itself, whatever becomes of who waits for it."""
@@ -233,7 +233,7 @@ class Tiered:
         return await self._raised(held, seconds)
 
     async def _confirm(self, held: Held, least: Level, seconds: float | None) -> Level:
-        if held.safe:
+        if held.below:
             return Level.REDIS
         if least is Level.ONE:
             return await self._raised(held, seconds)
@@ -249,13 +249,13 @@ class Tiered:
 
     async def _raised(self, held: Held, seconds: float | None) -> Level:
         """The level of a part that is held, after Redis had so long to take an immutable one; KV follows behind."""
-        if self.behind and held.key.kind == "part" and not held.safe:
+        if self.behind and held.key.kind == "part" and not held.below:
             await self._up(self.behind, held, seconds)
-        elif self.behind and not held.safe:
+        elif self.behind and not held.below:
             self.behind.add(held)
         if held.dropped and self.ram.find(held.tenant, held.key) is Miss.DELETED:
             raise Conflict(f"what was deleted stays deleted: {held.key}")
-        return Level.REDIS if held.safe else Level.ONE
+        return Level.REDIS if held.below else Level.ONE
 
     async def _up(self, behind: WriteBehind, held: Held, seconds: float | None) -> None:
         """Have an immutable part copied to Redis before others, and wait for it so long; it goes on by itself."""
@@ -308,9 +308,9 @@ class Tiered:
             told = await lower.get(tenant, key, into)
             if isinstance(told, Miss):
                 return told if told is not Miss.NEVER_STORED else why
-            if not room:
+            if not room:  # somebody put it meanwhile, or it is in Redis and has no way through just now
                 here = self.here(tenant, key)
-                return here if here is not Miss.NEVER_STORED else Miss.EVICTED
+                return here if isinstance(here, Found) or here is Miss.DELETED else Miss.TIER_DOWN
             self.counts["promoted"] += 1
             if isinstance(room[0], Passing):
                 return Found(room[0], Level.REDIS)

@@ -156,7 +156,7 @@ async def test_a_part_that_ram_has_no_room_for_passes_through(below):
         assert caller.shard.tiers._passing_bytes == 0
     config = replace(SMALL, tiers=TierConfig(passing_bytes=1000))
     async with calling(config, below) as caller:
-        assert await caller.get(kv()) == ["EVICTED"]
+        assert await caller.get(kv(), kv(1)) == ["TIER_DOWN", "NEVER_STORED"], "not gone, and not here"
 
 
 async def test_a_lower_tier_that_is_down_lowers_the_level_and_gets_it_all_when_it_is_back(below):
