@@ -23,11 +23,12 @@ ROOM = 8 << 20
 
 @dataclass(eq=False)
 class Toy:
-    """A shard. `level`, `shares`, `sees`, `damage`, `frozen`, `refuses` may be changed at any time.
+    """A shard. `level`, `shares`, `sees`, `passes`, `damage`, `frozen`, `refuses` may be changed at any time.
 
     level    that immutable parts reach
     shares   whether it tells of its arena
     sees     whether it finds staging segments
+    passes   keys whose bytes are not in its arena
     damage   keys of which it sends a byte wrong
     frozen   whether calls hang
     refuses  everything that is put, for this reason
@@ -36,6 +37,7 @@ class Toy:
     level: Level = Level.ONE
     shares: bool = True
     sees: bool = True
+    passes: set[PartKey] = field(default_factory=set)
     damage: set[PartKey] = field(default_factory=set)
     frozen: bool = False
     refuses: int = 0
@@ -123,7 +125,7 @@ class Toy:
                 continue
             wrong = key in self.damage
             plan = pb.Plan(item=number, size=held.size, checksum=held.checksum ^ wrong, level=1)
-            if shared and self.shares:
+            if shared and self.shares and key not in self.passes:
                 plan.shared.arena = self.tier.arena.id
                 plan.shared.extents.extend(wire.extent_messages(held.extents))
                 yield pb.GetResponse(plan=plan).SerializeToString()

@@ -11,11 +11,14 @@ from worldkv.client.line import Line
 from worldkv.client.membership import Member
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidInput, Unavailable
-from worldkv.shared import ArenaReader
+from worldkv.shared import ArenaInfo, ArenaReader
 from worldkv.v1 import kvstore_pb2 as pb
 from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
 
 SERVICE = "/worldkv.v1.KVStore"
+MAPPING_SECONDS = 0.5
+"""How long calls wait, at most half of the time they have, while a shard's memory is mapped: after that bytes come as
+streams until it is there. Some GB are mapped in a moment."""
 
 
 class Connection(Line):
@@ -24,15 +27,18 @@ class Connection(Line):
     def __init__(self, member: Member, config: ClientConfig, counters: Counter[str]) -> None:
         super().__init__("shard", member, config.tenant, config.retry, config.stall_seconds, config.tls, counters)
         self.config, self.stub = config, KVStoreStub(self.channel)
+        self._look = config.shared
         self._arena: ArenaReader | None = None
-        self._look, self._looking = config.shared, asyncio.Lock()
+        self._mapping: asyncio.Future[ArenaReader | None] | None = None
+        self._patience = Deadline(0)
 
     async def close(self) -> None:
-        """End the connection."""
+        """End the connection. Memory that is being mapped is waited for."""
+        self._look = False
         await super().close()
-        if self._arena is not None:
-            self._arena.close()
-        self._look, self._arena = False, None
+        if self._mapping is not None:
+            await asyncio.wait({self._mapping})
+        self._become(None)
 
     async def told(self, deadline: Deadline) -> pb.KVStoreStatsResponse:
         """What the shard says of itself."""
@@ -40,12 +46,18 @@ class Connection(Line):
             return await self.stub.Stats(pb.KVStoreStatsRequest(), **watch.limits)
 
     async def arena(self, deadline: Deadline) -> ArenaReader | None:
-        """The shard's memory, if it is on this host; looked for at the first call, and after `look_again`."""
-        if self._look:
-            async with self._looking:
-                if self._look:
-                    self._arena = await self._attach((await self.told(deadline)).arena)
-                    self._look = False
+        """The shard's memory, if it is on this host; looked for at the first call, and after `look_again`.
+
+        None, or what was known before, while it is still being mapped.
+        """
+        if self._look and self._mapping is None:
+            info = wire.arena_of((await self.told(deadline)).arena)
+            if self._look and self._mapping is None:  # nobody else was told first
+                self._look = False
+                self._map(info)
+        if self._mapping is not None:
+            seconds = min(self._patience.remaining, deadline.remaining / 2)
+            await asyncio.wait({self._mapping}, timeout=max(seconds, 0))
         return self._arena
 
     @property
@@ -54,13 +66,32 @@ class Connection(Line):
         return self._arena
 
     def look_again(self, arena: ArenaReader) -> None:
-        """The shard did not know our proof of `arena`: it was started again, and has other memory now."""
+        """The shard sent bytes in spite of our proof of `arena`: they pass through it, or it was started again, and
+        has other memory now."""
         if arena is self._arena:
             self._look = True
 
-    async def _attach(self, arena: pb.Arena) -> ArenaReader | None:
-        info = wire.arena_of(arena)
-        try:
-            return await asyncio.to_thread(ArenaReader, info) if info else None
-        except (Unavailable, InvalidInput):  # another host's
-            return None
+    def _map(self, info: ArenaInfo | None) -> None:
+        """Begin to map a shard's memory, unless it is the one that is mapped; it takes a second for some ten GB."""
+        if info is None:
+            self._become(None)
+        elif self._arena is None or self._arena.id != info.id:
+            self._patience = Deadline(MAPPING_SECONDS)
+            self._mapping = asyncio.get_running_loop().run_in_executor(None, _reader, info)
+            self._mapping.add_done_callback(self._mapped)
+
+    def _mapped(self, mapping: asyncio.Future[ArenaReader | None]) -> None:
+        self._mapping = None
+        self._become(mapping.result())
+
+    def _become(self, arena: ArenaReader | None) -> None:
+        if self._arena is not None:
+            self._arena.close()
+        self._arena = arena
+
+
+def _reader(info: ArenaInfo) -> ArenaReader | None:
+    try:
+        return ArenaReader(info)
+    except (Unavailable, InvalidInput):  # another host's
+        return None

@@ -56,11 +56,13 @@ class ArenaReader:
     def copy(self, extents: Sequence[Extent], into: Sequence[memoryview], checksum: int | None = None) -> Miss | None:
         """Copy these extents, in order, into the caller's buffers, together as long; None if all is well.
 
-        EVICTED if a slot was used for something else meanwhile: what is in the buffers is worthless. With a
-        `checksum`, CORRUPT if the bytes are others. Raises InvalidInput for extents outside the arena or buffers of
-        another length. May run in a thread of its own; large parts should.
+        EVICTED if a slot was used for something else meanwhile, or this reader is closed: what is in the buffers is
+        worthless. With a `checksum`, CORRUPT if the bytes are others. Raises InvalidInput for extents outside the
+        arena or buffers of another length. May run in a thread of its own; large parts should.
         """
-        view, generations = self._view, self._generations  # kept, should another thread close
+        generations, view = self._generations, self._view  # kept, should another thread close
+        if not view.nbytes:
+            return Miss.EVICTED
         check_extents(extents, view.nbytes)
         if any(not 0 <= extent.slot < len(generations) for extent in extents):
             raise InvalidInput(f"an extent names a slot that the arena's table of {len(generations)} has not")
@@ -94,7 +96,8 @@ class ArenaReader:
 
     def close(self) -> None:
         """Unmap. Harmless a second time; a copy that runs in another thread ends well."""
-        self._generations, self._view = memoryview(b"").cast("Q"), memoryview(b"")
+        self._view = memoryview(b"")  # first: who has read the table before has it whole
+        self._generations = memoryview(b"").cast("Q")
         self._file.close()
 
     def __enter__(self) -> ArenaReader:
