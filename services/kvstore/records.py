@@ -173,6 +173,7 @@ class TieredSnapshots:
         async with self._lock:  # what is being written up must not come after it
             count = await self.ram.delete(session)
             self._ahead.pop(session, None)
+            self._refused.discard(f"session {session!r}")
             return count + await self._lower.delete(session)
 
     async def settle(self) -> None:

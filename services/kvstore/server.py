@@ -109,11 +109,8 @@ async def _tick(made: Shard) -> None:
             await made.records.settle()
         except Unavailable as error:
             _log.debug("records wait: %s", error)
-        except (
-            WorldKVError,
-            OSError,
-            RuntimeError,
-        ) as error:  # want of threads or files may pass
+        except (WorldKVError, OSError, RuntimeError) as error:
+            # Want of threads or of files may pass.
             _log.warning("a look at what waits failed: %r", error)
         await asyncio.sleep(TICK_SECONDS)
 
@@ -122,4 +119,4 @@ async def _last_settle(records: Tenants) -> None:
     try:
         await records.settle()
     except Unavailable as error:
-        _log.warning("records end with this shard: %s", error)
+        _log.warning("records are not in Redis at the end: %s", error)

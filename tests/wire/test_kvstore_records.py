@@ -172,7 +172,7 @@ async def test_a_full_redis_stops_neither_the_shard_nor_its_end(monkeypatch, cap
         below.down = False
     assert below.held.keys() == {("default", part())}
     assert join((await states.load("small")).state) == b"walk"
-    assert "records end with this shard" in caplog.text
+    assert "records are not in Redis at the end" in caplog.text
 
 
 async def test_a_damaged_record_keeps_no_other_from_redis():

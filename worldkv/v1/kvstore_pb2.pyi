@@ -83,7 +83,7 @@ class _MissReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissReason
     MISS_REASON_LATE: _MissReason.ValueType  # 5
     """The deadline came first."""
     MISS_REASON_TIER_DOWN: _MissReason.ValueType  # 6
-    """The tier that may have it does not answer."""
+    """The tier that may have it does not answer, or has no way through for want of memory: ask again."""
 
 class MissReason(_MissReason, metaclass=_MissReasonEnumTypeWrapper):
     """Why a key has no bytes."""
@@ -101,7 +101,7 @@ MISS_REASON_CORRUPT: MissReason.ValueType  # 4
 MISS_REASON_LATE: MissReason.ValueType  # 5
 """The deadline came first."""
 MISS_REASON_TIER_DOWN: MissReason.ValueType  # 6
-"""The tier that may have it does not answer."""
+"""The tier that may have it does not answer, or has no way through for want of memory: ask again."""
 Global___MissReason: _TypeAlias = MissReason  # noqa: Y015
 
 @_typing.final
