@@ -53,7 +53,7 @@ class Ring:
         shards, self._shards = list(self._shards.values()), {}
         for shard in shards:
             await shard.line.close()
-        self._stages.close()
+        await self._stages.close()
 
     def _shard(self, member: Member) -> Shard:
         if member not in self._shards:

@@ -297,10 +297,9 @@ class Shard:
             async def send(key: PartKey, frame: Frame) -> None:
                 filled: Filled | None = None
                 async with AsyncExitStack() as stack:
-                    with watch.busy():
-                        if shared and frame.nbytes >= STAGED_BYTES:
-                            filled = await stack.enter_async_context(self._stages.filled(frame))
-                        item = _announced(key, frame, filled, self.line.config.piece_bytes)
+                    if shared and frame.nbytes >= STAGED_BYTES:
+                        filled = await stack.enter_async_context(self._stages.filled(frame, watch.busy))
+                    item = _announced(key, frame, filled, self.line.config.piece_bytes)
                     item.membership, item.level = membership, wire.level_message(level)
                     async with stream:
                         order.append(key)
