@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from tests.wire.shards import CONFIG, found, frame, kv, shards, until
+from tests.wire.shards import CONFIG, found, frame, kv, part, shards, until
 from tests.wire.toy_kvstore import Toy
+from worldkv.errors import DeadlineExceeded
 from worldkv.format import join
 from worldkv.shared import ArenaReader
+from worldkv.store import Level
 
 
 class Mapped:
@@ -100,6 +102,32 @@ async def test_a_call_given_up_leaves_the_mapping_to_the_next(mapped):
         assert told["a"] is not None
         assert told["a"].shared
         assert len(mapped.made) == 1
+
+
+async def test_a_frozen_shard_is_known_by_its_silence_also_if_room_is_waited_for():
+    config = replace(CONFIG, deadline_seconds=10, stall_seconds=0.3, staging_bytes=1 << 20)
+    async with shards("ab", config) as setting:
+        await setting.client.stats()
+        frozen = setting.toys["a"]
+        chunk = next(n for n in range(99) if setting.order(kv(n))[0] is frozen)
+        frozen.frozen = True
+        both = kv(chunk), part(chunk)  # of which one has room at a time
+        assert await setting.client.put(dict.fromkeys(both, frame(600_000))) == dict.fromkeys(both, Level.ONE)
+        frozen.frozen = False
+
+
+async def test_what_one_shard_has_is_kept_though_another_is_too_late():
+    async with shards("ab") as setting:
+        await setting.client.stats()
+        first, second = setting.order(part())
+        second.frozen = True
+        assert await setting.client.put({part(): frame()}, deadline_seconds=0.5) == {part(): Level.ONE}
+        with pytest.raises(DeadlineExceeded):
+            await setting.client.put({part(): frame()}, least=Level.TWO, deadline_seconds=0.5)
+        first.frozen = True
+        with pytest.raises(DeadlineExceeded):
+            await setting.client.put({part(1): frame(), part(2): frame()}, deadline_seconds=0.5)
+        first.frozen = second.frozen = False
 
 
 async def test_a_client_that_ends_while_it_maps_leaves_nothing_mapped(mapped):

@@ -210,7 +210,10 @@ class KVClient:
         asked = Level.REDIS if least == Level.REDIS else None
 
         async def ask(shard: Shard, some: list[PartKey]) -> None:
-            kept = await shard.put({key: items[key] for key in some}, asked, membership.number, deadline)
+            try:
+                kept = await shard.put({key: items[key] for key in some}, asked, membership.number, deadline)
+            except DeadlineExceeded as error:  # what another shard has is kept all the same
+                kept = dict.fromkeys(some, error)
             for key, outcome in kept.items():
                 if isinstance(outcome, WorldKVError):
                     state[key].error = outcome
@@ -346,6 +349,6 @@ def _worst(failed: Mapping[PartKey, _Putting], least: Level, deadline: Deadline)
             if isinstance(each.error, kind):
                 return each.error
     names = ", ".join(map(str, failed))
-    if deadline.passed:
+    if deadline.passed or any(isinstance(each.error, DeadlineExceeded) for each in failed.values()):
         return DeadlineExceeded(f"{names}: not kept within {deadline.seconds:g} s")
     return Unavailable(f"{names}: no shard that answers keeps it at level {least.name}")
