@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ from worldkv.shared import (
     cut,
     remove_stale,
 )
-from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move
+from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move, move_in_two
 from worldkv.store import Miss
 
 PREFIX = f"worldkv-test-{os.getpid()}"
@@ -129,11 +130,19 @@ def test_a_slot_that_is_freed_while_it_is_copied_is_a_miss(arena, monkeypatch, p
         pieces.append(source)
         move(source, target)
 
-    monkeypatch.setattr("worldkv.shared.arena.move", freeing)
+    monkeypatch.setattr("worldkv.shared.arena.move_in_two", freeing)
     with ArenaReader(arena.info) as reader:
         into = [memoryview(bytearray(4 * PIECE_BYTES))]
         assert reader.copy(extents, into, digest if verified else None) is Miss.EVICTED
         pieces.clear()
+
+
+@pytest.mark.parametrize("size", [1, PARALLEL_BYTES - 1, PARALLEL_BYTES + 1, 2 * PARALLEL_BYTES, 5 * PARALLEL_BYTES])
+def test_two_threads_copy_all_bytes(monkeypatch, size):
+    monkeypatch.setattr("worldkv.shared.copying.STREAMED_BYTES", 2 * PARALLEL_BYTES)
+    source, target = Random(size).randbytes(size), bytearray(size)
+    move_in_two(memoryview(source), memoryview(target))
+    assert target == source
 
 
 def test_a_slot_that_is_freed_while_it_is_summed_is_a_miss(monkeypatch):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import xxhash
 
 from worldkv.errors import InvalidInput
-from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move, pairs, summing
+from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move, move_in_two, pairs, summing
 from worldkv.shared.file import NONCE_BYTES, Extent, SharedFile, check_extents
 from worldkv.store import Miss
 
@@ -77,7 +77,7 @@ class ArenaReader:
         if checksum is None or sum(piece.nbytes for piece in source) < PARALLEL_BYTES:
             digest = xxhash.xxh3_64()
             for piece, place in pairs(source, into, sys.maxsize if checksum is None else PIECE_BYTES):
-                move(piece, place)
+                move_in_two(piece, place)
                 if checksum is not None:
                     digest.update(place)
                 if reused():

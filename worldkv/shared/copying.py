@@ -16,6 +16,8 @@ PIECE_BYTES = 512 << 10
 """How much is copied, and then summed while it is still in the processor's cache, at a time."""
 PARALLEL_BYTES = 16 << 20
 """From so many bytes a second thread sums while the first copies: whole copies are faster than those of pieces."""
+STREAMED_BYTES = 192 << 20
+"""From so many bytes the C library writes past the cache, nearly twice as fast."""
 SUMMED_BYTES = 64 << 20
 """How much is summed at a time, before looking whether the sum is still wanted."""
 
@@ -101,6 +103,24 @@ def pairs(
 
 def _flat(view: memoryview) -> memoryview:
     return view if (view.format == "B" and view.ndim == 1) or not view.nbytes else view.cast("B")
+
+
+def move_in_two(source: memoryview, target: memoryview) -> None:
+    """Copy bytes, many in two threads: one alone does not use all that memory gives.
+
+    They share evenly, but one has enough to be written past the cache where there are so many.
+    """
+    if source.nbytes < PARALLEL_BYTES:
+        move(source, target)
+        return
+    half = source.nbytes // 2
+    first = max(half, STREAMED_BYTES) if source.nbytes >= STREAMED_BYTES else half
+    other = threading.Thread(target=move, args=(source[first:], target[first:]), name="worldkv-copying")
+    other.start()
+    try:
+        move(source[:first], target[:first])
+    finally:
+        other.join()
 
 
 def move(source: memoryview, target: memoryview) -> None:
