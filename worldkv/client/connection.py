@@ -17,8 +17,8 @@ from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
 
 SERVICE = "/worldkv.v1.KVStore"
 MAPPING_SECONDS = 0.5
-"""How long calls wait, at most half of the time they have, while a shard's memory is mapped: after that bytes come as
-streams until it is there. Some GB are mapped in a moment."""
+"""How long calls wait for a shard's memory to be mapped, at most half of the time they have. That of a large arena
+takes longer: until it is there bytes come as streams."""
 
 
 class Connection(Line):
@@ -72,7 +72,7 @@ class Connection(Line):
             self._look = True
 
     def _map(self, info: ArenaInfo | None) -> None:
-        """Begin to map a shard's memory, unless it is the one that is mapped; it takes a second for some ten GB."""
+        """Begin to map a shard's memory, unless it is the one that is mapped."""
         if info is None:
             self._become(None)
         elif self._arena is None or self._arena.id != info.id:
