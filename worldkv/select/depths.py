@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from worldkv.pose import Matrix
-from worldkv.views import EDGE, Candidates
+from worldkv.views import EDGE, Candidates, sees
 
 HALF_TEXELS = 1.0
 """How much deeper than a map a point may lie and still be seen, in half widths of a texel: by so much the depth of a
@@ -27,22 +27,21 @@ def shows(views: Candidates, points: Matrix, reach: float, dtype: DTypeLike = np
     reach  how far views reach along their axis, units
     dtype  to compute in
     """
+    if views.depth is None:
+        return sees(views, points, reach, dtype)
     n, frames = views.poses.shape[:2]
     x, y, z = _local(views.poses.reshape(-1, 4, 4), points, dtype)
     tangent = np.repeat(np.tan(views.fov / 2), frames).astype(dtype)
     tall = np.repeat(np.tan(views.fov / 2) * views.aspect, frames).astype(dtype)
     edge = EDGE * reach
-    seen = (z >= 0) & (z <= reach + edge)
-    seen &= (np.abs(x) <= z * tangent[:, None] + edge) & (np.abs(y) <= z * tall[:, None] + edge)
-    if views.depth is not None:
-        frame, point = np.nonzero(seen)
-        deep = np.maximum(z[frame, point], edge)
-        wide = tangent[frame]
-        across = x[frame, point] / (deep * wide)
-        down = y[frame, point] / (deep * tall[frame])
-        nearness = _nearness(views.depth.reshape(n * frames, *views.depth.shape[2:]), frame, across, down)
-        allowed = 1 - HALF_TEXELS / views.depth.shape[-1] * wide
-        seen[frame, point] = ~(nearness * deep * allowed > 1)  # NaN, where nothing is known, hides nothing
+    x, y = x / tangent[:, None], y / tall[:, None]
+    seen = (z >= 0) & (z <= reach + edge) & (np.maximum(np.abs(x), np.abs(y)) - z <= edge)
+    frame, point = np.nonzero(seen)
+    deep = np.maximum(z[frame, point], edge)
+    across, down = x[frame, point] / deep, y[frame, point] / deep
+    nearness = _nearness(views.depth.reshape(n * frames, *views.depth.shape[2:]), frame, across, down)
+    allowed = 1 - HALF_TEXELS / views.depth.shape[-1] * tangent[frame]
+    seen[frame, point] = ~(nearness * deep * allowed > 1)  # NaN, where nothing is known, hides nothing
     return np.asarray(seen.reshape(n, frames, -1).any(1))
 
 
