@@ -131,7 +131,6 @@ async def test_a_dead_shard_is_passed_over_by_puts_and_a_counted_miss_for_gets()
     async with shards("abc") as setting, serving(Toy()) as address:
         pass
     async with shards("ab", replace(CONFIG, retry=Retry(first_seconds=0.001, rest_seconds=60))) as setting:
-        setting.addresses["dead"], setting.toys["dead"] = address, Toy()
         setting.become("ab")
         client = setting.client
         setting.state["now"] = Membership(3, (*setting.state["now"].shards, Member("dead", address)))
