@@ -5,50 +5,20 @@ python -m benchmarks.idx_replica    serves a replica without a store, and `/bare
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
-import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
 
-from worldkv.errors import Unavailable
-
-_SERVES = re.compile(rb"retriever serves on ([^ ,]+)")
+from benchmarks.service_process import serving
 
 
-@asynccontextmanager
-async def replica(shards: str = "", module: str = "benchmarks.idx_replica") -> AsyncIterator[str]:
-    """The address of a replica over these shards, ready to serve; it ends with the block.
-
-    Raises Unavailable if it ends by itself first.
-    """
-    chosen = {"SERVICE__ADDRESS": "127.0.0.1:0", "SERVICE__LOG": "text", "SERVICE__DRAIN_SECONDS": "0"}
-    if shards:
-        chosen["STORE__SHARDS"] = shards
-    environment = {**os.environ, **{f"WORLDKV_RETRIEVER_{name}": value for name, value in chosen.items()}}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
-    try:
-        said = b""
-        while not (found := _SERVES.search(said)):
-            line = await process.stderr.readline()
-            if not line:
-                raise Unavailable(f"the replica ended: {said.decode(errors='replace')}")
-            said += line
-        reading = asyncio.create_task(process.stderr.read())  # or it would wait for room to say more
-        try:
-            yield found[1].decode()
-        finally:
-            process.terminate()
-            await reading
-    finally:
-        await process.wait()
+def replica(shards: str = "", module: str = "benchmarks.idx_replica") -> AbstractAsyncContextManager[str]:
+    """The address of a replica over these shards, or over none, see `serving`."""
+    settings = {"SERVICE__DRAIN_SECONDS": "0"} | ({"STORE__SHARDS": shards} if shards else {})
+    return serving("retriever", module, settings)
 
 
 async def _empty(request: bytes, context: Any) -> bytes:

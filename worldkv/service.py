@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import structlog
 from grpc import StatusCode, aio
@@ -35,6 +37,7 @@ from prometheus_client import (
 )
 
 from worldkv import rpc
+from worldkv.config import load
 from worldkv.errors import InvalidConfig, Unavailable
 
 HEALTH = "grpc.health.v1.Health"
@@ -181,6 +184,29 @@ async def _drain(server: aio.Server, checks: health.aio.HealthServicer, config: 
     await checks.enter_graceful_shutdown()
     await asyncio.sleep(config.notice_seconds)
     await server.stop(config.drain_seconds)
+
+
+class Settings(Protocol):
+    """What any service is told, and more."""
+
+    @property
+    def service(self) -> ServiceConfig: ...
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def start(name: str, kind: type[S], file: Path | None, servicers: Callable[[S], Servicers]) -> None:
+    """The whole of a service's program: settings of a kind from `WORLDKV_NAME_...`, over the file, over defaults.
+
+    Ends the process with 1 and words on stderr if they are malformed, or something that is needed cannot be had.
+    """
+    try:
+        settings = load(kind, f"WORLDKV_{name.upper()}_", file, os.environ)
+        run(name, settings.service, servicers(settings))
+    except (InvalidConfig, Unavailable) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def run(name: str, config: ServiceConfig, servicers: Servicers) -> None:

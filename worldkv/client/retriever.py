@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import repeat
 from types import TracebackType
 from typing import TypeVar
 
@@ -137,9 +137,10 @@ class RetrieverClient:
         """
         deadline = self._deadline(deadline_seconds)
         requests = [
-            pb.RemoveRequest(keys=map(wire.chunk_message, some)) for some in _batches(keys, None, messages.MAX_CHUNKS)
+            pb.RemoveRequest(keys=map(wire.chunk_message, some))
+            for some in _batches(keys, repeat(0), messages.MAX_CHUNKS)
         ]
-        requests += [pb.RemoveRequest(branches=some) for some in _batches(branches, None, messages.MAX_CHUNKS)]
+        requests += [pb.RemoveRequest(branches=some) for some in _batches(branches, repeat(0), messages.MAX_CHUNKS)]
         errors: list[WorldKVError] = []
 
         async def ask(replica: Replica) -> int:
@@ -253,15 +254,10 @@ def _late(deadline: Deadline) -> WorldKVError:
     return DeadlineExceeded(f"the retriever did not answer within {deadline.seconds:g} s")
 
 
-def _batches(items: Collection[T], weights: Iterator[int] | list[int] | None, most: int) -> Iterator[list[T]]:
+def _batches(items: Collection[T], weights: Iterable[int], most: int) -> Iterator[list[T]]:
     """The items in order, at most `most` at a time, and no more than about `messages.MESSAGE_BYTES`; one at least."""
-    if weights is None:
-        rest = iter(items)
-        while some := [*islice(rest, most)]:
-            yield some
-        return
     batch, total = list[T](), 0
-    for item, weight in zip(items, weights, strict=True):
+    for item, weight in zip(items, weights, strict=False):
         if batch and (len(batch) == most or total + weight > messages.MESSAGE_BYTES):
             yield batch
             batch, total = [], 0
