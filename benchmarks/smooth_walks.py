@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.select_sim import roam
 from pocket.rooms import Rooms, build, free_place, slide
 from pocket.walks import STEP, TURN, moves
-from services.generator.actions import Action, Slide, Walker, follow
 from services.generator.scenarios import clear_line, tour
+from worldkv.actions import Action, Slide, Walker, follow
 from worldkv.pose import Matrix
 
 SPEEDING, TURNING = 0.06, 2.5

@@ -14,10 +14,10 @@ from benchmarks.judged import model
 from benchmarks.registry import Case, bench
 from benchmarks.rolling_cache import RollingCache
 from pocket.rooms import slide
-from services.generator.actions import Walker
 from services.generator.scenarios import SCENARIOS, Scenario
 from services.generator.session import Session, SessionConfig, Step
 from services.generator.walks import DEFAULT, FULL, WINDOW, Variant, make_memory
+from worldkv.actions import Walker
 
 CHUNKS = 90
 """Chunks of the walk that speed is measured on; the paper's curve has as many."""

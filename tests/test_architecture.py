@@ -17,7 +17,8 @@ tests
 benchmarks
 worldkv.cli
 worldkv.admin, worldkv.admin_retriever, worldkv.admin_rows
-services.kvstore | services.retriever | services.generator | pocket.train
+services.cluster
+services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
 pocket
 worldkv.memory, worldkv.coding, worldkv.window
 worldkv.client | worldkv.service
@@ -29,6 +30,7 @@ worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.finder, worldkv.index, worldkv.motion, worldkv.prefetch
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
+worldkv.actions
 worldkv.pose
 worldkv.errors
 worldkv, services
@@ -37,8 +39,10 @@ worldkv, services
 cycles. A name stands for the modules below it too, unless one of them stands elsewhere."""
 
 LIGHT = (
+    "services.gateway",
     "services.kvstore",
     "services.retriever",
+    "worldkv.actions",
     "worldkv.admin",
     "worldkv.admin_retriever",
     "worldkv.admin_rows",

@@ -10,8 +10,8 @@ from math import atan2, cos, degrees, hypot, radians, sin
 import numpy as np
 
 from pocket.rooms import RADIUS, SIDE, TEST_SEEDS, Rooms, build, clearance, free_place, slide
-from services.generator.actions import Action, Walker, follow, parse_path
 from services.generator.recording import Rule
+from worldkv.actions import Action, Walker, follow, parse_path
 
 TURN_A_FRAME = 9.0
 STEP_A_FRAME = 0.25

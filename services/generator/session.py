@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.generator.actions import Action, Slide, Walker, unhindered
 from services.generator.world_model import Conditioning, WorldModel
+from worldkv.actions import Action, Slide, Walker, unhindered
 from worldkv.chunk import Lineage, Meta, Part
 from worldkv.coding import KV
 from worldkv.errors import InvalidConfig, InvalidInput

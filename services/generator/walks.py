@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from pocket.rooms import FIELD_OF_VIEW, Renderer, Rooms, build, slide
-from services.generator.actions import Walker
 from services.generator.recording import ChunkLog, Pictures, Recording
 from services.generator.scenarios import Scenario
 from services.generator.session import Context, Mode, Session, SessionConfig
 from services.generator.world_model import WorldModel
+from worldkv.actions import Walker
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import DTYPES, KV, Coding, coded_bytes
 from worldkv.finder import LocalFinder

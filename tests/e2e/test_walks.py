@@ -9,11 +9,11 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from services.generator.actions import Action, Walker
 from services.generator.session import Session, SessionConfig, Step
 from tests.e2e.retriever_process import ReplicaProcess, replica
 from tests.e2e.shard_process import CONFIG, Process, shard
 from tests.toys import toy_model
+from worldkv.actions import Action, Walker
 from worldkv.chunk import ChunkKey, Lineage
 from worldkv.client import KVClient, RetrieverClient, RetrieverClientConfig, Retry, fixed
 from worldkv.coding import Coding

@@ -3,8 +3,8 @@ from math import inf, nan
 import numpy as np
 import pytest
 
-from services.generator.actions import PITCH_LIMIT, Action, Pace, Walker, follow, parse_path
 from services.generator.scenarios import reverse
+from worldkv.actions import PITCH_LIMIT, Action, Pace, Walker, follow, parse_path
 from worldkv.errors import InvalidInput
 
 

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 import pytest
 import torch
 
-from services.generator.actions import Action, Walker
 from services.generator.session import Session, SessionConfig
 from tests.toys import toy_model
+from worldkv.actions import Action, Walker
 from worldkv.chunk import ChunkKey, Lineage, Meta
 from worldkv.coding import Coding
 from worldkv.errors import DeadlineExceeded, OverBudget, Unavailable, WorldKVError

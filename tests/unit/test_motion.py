@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.generator.actions import Action, Walker, follow
 from tests import strategies
+from worldkv.actions import Action, Walker, follow
 from worldkv.chunk import ChunkKey, Lineage, Meta
 from worldkv.errors import InvalidConfig, InvalidInput, InvalidPose
 from worldkv.index import Hit, ScanIndex

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from pocket.rooms import RADIUS, TEST_SEEDS, clearance
-from services.generator.actions import follow
 from services.generator.metrics import content_revisits
 from services.generator.recording import revisits
 from services.generator.scenarios import SCENARIOS, STEP_A_FRAME, TURN_A_FRAME, Scenario, path, room_of
+from worldkv.actions import follow
 
 GAP = 18
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from benchmarks.rolling_cache import RollingCache
-from services.generator.actions import Action, Walker
 from services.generator.session import Session, SessionConfig
 from tests.toys import TOY, toy_model
+from worldkv.actions import Action, Walker
 from worldkv.chunk import Lineage
 from worldkv.coding import Coding
 from worldkv.errors import InvalidConfig, InvalidInput

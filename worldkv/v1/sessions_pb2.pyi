@@ -60,6 +60,8 @@ class _PictureFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Picture
     """A JPEG file."""
     PICTURE_FORMAT_RGB8: _PictureFormat.ValueType  # 2
     """Rows of 8-bit red, green and blue, without header."""
+    PICTURE_FORMAT_RGB32F: _PictureFormat.ValueType  # 3
+    """Rows of little-endian 32-bit floats red, green and blue, 0 to 1, without header: exactly what the model drew."""
 
 class PictureFormat(_PictureFormat, metaclass=_PictureFormatEnumTypeWrapper):
     """How pictures travel."""
@@ -70,6 +72,8 @@ PICTURE_FORMAT_JPEG: PictureFormat.ValueType  # 1
 """A JPEG file."""
 PICTURE_FORMAT_RGB8: PictureFormat.ValueType  # 2
 """Rows of 8-bit red, green and blue, without header."""
+PICTURE_FORMAT_RGB32F: PictureFormat.ValueType  # 3
+"""Rows of little-endian 32-bit floats red, green and blue, 0 to 1, without header: exactly what the model drew."""
 Global___PictureFormat: _TypeAlias = PictureFormat  # noqa: Y015
 
 class _NoticeKind:
@@ -202,6 +206,7 @@ class OpenRequest(_message.Message):
     MODE_FIELD_NUMBER: _builtins.int
     LOCKSTEP_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    TOUR_FIELD_NUMBER: _builtins.int
     world: _builtins.str
     """The world. Empty: a new one, named by the server. Unknown: a new one of that name."""
     at: _builtins.int
@@ -218,6 +223,10 @@ class OpenRequest(_message.Message):
     """True: wait for memory instead of leaving out what is late, so that a walk can be repeated exactly."""
     format: Global___PictureFormat.ValueType
     """How pictures are to travel."""
+    tour: _builtins.str
+    """Path through a new world that is shown from its true pictures before the walker takes over, in the path grammar
+    (R360, W2_L90). Empty: none. INVALID_ARGUMENT with an existing world, or where there are no true pictures.
+    """
     @_builtins.property
     def start(self) -> Global___Walker:
         """Where a new world is entered. Missing: where the scene begins."""
@@ -233,10 +242,11 @@ class OpenRequest(_message.Message):
         mode: Global___MemoryMode.ValueType = ...,
         lockstep: _builtins.bool = ...,
         format: Global___PictureFormat.ValueType = ...,
+        tour: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "format", b"format", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "start", b"start", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "format", b"format", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
@@ -395,6 +405,40 @@ class Picture(_message.Message):
 Global___Picture: _TypeAlias = Picture  # noqa: Y015
 
 @_typing.final
+class Hold(_message.Message):
+    """Walks on by itself: from the next chunk on this action is held for every latent frame, and chunks are drawn as fast as
+    they are played, until another hold or a move. Of several that come during one chunk the last one wins.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACTION_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    pause: _builtins.bool
+    """True: stop, no more chunks are drawn until the next hold or move."""
+    number: _builtins.int
+    """The client's own number, given back with `Applied`. Zero: none."""
+    @_builtins.property
+    def action(self) -> Global___Action:
+        """What is held. Missing: standing still."""
+
+    def __init__(
+        self,
+        *,
+        action: Global___Action | None = ...,
+        pause: _builtins.bool = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "number", b"number", "pause", b"pause"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
 class Show(_message.Message):
     """Takes pictures from elsewhere as the next chunk."""
 
@@ -437,6 +481,7 @@ class WalkRequest(_message.Message):
     JOIN_FIELD_NUMBER: _builtins.int
     MOVE_FIELD_NUMBER: _builtins.int
     SHOW_FIELD_NUMBER: _builtins.int
+    HOLD_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def join(self) -> Global___Join:
         """First message, and no other."""
@@ -449,18 +494,23 @@ class WalkRequest(_message.Message):
     def show(self) -> Global___Show:
         """Look at this."""
 
+    @_builtins.property
+    def hold(self) -> Global___Hold:
+        """Walk on by itself."""
+
     def __init__(
         self,
         *,
         join: Global___Join | None = ...,
         move: Global___Move | None = ...,
         show: Global___Show | None = ...,
+        hold: Global___Hold | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["join", "move", "show"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["join", "move", "show", "hold"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -513,6 +563,8 @@ class Drawn(_message.Message):
     LEFT_OUT_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
     RECALL_SECONDS_FIELD_NUMBER: _builtins.int
+    PICTURES_DROPPED_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The move's or show's own number. Zero: it had none."""
     left_out: _builtins.int
@@ -521,6 +573,8 @@ class Drawn(_message.Message):
     """From its move to its pictures, seconds."""
     recall_seconds: _builtins.float
     """Of these, waiting for memory, seconds."""
+    pictures_dropped: _builtins.bool
+    """True: it had pictures, but the client takes them more slowly than they are drawn, so they were left out."""
     @_builtins.property
     def key(self) -> _chunk_pb2.ChunkKey:
         """Its name."""
@@ -541,6 +595,10 @@ class Drawn(_message.Message):
     def recalled(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecalledChunk]:
         """What was recalled for it. None: nothing was."""
 
+    @_builtins.property
+    def counts(self) -> Global___RecallCounts:
+        """How the session's memory has served it so far."""
+
     def __init__(
         self,
         *,
@@ -553,14 +611,156 @@ class Drawn(_message.Message):
         left_out: _builtins.int = ...,
         seconds: _builtins.float = ...,
         recall_seconds: _builtins.float = ...,
+        pictures_dropped: _builtins.bool = ...,
+        counts: Global___RecallCounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "walker", b"walker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "key", b"key", "walker", b"walker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "left_out", b"left_out", "number", b"number", "pictures", b"pictures", "poses", b"poses", "recall_seconds", b"recall_seconds", "recalled", b"recalled", "seconds", b"seconds", "walker", b"walker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "key", b"key", "left_out", b"left_out", "number", b"number", "pictures", b"pictures", "pictures_dropped", b"pictures_dropped", "poses", b"poses", "recall_seconds", b"recall_seconds", "recalled", b"recalled", "seconds", b"seconds", "walker", b"walker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drawn: _TypeAlias = Drawn  # noqa: Y015
+
+@_typing.final
+class Applied(_message.Message):
+    """A move, show or hold takes effect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number, as the client gave it."""
+    chunk: _builtins.int
+    """First chunk that it has an effect on. Zero: the first of the world."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        chunk: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "number", b"number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Applied: _TypeAlias = Applied  # noqa: Y015
+
+@_typing.final
+class MissCounts(_message.Message):
+    """Why chunks that were named for recall were not at hand in time, counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NEVER_STORED_FIELD_NUMBER: _builtins.int
+    EVICTED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    TIER_DOWN_FIELD_NUMBER: _builtins.int
+    CORRUPT_FIELD_NUMBER: _builtins.int
+    never_stored: _builtins.int
+    """Nobody ever stored them."""
+    evicted: _builtins.int
+    """They were dropped for want of room."""
+    deleted: _builtins.int
+    """They had been deleted."""
+    late: _builtins.int
+    """They did not come before the recall deadline."""
+    tier_down: _builtins.int
+    """Whoever has them does not answer."""
+    corrupt: _builtins.int
+    """Their bytes were damaged."""
+    def __init__(
+        self,
+        *,
+        never_stored: _builtins.int = ...,
+        evicted: _builtins.int = ...,
+        deleted: _builtins.int = ...,
+        late: _builtins.int = ...,
+        tier_down: _builtins.int = ...,
+        corrupt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrupt", b"corrupt", "deleted", b"deleted", "evicted", b"evicted", "late", b"late", "never_stored", b"never_stored", "tier_down", b"tier_down"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissCounts: _TypeAlias = MissCounts  # noqa: Y015
+
+@_typing.final
+class RecallCounts(_message.Message):
+    """What became of recall and of fetches ahead of the camera since the session came to its generator, counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECALLED_FIELD_NUMBER: _builtins.int
+    AT_HAND_FIELD_NUMBER: _builtins.int
+    FETCHED_BYTES_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
+    LATE_FIELD_NUMBER: _builtins.int
+    WASTED_FIELD_NUMBER: _builtins.int
+    UNFORESEEN_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    REENCODED_FIELD_NUMBER: _builtins.int
+    UNANSWERED_FIELD_NUMBER: _builtins.int
+    ABSTAINED_FIELD_NUMBER: _builtins.int
+    KV_DROPPED_FIELD_NUMBER: _builtins.int
+    recalled: _builtins.int
+    """Chunks put back into the window."""
+    at_hand: _builtins.int
+    """Of these, at hand without a fetch for this step."""
+    fetched_bytes: _builtins.int
+    """Coded bytes fetched from the store."""
+    used: _builtins.int
+    """Fetched ahead and recalled when expected."""
+    early: _builtins.int
+    """Fetched ahead and recalled later than expected."""
+    late: _builtins.int
+    """Recalled while the fetch ahead was still under way."""
+    wasted: _builtins.int
+    """Fetched ahead and let go of without being recalled."""
+    unforeseen: _builtins.int
+    """Recalled without having been asked for ahead, and not at hand."""
+    reencoded: _builtins.int
+    """Made again from latents."""
+    unanswered: _builtins.int
+    """Steps that recalled nothing because the index did not answer."""
+    abstained: _builtins.int
+    """Slots that the selector left empty."""
+    kv_dropped: _builtins.int
+    """Chunks whose keys and values were dropped before they were kept."""
+    @_builtins.property
+    def missed(self) -> Global___MissCounts:
+        """Named for recall and not at hand in time."""
+
+    def __init__(
+        self,
+        *,
+        recalled: _builtins.int = ...,
+        at_hand: _builtins.int = ...,
+        fetched_bytes: _builtins.int = ...,
+        used: _builtins.int = ...,
+        early: _builtins.int = ...,
+        late: _builtins.int = ...,
+        wasted: _builtins.int = ...,
+        unforeseen: _builtins.int = ...,
+        missed: Global___MissCounts | None = ...,
+        reencoded: _builtins.int = ...,
+        unanswered: _builtins.int = ...,
+        abstained: _builtins.int = ...,
+        kv_dropped: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["missed", b"missed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "at_hand", b"at_hand", "early", b"early", "fetched_bytes", b"fetched_bytes", "kv_dropped", b"kv_dropped", "late", b"late", "missed", b"missed", "recalled", b"recalled", "reencoded", b"reencoded", "unanswered", b"unanswered", "unforeseen", b"unforeseen", "used", b"used", "wasted", b"wasted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecallCounts: _TypeAlias = RecallCounts  # noqa: Y015
 
 @_typing.final
 class Remembered(_message.Message):
@@ -627,6 +827,7 @@ class WalkResponse(_message.Message):
     DRAWN_FIELD_NUMBER: _builtins.int
     REMEMBERED_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def drawn(self) -> Global___Drawn:
         """A chunk was drawn."""
@@ -639,18 +840,23 @@ class WalkResponse(_message.Message):
     def notice(self) -> Global___Notice:
         """Something happened."""
 
+    @_builtins.property
+    def applied(self) -> Global___Applied:
+        """A move, show or hold takes effect."""
+
     def __init__(
         self,
         *,
         drawn: Global___Drawn | None = ...,
         remembered: Global___Remembered | None = ...,
         notice: Global___Notice | None = ...,
+        applied: Global___Applied | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drawn", b"drawn", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drawn", b"drawn", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice", "applied"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -858,6 +1064,7 @@ class SessionSummary(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     JOINED_FIELD_NUMBER: _builtins.int
     IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    SUSPENDED_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """Its id."""
     world: _builtins.str
@@ -870,6 +1077,8 @@ class SessionSummary(_message.Message):
     """True while a client is joined."""
     idle_seconds: _builtins.float
     """Since its last chunk, or since it was opened, seconds."""
+    suspended: _builtins.bool
+    """True: it holds no memory of a generator until somebody walks on."""
     def __init__(
         self,
         *,
@@ -879,10 +1088,11 @@ class SessionSummary(_message.Message):
         kept: _builtins.int = ...,
         joined: _builtins.bool = ...,
         idle_seconds: _builtins.float = ...,
+        suspended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "joined", b"joined", "kept", b"kept", "next", b"next", "session", b"session", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "joined", b"joined", "kept", b"kept", "next", b"next", "session", b"session", "suspended", b"suspended", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

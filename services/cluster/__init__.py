@@ -1,0 +1,1 @@
+"""All parts of the service on a Ray cluster: started, watched, started again, made more or fewer."""
