@@ -351,7 +351,7 @@ class Move(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """The client's own number, given back with what was drawn. Zero: none."""
+    """The client's own number, given back with what was drawn; see `Walk`. Zero: none."""
     @_builtins.property
     def actions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Action]:
         """One action a latent frame, or one that is held for the whole chunk. Other counts are INVALID_ARGUMENT."""
@@ -418,7 +418,7 @@ class Hold(_message.Message):
     pause: _builtins.bool
     """True: stop, no more chunks are drawn until the next hold or move."""
     number: _builtins.int
-    """The client's own number, given back with `Applied`. Zero: none."""
+    """The client's own number, given back with `Applied`; see `Walk`. Zero: none."""
     @_builtins.property
     def action(self) -> Global___Action:
         """What is held. Missing: standing still."""
@@ -448,7 +448,7 @@ class Show(_message.Message):
     WALKERS_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     number: _builtins.int
-    """The client's own number, given back with the chunk. Zero: none."""
+    """The client's own number, given back with the chunk; see `Walk`. Zero: none."""
     @_builtins.property
     def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Picture]:
         """As many as a chunk has pictures for its latent frames."""
@@ -828,6 +828,7 @@ class WalkResponse(_message.Message):
     REMEMBERED_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
+    JOINED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def drawn(self) -> Global___Drawn:
         """A chunk was drawn."""
@@ -844,6 +845,12 @@ class WalkResponse(_message.Message):
     def applied(self) -> Global___Applied:
         """A move, show or hold takes effect."""
 
+    @_builtins.property
+    def joined(self) -> Global___OpenResponse:
+        """The session is joined: always the first answer, and no other. As when it was opened, but for `next`, `walker` and
+        `world`, which are as they are now.
+        """
+
     def __init__(
         self,
         *,
@@ -851,12 +858,13 @@ class WalkResponse(_message.Message):
         remembered: Global___Remembered | None = ...,
         notice: Global___Notice | None = ...,
         applied: Global___Applied | None = ...,
+        joined: Global___OpenResponse | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice", "applied"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice", "applied", "joined"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -79,8 +79,12 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Walk(self, request_iterator, context):
-        """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session; a second
-        client that joins it takes it over, and the first gets ABORTED.
+        """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session, and the first
+        answer says that it is joined; a second client that joins it takes it over, and the first gets ABORTED.
+
+        After a lost connection a client joins again and sends all moves, shows and holds again that have no answer: those
+        whose number the session has taken already are passed over. So numbers are never used twice in a session; a client
+        begins to count anywhere at random.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,8 +36,12 @@ class SessionsStub:
     Open: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.OpenRequest, _sessions_pb2.OpenResponse]
     """Begins a walk, in a new world or from a chunk of an old one, on a branch of its own."""
     Walk: _grpc.StreamStreamMultiCallable[_sessions_pb2.WalkRequest, _sessions_pb2.WalkResponse]
-    """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session; a second
-    client that joins it takes it over, and the first gets ABORTED.
+    """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session, and the first
+    answer says that it is joined; a second client that joins it takes it over, and the first gets ABORTED.
+
+    After a lost connection a client joins again and sends all moves, shows and holds again that have no answer: those
+    whose number the session has taken already are passed over. So numbers are never used twice in a session; a client
+    begins to count anywhere at random.
     """
     Fork: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkRequest, _sessions_pb2.ForkResponse]
     """Gives the session's world, up to a chunk, a second name. The session walks on undisturbed."""
@@ -56,8 +60,12 @@ class SessionsAsyncStub(SessionsStub):
     Open: _aio.UnaryUnaryMultiCallable[_sessions_pb2.OpenRequest, _sessions_pb2.OpenResponse]  # type: ignore[assignment]
     """Begins a walk, in a new world or from a chunk of an old one, on a branch of its own."""
     Walk: _aio.StreamStreamMultiCallable[_sessions_pb2.WalkRequest, _sessions_pb2.WalkResponse]  # type: ignore[assignment]
-    """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session; a second
-    client that joins it takes it over, and the first gets ABORTED.
+    """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session, and the first
+    answer says that it is joined; a second client that joins it takes it over, and the first gets ABORTED.
+
+    After a lost connection a client joins again and sends all moves, shows and holds again that have no answer: those
+    whose number the session has taken already are passed over. So numbers are never used twice in a session; a client
+    begins to count anywhere at random.
     """
     Fork: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkRequest, _sessions_pb2.ForkResponse]  # type: ignore[assignment]
     """Gives the session's world, up to a chunk, a second name. The session walks on undisturbed."""
@@ -85,8 +93,12 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_sessions_pb2.WalkRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sessions_pb2.WalkResponse], _abc.AsyncIterator[_sessions_pb2.WalkResponse]]:
-        """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session; a second
-        client that joins it takes it over, and the first gets ABORTED.
+        """Walks: moves and shown pictures in, drawn pictures and notices out. The first message joins a session, and the first
+        answer says that it is joined; a second client that joins it takes it over, and the first gets ABORTED.
+
+        After a lost connection a client joins again and sends all moves, shows and holds again that have no answer: those
+        whose number the session has taken already are passed over. So numbers are never used twice in a session; a client
+        begins to count anywhere at random.
         """
 
     @_abc_1.abstractmethod
