@@ -22,7 +22,7 @@ services.kvstore | services.retriever | services.generator | services.gateway | 
 pocket
 worldkv.memory, worldkv.coding, worldkv.window
 worldkv.client | worldkv.service
-worldkv.wire, worldkv.wire_retriever
+worldkv.wire, worldkv.wire_retriever, worldkv.wire_sessions
 worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.rpc | worldkv.format
@@ -69,6 +69,7 @@ LIGHT = (
     "worldkv.views",
     "worldkv.wire",
     "worldkv.wire_retriever",
+    "worldkv.wire_sessions",
     "worldkv.worlds",
 )
 """What the storage services and the client are made of: imports with torch and Ray absent."""

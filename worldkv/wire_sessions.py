@@ -1,0 +1,87 @@
+"""Messages of walks and the nouns they stand for: one conversion at each crossing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import isfinite
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from worldkv.actions import PITCH_LIMIT, Action, Walker
+from worldkv.errors import InvalidInput
+from worldkv.pose import Matrix, check
+from worldkv.v1 import chunk_pb2
+from worldkv.v1 import sessions_pb2 as pb
+
+Mode = Literal["worldkv", "window", "full"]
+Format = Literal["jpeg", "rgb8", "rgb32f"]
+T = TypeVar("T")
+
+MODES: dict[Mode, pb.MemoryMode.ValueType] = {
+    "worldkv": pb.MEMORY_MODE_WORLDKV,
+    "window": pb.MEMORY_MODE_WINDOW,
+    "full": pb.MEMORY_MODE_FULL,
+}
+FORMATS: dict[Format, pb.PictureFormat.ValueType] = {
+    "jpeg": pb.PICTURE_FORMAT_JPEG,
+    "rgb8": pb.PICTURE_FORMAT_RGB8,
+    "rgb32f": pb.PICTURE_FORMAT_RGB32F,
+}
+
+
+def mode_of(message: int) -> Mode:
+    """The mode a message names; InvalidInput for a number without a meaning."""
+    return _named("mode", {pb.MEMORY_MODE_UNSPECIFIED: "worldkv", **{n: name for name, n in MODES.items()}}, message)
+
+
+def format_of(message: int) -> Format:
+    """The form of pictures a message names; InvalidInput for a number without a meaning."""
+    names = {pb.PICTURE_FORMAT_UNSPECIFIED: "jpeg", **{n: name for name, n in FORMATS.items()}}
+    return _named("format of pictures", names, message)
+
+
+def action_of(message: pb.Action) -> Action:
+    """The action; InvalidInput for numbers that are not finite."""
+    return Action(message.forward, message.strafe, message.turn, message.look)
+
+
+def action_message(action: Action) -> pb.Action:
+    return pb.Action(forward=action.forward, strafe=action.strafe, turn=action.turn, look=action.look)
+
+
+def walker_of(message: pb.Walker) -> Walker:
+    """Where somebody stands; InvalidInput (or InvalidPose) where nobody can."""
+    if not isfinite(message.yaw) or not abs(message.pitch) <= PITCH_LIMIT:
+        raise InvalidInput(
+            f"a walker's yaw is finite and the pitch within {PITCH_LIMIT:g} degrees, got {message.yaw}, {message.pitch}"
+        )
+    walker = Walker(message.x, message.z, message.yaw, message.pitch, message.y)
+    check(walker.pose)
+    return walker
+
+
+def walker_message(walker: Walker) -> pb.Walker:
+    return pb.Walker(x=walker.x, y=walker.y, z=walker.z, yaw=walker.yaw, pitch=walker.pitch)
+
+
+def poses_of(messages: Iterable[chunk_pb2.Pose]) -> Matrix:
+    """Poses [poses, 4, 4]; InvalidPose for one that is none."""
+    rows = [np.array(message.matrix, np.float64) for message in messages]
+    if any(len(row) != 12 for row in rows):
+        raise InvalidInput(f"a pose is 12 numbers, got {[len(row) for row in rows]}")
+    matrices = np.zeros((len(rows), 4, 4))
+    matrices[:, :3] = np.array(rows).reshape(-1, 3, 4)
+    matrices[:, 3, 3] = 1
+    return check(matrices)
+
+
+def pose_messages(poses: Matrix) -> list[chunk_pb2.Pose]:
+    """Poses [poses, 4, 4] as messages."""
+    return [chunk_pb2.Pose(matrix=pose[:3].ravel()) for pose in poses]
+
+
+def _named(what: str, names: dict[int, T], number: int) -> T:
+    if number not in names:
+        raise InvalidInput(f"a {what} is one of {sorted(names)}, got {number}")
+    return names[number]
