@@ -45,7 +45,7 @@ def gain_pose() -> Iterator[Case]:
 
 @bench("demo.gain.coverage", bar=">= 0.98", about="gain closed by coverage, whole chunks at int4")
 def gain_coverage() -> Iterator[Case]:
-    yield from _gains(replace(DEFAULT, name="coverage", codec="int4"))
+    yield from _gains(replace(DEFAULT, name="coverage", selector="coverage", codec="int4"))
 
 
 @bench("demo.gain.paper", bar=">= 0.85", about="gain closed at the paper's setting: keep 0.25, raw, by pose")

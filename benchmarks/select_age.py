@@ -10,6 +10,8 @@ from benchmarks.judged import LONG, differences, mean_psnr
 from benchmarks.registry import Case, bench
 from services.generator.walks import DEFAULT
 
+COVERAGE = replace(DEFAULT, name="coverage", selector="coverage")
+
 FRESH = range(10, 15)
 """Seeds that nothing was tuned on."""
 
@@ -18,6 +20,6 @@ FRESH = range(10, 15)
 def age() -> Iterator[Case]:
     for path in LONG:
         for name in ("coverage_early", "coverage_late"):
-            changed = replace(DEFAULT, name=name, selector=name)
-            by_seed = differences(path, changed, DEFAULT, FRESH)
-            yield Case(f"{path}, {name}", statistics.fmean(by_seed), "dB", mean_psnr(path, DEFAULT, FRESH), by_seed)
+            changed = replace(COVERAGE, name=name, selector=name)
+            by_seed = differences(path, changed, COVERAGE, FRESH)
+            yield Case(f"{path}, {name}", statistics.fmean(by_seed), "dB", mean_psnr(path, COVERAGE, FRESH), by_seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,7 +17,7 @@ from benchmarks.rolling_cache import RollingCache
 from pocket.rooms import slide
 from services.generator.scenarios import SCENARIOS, Scenario
 from services.generator.session import Session, SessionConfig, Step
-from services.generator.walks import DEFAULT, FULL, WINDOW, Variant, make_memory
+from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, Variant, make_memory
 from worldkv.actions import Walker
 
 CHUNKS = 90
@@ -102,7 +103,7 @@ def share() -> Iterator[Case]:
 @bench("exact.pocket", bar="<= 1e-4", about="recalling everything uncoded against a cache that never evicts")
 def exact() -> Iterator[Case]:
     chunks = 24
-    everything = Variant("everything", selector="latest", codec="raw", placement="original", recalled=3 * chunks)
+    everything = replace(PAPER, name="everything", selector="latest", keep=1.0, recalled=3 * chunks)
     walk = SCENARIOS["wander"](1)
     session = _session(everything, walk)
     cache = RollingCache(model().model, model().levels)

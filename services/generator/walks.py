@@ -54,12 +54,12 @@ class Variant:
 
     name: str
     mode: Mode = "worldkv"
-    selector: str = "coverage"
+    selector: str = "coverage_early"
     keep: float = 1.0
     similarity: Similarity = "anchor_mean"
     pooled: bool = False
     codec: str = "klt2"
-    context: Context = "window"
+    context: Context = "alone"
     placement: Placement = "rebased"
     recalled: int = 6
     order: Order = "time"
@@ -80,11 +80,12 @@ class Variant:
         return WindowConfig(recalled=self.recalled, placement=self.placement)
 
 
-WINDOW = Variant("window", mode="window")
-FULL = Variant("full", mode="full")
+WINDOW = Variant("window", mode="window", context="window")
+FULL = Variant("full", mode="full", context="window")
 DEFAULT = Variant("worldkv")
-PAPER = Variant("paper", selector="pose", keep=0.25, codec="raw", placement="original")
-"""The paper's setting: recall by pose, a quarter of the other frames' tokens, original positions."""
+PAPER = Variant("paper", selector="pose", keep=0.25, codec="raw", context="window", placement="original")
+"""The paper's setting: recall by pose, a quarter of the other frames' tokens, a clean pass in the window, original
+positions."""
 
 VARIANTS = {v.name: v for v in (WINDOW, FULL, DEFAULT, PAPER)}
 
