@@ -84,6 +84,22 @@ async def test_opening_walks_on_where_the_world_ends(store, catalog):
     assert opened.lineage.key(10).branch == opened.lineage.head
 
 
+async def test_whose_branch_is_not_the_head_any_more_takes_nothing_over(store, catalog):
+    first = await walked(store, catalog)
+    mine = bytes(16)
+    second = (await fork(store, catalog, "harbour", heads=[first.lineage.head], branch=mine)).world
+    assert second.lineage.head == mine
+    with pytest.raises(Conflict, match=mine.hex()):
+        await fork(store, catalog, "harbour", heads=[first.lineage.head])
+    assert (await catalog.read("harbour")).world == second
+    third = (await fork(store, catalog, "harbour", 4, heads=[first.lineage.head, mine])).world
+    assert third.lineage.start == 4
+
+
+async def test_a_branch_can_be_named_before_the_world_begins(catalog):
+    assert (await begin(catalog, "harbour", SPEC, bytes(16))).world.lineage.head == bytes(16)
+
+
 async def test_rewinding_leaves_what_came_after_for_the_sweep(store, catalog):
     source = await walked(store, catalog)
     again = (await fork(store, catalog, "harbour", 3)).world

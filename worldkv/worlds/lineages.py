@@ -35,9 +35,9 @@ class Swept(NamedTuple):
     frames: int = 0
 
 
-async def begin(catalog: Catalog, name: str, spec: str = "") -> Stored:
-    """A new world without chunks; raises AlreadyExists."""
-    return await create(catalog, World(visible(name), Lineage.begin(), spec=spec))
+async def begin(catalog: Catalog, name: str, spec: str = "", branch: Branch | None = None) -> Stored:
+    """A new world without chunks, on a branch that may be named before; raises AlreadyExists."""
+    return await create(catalog, World(visible(name), Lineage.begin(branch), spec=spec))
 
 
 async def length(store: Store, lineage: Lineage) -> int:
@@ -51,7 +51,14 @@ async def length(store: Store, lineage: Lineage) -> int:
 
 
 async def fork(
-    store: Store, catalog: Catalog, name: str, at: int | None = None, into: str | None = None, spec: str = ""
+    store: Store,
+    catalog: Catalog,
+    name: str,
+    at: int | None = None,
+    into: str | None = None,
+    spec: str = "",
+    heads: Collection[Branch] = (),
+    branch: Branch | None = None,
 ) -> Stored:
     """A new branch whose first own chunk is number `at`; those before it are shared, and nothing is copied.
 
@@ -59,6 +66,8 @@ async def fork(
     into  name of a new world. None: the world itself goes on at `at`, which is to open, to rewind or to take it over;
           a writer of its old head then writes where nobody reads
     spec  digest of the model that is to write; SpecMismatch if the world's is another one
+    heads  one of these branches is to be the world's head, else Conflict: somebody has taken it over; none: any may be
+    branch  the new branch, for who has to write it down before; None: one is made
 
     Raises NotFound for a world that is not there or has no chunk `at` - 1, InvalidInput for a negative `at`,
     AlreadyExists if `into` is taken, Conflict if somebody else changed the world meanwhile.
@@ -66,8 +75,10 @@ async def fork(
     source = (await catalog.read(visible(name))).world
     if spec and source.spec and spec != source.spec:
         raise SpecMismatch(f"world {name!r} is of spec {source.spec}, not {spec}")
+    if heads and source.lineage.head not in heads:
+        raise Conflict(f"world {name!r} has been taken over: its head is {source.lineage.head.hex()}")
     end = await length(store, source.lineage) if at is None else at
-    lineage = source.lineage.fork(end)
+    lineage = source.lineage.fork(end, branch)
     if end > MAX_INDEX:
         raise InvalidInput(f"a world is forked at a chunk number up to {MAX_INDEX}, got {end}")
     if at and not await _holds(store, source.lineage.key(at - 1)):
