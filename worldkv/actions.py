@@ -17,15 +17,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import ceil, cos, radians, sin
+from math import atan2, ceil, cos, degrees, radians, sin
 
 import numpy as np
 
-from worldkv.errors import InvalidInput
-from worldkv.pose import Matrix, camera
+from worldkv.errors import InvalidInput, InvalidPose
+from worldkv.pose import Matrix, Pose, camera
 
 PITCH_LIMIT = 85.0
 """Degrees a walker may look up or down (LingBot's controller has the same)."""
+LEVEL_TOLERANCE = 1e-3
+"""How far the axis to a walker's right may leave the horizontal: poses are only as exact as their checks."""
 TOKEN = re.compile(r"([RLWSDAUJ_])(\d+(?:\.\d+)?)?")
 DEFAULTS = {"W": 1.0, "S": 1.0, "D": 1.0, "A": 1.0, "U": 30.0, "J": 30.0, "_": 3.0}
 TURN_DEFAULT = 90.0
@@ -63,6 +65,19 @@ class Walker:
     yaw: float = 0.0
     pitch: float = 0.0
     y: float = 0.0
+
+    @classmethod
+    def of(cls, pose: Matrix) -> Walker:
+        """Who stands at a camera-to-world matrix [4, 4]; yaw is between -180 and 180 degrees.
+
+        Raises InvalidPose for a matrix that is no pose, or whose camera is tilted to a side.
+        """
+        m = Pose(pose).matrix
+        (right_x, right_y, right_z), down_y, forward_y = m[:3, 0], m[1, 1], m[1, 2]
+        if abs(right_y) > LEVEL_TOLERANCE or down_y < 0:
+            raise InvalidPose(f"a walker's camera is level, got one tilted by {degrees(atan2(right_y, down_y)):.3g}")
+        x, y, z = map(float, m[:3, 3])
+        return cls(x, z, degrees(atan2(-right_z, right_x)), degrees(atan2(-forward_y, down_y)), y)
 
     @property
     def pose(self) -> Matrix:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from worldkv.chunk import ModelSpec
 from worldkv.coding import DTYPES, KV
@@ -29,7 +30,7 @@ GROWTH = 8
 
 
 class Entry(NamedTuple):
-    """A chunk at hand for the window.
+    """A chunk at hand for the window, on any device.
 
     tag    tells this KV from any other (a chunk may be at hand raw and coded)
     begin  time of its first latent frame since the world began
@@ -68,15 +69,31 @@ class WindowConfig:
         return self.sink + self.recalled + self.recent + current
 
 
-class Window:
-    """Slots for the chunks that a batch of sessions attends to.
+@dataclass(frozen=True, eq=False)
+class View:
+    """What one pass of a model attends to: rows of a window, one for each session of the batch.
 
-    sizes  tokens of each slot
     keys, values  [layers, batch, tokens, heads, head_dim]; keys are placed at their time position
     valid  [batch, tokens] bool
     position [batch] int64: time position of each session's current chunk
+    whole  whether every token of every row is valid, so that no mask is needed
 
     `keys` and `values` hold leftovers in slots that are not valid: attend under the mask.
+    """
+
+    spec: ModelSpec
+    keys: Tensor
+    values: Tensor
+    valid: Tensor
+    position: Tensor
+    whole: bool
+
+
+class Window:
+    """Slots for the chunks that sessions attend to, a row for each session.
+
+    sizes  tokens of each slot
+    keys, values, valid, position  of all rows, see `View`
     """
 
     def __init__(
@@ -96,9 +113,23 @@ class Window:
         self.moved_tokens = 0
 
     @property
-    def whole(self) -> bool:
-        """Whether every token of every row is valid, so that no mask is needed. Costs no device synchronisation."""
-        return all(row == self.sizes for row in self._used)
+    def nbytes(self) -> int:
+        """Bytes of keys and values, whether valid or not."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def view(self, rows: Sequence[int]) -> View:
+        """What a pass over these rows attends to, in this order. Costs no device synchronisation.
+
+        A run of rows is seen where it lies, and changes with the window; other rows are copied together.
+        """
+        first, whole = rows[0], all(self._used[row] == self.sizes for row in rows)
+        if list(rows) == list(range(first, first + len(rows))):
+            run = slice(first, first + len(rows))
+            keys, values = self.keys[:, run], self.values[:, run]
+            return View(self.spec, keys, values, self.valid[run], self.position[run], whole)
+        chosen = torch.tensor(rows, device=self.keys.device)
+        keys, values = self.keys.index_select(1, chosen), self.values.index_select(1, chosen)
+        return View(self.spec, keys, values, self.valid[chosen], self.position[chosen], whole)
 
     def fill(self, row: int, entries: Sequence[Entry | None], position: int, at: Sequence[int]) -> None:
         """Put a session's chunks into its row: entry i into slot i, at time `at[i]`; None empties a slot.
@@ -120,9 +151,11 @@ class Window:
         used = 0 if entry is None else entry.kv.tokens
         if used > size:
             raise OverBudget(f"a chunk of {used} tokens does not fit slot {slot} of {size}")
+        self._held[row][slot] = None  # whatever happens on the way: half a chunk is no chunk
         if entry is not None:
             offset = torch.tensor([time], device=self.keys.device)
-            self.keys[:, row, begin : begin + used] = place(entry.kv.keys[None], self.rope, offset)[0]
+            keys = entry.kv.keys.to(self.keys.device)
+            self.keys[:, row, begin : begin + used] = place(keys[None], self.rope, offset)[0]
             self.values[:, row, begin : begin + used] = entry.kv.values
             self.moved_tokens += used
         self.valid[row, begin : begin + used] = True

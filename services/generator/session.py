@@ -6,14 +6,17 @@ One code path for three modes: they differ only in which chunks stand in the win
     full     every chunk, never dropped
     worldkv  sink, recalled, recent
 
+A chunk is made in three phases, so that many sessions can be drawn together: `begin` says what it is drawn from,
+`drawing.draw` draws it, `end` remembers it. Nothing of the session changes before its chunk is remembered: what fails
+on the way, or is given up, leaves it where it stood.
+
 Noise is counter-based on (seed, chunk number): there is no random state to save.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import radians
 from time import perf_counter
 from typing import Literal, NamedTuple
@@ -22,18 +25,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.generator.drawing import Context as Context
+from services.generator.drawing import Draft, Drawn, Shape, draw, encode_again, window_for
 from services.generator.world_model import Conditioning, WorldModel
-from worldkv.actions import Action, Slide, Walker, unhindered
-from worldkv.chunk import Lineage, Meta, Part
+from worldkv.actions import Action, Slide, Walker, follow, unhindered
+from worldkv.chunk import Lineage, Meta, ModelSpec, Part
 from worldkv.coding import KV
-from worldkv.errors import InvalidConfig, InvalidInput
+from worldkv.errors import Conflict, InvalidConfig, InvalidInput
 from worldkv.memory import Memory, Recalled
 from worldkv.pose import Matrix
 from worldkv.select import Query
 from worldkv.window import GROWTH, Entry, Window, WindowConfig, positions
 
 Mode = Literal["window", "full", "worldkv"]
-Context = Literal["window", "alone"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class SessionConfig:
 
 
 class Seconds(NamedTuple):
-    """Wall time of a step, by part."""
+    """Wall time of a step, by part; window and model are the whole batch's that it was drawn in."""
 
     recall: float
     window: float
@@ -94,6 +98,38 @@ class Step:
     seconds: Seconds
 
 
+@dataclass(frozen=True, eq=False)
+class HeldChunk:
+    """A chunk that stands in the window uncoded.
+
+    poses [frames, 4, 4] camera-to-world
+    """
+
+    index: int
+    poses: Matrix
+    kv: KV
+
+
+@dataclass(frozen=True, eq=False)
+class SessionState:
+    """All that a session is besides its model, its configuration and its memory.
+
+    spec    digest of the model spec
+    seed    of the noise, whatever the configuration says
+    next    number of the next chunk to be drawn
+    walker  where the walker stands
+    held    chunks that stand in the window uncoded, by number
+    model   state of the model, as bytes
+    """
+
+    spec: str
+    seed: int
+    next: int
+    walker: Walker
+    held: tuple[HeldChunk, ...]
+    model: bytes
+
+
 class Session:
     """One walk through one world, written to one branch.
 
@@ -117,7 +153,33 @@ class Session:
         self.next = 0
         self._raw: dict[int, Entry] = {}
         self._poses: dict[int, Matrix] = {}
-        self._window = Window(model.spec, self._slots())
+        self._window: Window | None = None
+        self._draft: Draft | None = None
+        self._beginning = False
+
+    @classmethod
+    def restore(
+        cls,
+        model: WorldModel,
+        config: SessionConfig,
+        state: SessionState,
+        memory: Memory | None = None,
+        slide: Slide = unhindered,
+    ) -> Session:
+        """The session that was saved: it draws what the saved one would have drawn. Raises SpecMismatch."""
+        model.spec.require(state.spec)
+        session = cls(model, replace(config, seed=state.seed), state.walker, memory, slide)
+        session.state.from_bytes(state.model)
+        session.next = state.next
+        for held in state.held:
+            session._hold(held.index, held.poses, held.kv)
+        return session
+
+    def save(self) -> SessionState:
+        """What the session is between two chunks; shares keys and values with it, which are never changed."""
+        held = tuple(HeldChunk(i, self._poses[i], self._raw[i].kv) for i in sorted(self._raw))
+        seed, digest = self.config.seed, self.model.spec.digest
+        return SessionState(digest, seed, self.next, self.walker, held, self.state.to_bytes())
 
     @property
     def frames(self) -> int:
@@ -130,56 +192,65 @@ class Session:
         return sum(entry.kv.nbytes for entry in self._raw.values())
 
     async def step(self, actions: Action | Sequence[Action]) -> Step:
-        """Draw the next chunk.
+        """Draw the next chunk by itself.
 
         actions: one a latent frame, or one that is held for the whole chunk. Raises InvalidInput for another number.
         """
-        held = [actions] * self.frames if isinstance(actions, Action) else list(actions)
-        if len(held) != self.frames:
-            raise InvalidInput(f"a step takes one action or {self.frames}, got {len(held)}")
-        poses = []
-        for action in held:
-            self.walker = self.walker.after(action, self.slide)
-            poses.append(self.walker.pose)
-        return await self._chunk(np.stack(poses), None)
+        return await self._alone(await self.begin(actions))
 
     async def show(self, pictures: Tensor, walkers: Sequence[Walker]) -> Step:
         """Take pictures from elsewhere as the next chunk; the walker goes on from the last of them.
 
         pictures [frames, 3, height, width] float32 in 0..1, walkers: where each was taken.
         """
-        channels, height, width = self.model.spec.latent
+        return await self._alone(await self.begin_shown(pictures, walkers))
+
+    async def _alone(self, draft: Draft) -> Step:
+        try:
+            self._window = window_for(self.model, draft.shape.sizes, self._window)
+            (drawn,) = draw(self.model, self._window, [0], [draft])
+            return await self.end(draft, drawn)
+        finally:
+            self.abandon(draft)
+
+    async def begin(self, actions: Action | Sequence[Action]) -> Draft:
+        """What the next chunk is to be drawn from, recall included; to be ended or abandoned before the next begin.
+
+        actions  as for `step`
+
+        Raises Conflict while another chunk is being drawn.
+        """
+        held = [actions] * self.frames if isinstance(actions, Action) else list(actions)
+        if len(held) != self.frames:
+            raise InvalidInput(f"a step takes one action or {self.frames}, got {len(held)}")
+        return await self._begin(follow(self.walker, held, self.slide)[1:], None)
+
+    async def begin_shown(self, pictures: Tensor, walkers: Sequence[Walker]) -> Draft:
+        """The same for pictures from elsewhere; arguments as for `show`."""
         if pictures.shape[0] != self.frames or len(walkers) != self.frames:
             raise InvalidInput(f"show takes {self.frames} pictures and places, got {len(pictures)} and {len(walkers)}")
-        latents = self.model.see(pictures)
-        if tuple(latents.shape[1:]) != (channels, height, width) or not latents.isfinite().all():
-            raise InvalidInput(
-                f"pictures must give finite latents {(channels, height, width)}, got {tuple(latents.shape)}"
-            )
-        self.walker = walkers[-1]
-        return await self._chunk(np.stack([w.pose for w in walkers]), latents)
+        return await self._begin(walkers, pictures)
 
-    async def _chunk(self, poses: Matrix, shown: Tensor | None) -> Step:
-        index, begin = self.next, self.next * self.frames
-        clock = [perf_counter()]
-        recalled = await self._recall(poses)
-        clock.append(perf_counter())
-        entries = self._arrange([r.entry for r in recalled])
-        self._fill(entries, begin)
-        clock.append(perf_counter())
-        condition = [Conditioning(poses)]
-        if shown is None:
-            latents = self.model.generate(self._window, condition, self.noise(index)[None])
-        else:
-            latents = shown[None]
-        (kv,) = self.model.encode(latents, self._behind(self._window), condition)
-        pictures = self.model.decode([self.state], latents)[0]
-        clock.append(perf_counter())
-        await self._keep(poses, latents[0], kv, recalled, shown is not None)
-        clock.append(perf_counter())
-        self.next += 1
-        seconds = Seconds(*(after - before for before, after in itertools.pairwise(clock)))
-        return Step(index, pictures, poses, tuple(recalled), seconds)
+    async def end(self, draft: Draft, drawn: Drawn) -> Step:
+        """Remember a chunk that was drawn; the session is at the next one.
+
+        Raises what `Memory.remember` raises: the draft can then be ended again, or abandoned.
+        """
+        if draft is not self._draft:
+            raise InvalidInput(f"chunk {draft.index} was ended or abandoned before; the next is {self.next}")
+        began = perf_counter()
+        if self.memory:
+            await self.memory.remember(self._part(draft, drawn), drawn.kv)
+        self.walker, self.state, self.next, self._draft = draft.walker, drawn.state, draft.index + 1, None
+        self._hold(draft.index, draft.conditioning.poses, drawn.kv)
+        self._let_go(len(draft.shape.sizes))
+        seconds = Seconds(draft.recall_seconds, drawn.window_seconds, drawn.model_seconds, perf_counter() - began)
+        return Step(draft.index, drawn.pictures, draft.conditioning.poses, draft.recalled, seconds)
+
+    def abandon(self, draft: Draft) -> None:
+        """Give up a draft: the session stands where it stood. One that was ended or abandoned before is let be."""
+        if draft is self._draft:
+            self._draft = None
 
     def noise(self, index: int) -> Tensor:
         """Noise of chunk `index`, [frames, channels, height, width]: the same for the same seed, on every machine."""
@@ -188,16 +259,40 @@ class Session:
         )
         return torch.randn(self.frames, *self.model.spec.latent, generator=generator)
 
-    def _slots(self) -> list[int]:
-        """Tokens of each slot of the window, by mode."""
-        whole = self.frames * self.model.spec.frame_tokens
-        window = self.config.window
-        if self.config.mode == "full":
-            return [whole] * GROWTH
-        if self.memory is None:
-            return [whole] * (window.frames(self.frames) // self.frames - 1)
-        recalled = [self.memory.slot_tokens] * self.memory.slots
-        return [whole] * (window.sink // self.frames) + recalled + [whole] * (window.recent // self.frames)
+    async def _begin(self, walkers: Sequence[Walker], shown: Tensor | None) -> Draft:
+        if self._beginning or self._draft:
+            raise Conflict(f"chunk {self.next} is being drawn already")
+        self._beginning = True
+        try:
+            poses = np.stack([walker.pose for walker in walkers])
+            began = perf_counter()
+            recalled = await self._recall(poses)
+            recall_seconds = perf_counter() - began
+        finally:
+            self._beginning = False
+        entries = self._arrange([r.entry for r in recalled])
+        placement = self.config.window.placement if self.memory else "original"
+        at, position = positions(entries, self.next * self.frames, placement)
+        self._draft = Draft(
+            index=self.next,
+            walker=walkers[-1],
+            conditioning=Conditioning(poses),
+            shape=Shape(self._sizes(), self.config.mode == "full", shown is not None, self.config.context),
+            entries=tuple(entries),
+            at=tuple(at),
+            position=position,
+            source=self.noise(self.next) if shown is None else shown,
+            state=self.state,
+            recalled=tuple(recalled),
+            recall_seconds=recall_seconds,
+        )
+        return self._draft
+
+    def _sizes(self) -> tuple[int, ...]:
+        """Tokens of each slot of the window."""
+        memory = self.memory
+        recalled = [memory.slot_tokens] * memory.slots if memory else []
+        return slot_sizes(self.model.spec, self.config, recalled, len(self._raw))
 
     async def _recall(self, poses: Matrix) -> list[Recalled]:
         if self.memory is None or not self._raw:
@@ -222,43 +317,31 @@ class Session:
         spare = [None] * (self.memory.slots - len(recalled))
         return sink + [None] * (sinks - len(sink)) + recalled + spare + held[sinks:]
 
-    def _fill(self, entries: list[Entry | None], begin: int) -> None:
-        if len(entries) > len(self._window.sizes):
-            self._window = self._window.grown(self._window.sizes + self._slots())
-        placement = self.config.window.placement if self.memory else "original"
-        at, now = positions(entries, begin, placement)
-        self._window.fill(0, entries, now, at)
-
-    async def _keep(self, poses: Matrix, latents: Tensor, kv: KV, recalled: list[Recalled], shown: bool) -> None:
-        index, height_over_width = self.next, self.model.spec.latent[1] / self.model.spec.latent[2]
-        key = self.lineage.key(index)
-        self._raw[index] = Entry((key, "raw"), index * self.frames, self.frames, kv)
-        self._poses[index] = poses
-        self._forget()
-        if self.memory is None:
-            return
+    def _part(self, draft: Draft, drawn: Drawn) -> Part:
+        """The immutable part of a chunk."""
+        spec = self.model.spec
         meta = Meta(
-            key=key,
-            spec=self.model.spec.digest,
-            begin=index * self.frames,
-            poses=poses,
+            key=self.lineage.key(draft.index),
+            spec=spec.digest,
+            begin=draft.index * self.frames,
+            poses=draft.conditioning.poses,
             fov=radians(self.config.fov),
-            aspect=height_over_width,
-            recalled=tuple(r.hit.key for r in recalled),
-            shown=shown,
+            aspect=spec.latent[1] / spec.latent[2],
+            recalled=tuple(r.hit.key for r in draft.recalled),
+            shown=draft.shape.shown,
         )
-        await self.memory.remember(Part(meta, latents.to(torch.float16).cpu().numpy()), kv)
+        return Part(meta, drawn.latents.to(torch.float16).cpu().numpy(), draft.conditioning.extra)
 
-    def _behind(self, window: Window) -> Window:
-        """What the clean pass attends to, where a chunk is drawn or made again behind `window`."""
-        return window if self.config.context == "window" else Window(self.model.spec, ())
+    def _hold(self, index: int, poses: Matrix, kv: KV) -> None:
+        self._raw[index] = Entry((self.lineage.key(index), "raw"), index * self.frames, self.frames, kv)
+        self._poses[index] = poses
 
-    def _forget(self) -> None:
+    def _let_go(self, slots: int) -> None:
         """Let go of what has left the window: sink and recent chunks stay, or the newest, or all."""
         if self.config.mode == "full":
             return
         if self.memory is None:
-            keep = set(sorted(self._raw)[-len(self._window.sizes) :])
+            keep = set(sorted(self._raw)[-slots:])
         else:
             sinks, recent = (n // self.frames for n in (self.config.window.sink, self.config.window.recent))
             others = [i for i in sorted(self._raw) if i >= sinks]
@@ -267,11 +350,18 @@ class Session:
             del self._raw[index], self._poses[index]
 
     def _reencode(self, part: Part, before: Sequence[Entry]) -> KV:
-        """One clean pass over a chunk's latents behind the given chunks, which stand as they stood when it was made."""
-        window = Window(self.model.spec, [e.kv.tokens for e in before])
-        begin = part.meta.begin
-        at, now = positions(list(before), begin, self.config.window.placement)
-        window.fill(0, list(before), now, at)
-        latents = torch.from_numpy(part.latents.astype(np.float32))[None]
-        (kv,) = self.model.encode(latents, self._behind(window), [Conditioning(part.meta.poses, part.conditioning)])
-        return kv
+        return encode_again(self.model, part, before, self.config.window.placement, self.config.context)
+
+
+def slot_sizes(spec: ModelSpec, config: SessionConfig, recalled: Sequence[int], held: int = 0) -> tuple[int, ...]:
+    """Tokens of each slot of a session's window.
+
+    recalled  tokens of each recalled slot, in mode `worldkv`
+    held      chunks that it holds uncoded
+    """
+    whole, window = spec.frames * spec.frame_tokens, config.window
+    if config.mode == "full":
+        return (whole,) * (GROWTH * max(1, -(-held // GROWTH)))
+    if config.mode == "window":
+        return (whole,) * (window.frames(spec.frames) // spec.frames - 1)
+    return (whole,) * (window.sink // spec.frames) + tuple(recalled) + (whole,) * (window.recent // spec.frames)

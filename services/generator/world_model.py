@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.pose import Matrix
-from worldkv.window import Window
+from worldkv.window import View
 
 
 class Conditioning(NamedTuple):
@@ -26,7 +27,10 @@ class Conditioning(NamedTuple):
 
 
 class State(Protocol):
-    """What an adapter carries from chunk to chunk besides KV (VAE cache, action history)."""
+    """What an adapter carries from chunk to chunk besides KV (VAE cache, action history).
+
+    `copy.copy` of a state is a state of its own: what `decode` does to one is not seen in the other.
+    """
 
     def to_bytes(self) -> bytes: ...
 
@@ -37,23 +41,24 @@ class WorldModel(Protocol):
     """A causal video world model that draws a chunk at a time against a window of remembered KV.
 
     All calls are batched over sessions: row b of the window belongs to entry b of the other arguments.
-    A latent chunk is [frames, channels, height, width] float32.
+    A latent chunk is [frames, channels, height, width] float32. Windows and latents that are given lie on `device`.
     """
 
     spec: ModelSpec
+    device: torch.device
     codecs: Mapping[str, tuple[Codec, Codec]]
     """Codecs fitted to this model, by name: of keys, and of values."""
 
     def start(self) -> State:
         """Fresh state of a session."""
 
-    def generate(self, window: Window, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
+    def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         """Denoise the coming chunks: noise and result [batch, frames, channels, height, width] float32."""
 
     def see(self, pictures: Tensor) -> Tensor:
         """Latents [frames, channels, height, width] of pictures from elsewhere [pictures, 3, height, width] in 0..1."""
 
-    def encode(self, latents: Tensor, window: Window, conditions: Sequence[Conditioning]) -> list[KV]:
+    def encode(self, latents: Tensor, window: View, conditions: Sequence[Conditioning]) -> list[KV]:
         """The clean pass (t = 0) over given latents: each chunk's own keys, in chunk-local time, and values."""
 
     def decode(self, states: Sequence[State], latents: Tensor) -> Tensor:

@@ -2,10 +2,13 @@ from math import inf, nan
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.generator.scenarios import reverse
 from worldkv.actions import PITCH_LIMIT, Action, Pace, Walker, follow, parse_path
-from worldkv.errors import InvalidInput
+from worldkv.errors import InvalidInput, InvalidPose
+from worldkv.pose import camera
 
 
 def walked(path: str) -> Walker:
@@ -62,6 +65,28 @@ def test_looking_up_stops_at_the_limit():
 def test_a_collision_rule_decides_where_a_step_leads():
     wall = follow(Walker(0, 0), parse_path("W2"), lambda x, z, dx, dz: (x, min(z + dz, 1.0)))
     assert wall[-1].z == 1.0
+
+
+PLACES = st.floats(-1e3, 1e3)
+
+
+@given(PLACES, PLACES, PLACES, st.floats(-720, 720), st.floats(-PITCH_LIMIT, PITCH_LIMIT))
+def test_a_walker_is_found_again_from_where_it_stands(x, y, z, yaw, pitch):
+    walker = Walker(x, z, yaw, pitch, y)
+    found = Walker.of(walker.pose)
+    assert (found.x, found.y, found.z) == (x, y, z)
+    assert found.pitch == pytest.approx(pitch, abs=1e-9)
+    assert np.allclose(found.pose, walker.pose, atol=1e-12)
+    assert -180 <= found.yaw <= 180
+
+
+@pytest.mark.parametrize("tilt", [1, 90, 180])
+def test_a_camera_that_leans_to_a_side_is_no_walker(tilt):
+    pose = camera(1, 2, 3, 40)
+    roll = np.eye(4)
+    roll[:2, :2] = camera(0, 0, 0, tilt)[:3:2, :3:2]
+    with pytest.raises(InvalidPose, match=rf"tilted by -?{tilt}"):
+        Walker.of(pose @ roll)
 
 
 @pytest.mark.parametrize("path", ["R90", "W2R30W1", "R270A1S2", "U20R10D3"])

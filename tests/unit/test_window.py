@@ -37,13 +37,13 @@ def test_empty_slots_and_unused_tokens_are_masked() -> None:
     window.fill(0, [entry("a", 0), None, entry("b", 3, TOKENS - 2)], 6, [0, 0, 3])
     valid = window.valid[0].view(3, TOKENS)
     assert valid.sum(1).tolist() == [TOKENS, 0, TOKENS - 2]
-    assert not window.whole
+    assert not window.view([0]).whole
 
 
 def test_a_full_window_needs_no_mask() -> None:
     window = Window(SPEC, [TOKENS])
     window.fill(0, [entry("a", 0)], 3, [0])
-    assert window.whole
+    assert window.view([0]).whole
     assert window.valid.all()
 
 
@@ -69,6 +69,42 @@ def test_sessions_of_a_batch_do_not_touch_each_other() -> None:
     assert torch.equal(window.values[:, 0], entry("a", 0).kv.values)
     assert torch.equal(window.values[:, 1], entry("b", 9).kv.values)
     assert window.position.tolist() == [3, 12]
+
+
+def rows_of_three() -> Window:
+    """Row 0 is full, row 1 is not, row 2 is full."""
+    window = Window(SPEC, [TOKENS], batch=3)
+    for row, tag, tokens in ((0, "a", TOKENS), (1, "b", TOKENS - 1), (2, "c", TOKENS)):
+        window.fill(row, [entry(tag, 0, tokens)], 3 + row, [0])
+    return window
+
+
+@pytest.mark.parametrize("rows", [[0], [2], [0, 1], [1, 2], [0, 2], [2, 0], [1, 0, 2], [0, 1, 2]])
+def test_a_view_holds_its_rows_in_order(rows: list[int]) -> None:
+    window = rows_of_three()
+    view = window.view(rows)
+    assert torch.equal(view.keys, window.keys[:, rows])
+    assert torch.equal(view.values, window.values[:, rows])
+    assert torch.equal(view.valid, window.valid[rows])
+    assert view.position.tolist() == [3 + row for row in rows]
+    assert view.whole == (1 not in rows)
+
+
+def test_a_run_of_rows_is_seen_where_it_lies() -> None:
+    window = rows_of_three()
+    view = window.view([1, 2])
+    assert view.keys.data_ptr() == window.keys[:, 1].data_ptr()
+    assert view.values.data_ptr() == window.values[:, 1].data_ptr()
+
+
+def test_a_chunk_that_was_moved_by_half_is_moved_again() -> None:
+    window, old, new = Window(SPEC, [TOKENS]), entry("old", 0), entry("new", 0)
+    window.fill(0, [old], 3, [0])
+    broken = new._replace(kv=KV(new.kv.keys, new.kv.values[:, 1:]))
+    with pytest.raises(RuntimeError):
+        window.fill(0, [broken], 3, [0])
+    window.fill(0, [old], 3, [0])
+    assert torch.equal(window.keys[:, 0], old.kv.keys)
 
 
 def test_a_chunk_too_large_for_its_slot_is_refused() -> None:

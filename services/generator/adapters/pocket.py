@@ -17,7 +17,7 @@ from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
-from worldkv.window import Window
+from worldkv.window import View
 
 LEVELS = (1.0, 0.85, 0.6, 0.3)
 """Noise levels of the denoise passes, from pure noise down; the last one's prediction is kept."""
@@ -51,6 +51,7 @@ class PocketWorldModel:
     ) -> None:
         self.codecs = codecs
         self.model, self.levels = model.eval().requires_grad_(False), tuple(levels)
+        self.device = model.head.weight.device
         c = model.config
         self.spec = ModelSpec(
             model="pocket",
@@ -78,7 +79,7 @@ class PocketWorldModel:
     def start(self) -> State:
         return NoState()
 
-    def generate(self, window: Window, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
+    def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         x, rays = noise, self._rays(conditions)
         for level, after in zip(self.levels, (*self.levels[1:], 0.0), strict=True):
             clean, _ = self._pass(x, level, window, rays)
@@ -89,7 +90,7 @@ class PocketWorldModel:
     def see(self, pictures: Tensor) -> Tensor:
         return pictures * 2 - 1
 
-    def encode(self, latents: Tensor, window: Window, conditions: Sequence[Conditioning]) -> list[KV]:
+    def encode(self, latents: Tensor, window: View, conditions: Sequence[Conditioning]) -> list[KV]:
         _, (keys, values) = self._pass(latents, 0.0, window, self._rays(conditions))
         return [KV(keys[:, b], values[:, b]) for b in range(len(latents))]
 
@@ -99,9 +100,9 @@ class PocketWorldModel:
     def _rays(self, conditions: Sequence[Conditioning]) -> Tensor:
         poses = torch.from_numpy(np.stack([c.poses for c in conditions])).float()
         with torch.inference_mode():
-            return self.model.embed_rays(poses.to(self.model.head.weight.device))
+            return self.model.embed_rays(poses.to(self.device))
 
-    def _pass(self, x: Tensor, level: float, window: Window, rays: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _pass(self, x: Tensor, level: float, window: View, rays: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         levels = x.new_full(x.shape[:2], level)
         valid = None if window.whole else window.valid
         with torch.inference_mode():
