@@ -17,8 +17,11 @@ class Finder(Protocol):
     DeadlineExceeded; `add` never does, and what was added is a candidate from then on all the same.
     """
 
-    async def add(self, meta: Meta) -> None:
-        """Make a chunk findable whose immutable part is kept."""
+    async def add(self, meta: Meta, kept: bool = True) -> None:
+        """Make a chunk findable whose immutable part is kept.
+
+        kept  False if it is not yet: then nothing is waited for, and whoever indexes for others too is not told
+        """
         ...
 
     async def nearest(self, query: Query, k: int, exclude: Collection[int] = (), spares: int = 0) -> list[Hit]:
@@ -42,7 +45,7 @@ class LocalFinder:
     def __init__(self, index: ScanIndex, selector: Selector, lineage: Lineage) -> None:
         self.index, self.selector, self.lineage = index, selector, lineage
 
-    async def add(self, meta: Meta) -> None:
+    async def add(self, meta: Meta, kept: bool = True) -> None:
         self.index.add(meta)
 
     async def nearest(self, query: Query, k: int, exclude: Collection[int] = (), spares: int = 0) -> list[Hit]:

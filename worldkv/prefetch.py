@@ -63,7 +63,7 @@ class PrefetchConfig:
 
 @dataclass
 class PrefetchStats:
-    """Counts since the prefetcher was made. Each request ends as one of used, early, late, wasted, cancelled and gone.
+    """Counts since the prefetcher was made. Each request ends as one of those from used to failed.
 
     requested  fetches begun
     used       came, and was recalled when it was expected or sooner
@@ -72,6 +72,7 @@ class PrefetchStats:
     wasted     came, and was let go of without being recalled
     cancelled  given up on its way
     gone       there was nothing to fetch
+    failed     did not come, this time
     unforeseen recalled, without being at hand or on its way: not a request
     """
 
@@ -82,6 +83,7 @@ class PrefetchStats:
     wasted: int = 0
     cancelled: int = 0
     gone: int = 0
+    failed: int = 0
     unforeseen: int = 0
 
 
@@ -197,8 +199,14 @@ class Prefetcher:
         self.stats.cancelled += len(cancel)
         return Plan(tuple(sorted(fetch, key=lambda w: w.chunk)), tuple(cancel))
 
-    def ended(self, came: Collection[ChunkKey] = (), gone: Collection[ChunkKey] = ()) -> None:
-        """Tell which fetches brought their chunk, and for which there was none: those are not wanted again."""
+    def ended(
+        self,
+        came: Collection[ChunkKey] = (),
+        gone: Collection[ChunkKey] = (),
+        failed: Collection[ChunkKey] = (),
+    ) -> None:
+        """Tell which fetches brought their chunk, for which there was none: those are not wanted again; and which
+        failed, and may be tried again."""
         for key in came:
             if key in self._requests:
                 self._requests[key].came = True
@@ -206,6 +214,9 @@ class Prefetcher:
             if self._requests.pop(key, None):
                 self.stats.gone += 1
         self._gone.update(gone)
+        for key in failed:
+            if self._requests.pop(key, None):
+                self.stats.failed += 1
 
     def _settle(self, recalled: Collection[ChunkKey], at_hand: set[ChunkKey]) -> None:
         """Count what became of the requests by the step that was made."""

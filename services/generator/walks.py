@@ -183,7 +183,7 @@ async def _walk(
     drawn: list[Tensor] = []
     log: list[ChunkLog] = []
     for begin in range(0, len(walkers), frames):
-        fetched = memory.stats.decoded_bytes if memory else 0
+        fetched = memory.stats.fetched_bytes if memory else 0
         if begin < scenario.shown:
             step = await session.show(truth[begin : begin + frames], walkers[begin : begin + frames])
         else:
@@ -195,7 +195,7 @@ async def _walk(
                 recalled=tuple(r.hit.key.index for r in step.recalled),
                 seconds=sum(step.seconds),
                 memory_seconds=step.seconds.memory,
-                recalled_bytes=memory.stats.decoded_bytes - fetched if memory else 0,
+                recalled_bytes=memory.stats.fetched_bytes - fetched if memory else 0,
                 kv_bytes=_counted(model, memory, session),
             )
         )

@@ -29,8 +29,8 @@ class Moody:
     def __init__(self, inner: LocalFinder) -> None:
         self.inner, self.error = inner, None
 
-    async def add(self, meta: Meta) -> None:
-        await self.inner.add(meta)
+    async def add(self, meta: Meta, kept: bool = True) -> None:
+        await self.inner.add(meta, kept)
 
     async def nearest(self, query: Query, k: int, exclude: Collection[int] = (), spares: int = 0) -> list[Hit]:
         self._complain()
@@ -141,7 +141,7 @@ async def test_a_chunk_that_is_made_again_is_charged_for_once() -> None:
         held = [PartKey(session.lineage.key(i), "kv") for i in range(session.next)]
         await memory.store.delete(held)
         await pictures_of(session, 1)
-        assert memory.kv_bytes == sum(memory._sizes.values())
+        assert memory.kv_bytes == sum(memory._budget._sizes.values())
     assert memory.stats.reencoded >= 6
 
 

@@ -21,7 +21,7 @@ from worldkv.client.scanning import Scanned, merged
 from worldkv.client.sessions import Sessions
 from worldkv.client.shard import Outdated, Shard, ShardStats
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
-from worldkv.format import Frame, Kind, Row
+from worldkv.format import Frame, Header, Kind, Row
 from worldkv.index import Batch
 from worldkv.store import Level, Miss, PartKey
 
@@ -107,12 +107,14 @@ class KVClient:
         layers: Collection[int] | None = None,
         kinds: Collection[str] = ("k", "v"),
         deadline_seconds: float | None = None,
-    ) -> AsyncIterator[tuple[PartKey, Segment | Miss]]:
+        opened: Callable[[PartKey, Header], None] | None = None,
+    ) -> AsyncGenerator[tuple[PartKey, Segment | Miss], None]:
         """Segments of KV parts as they come: layer after layer, in each the parts as they stand in `keys`, of each its
         keys before its values. Every segment's checksum was verified. Whoever takes his time holds up no shard.
 
         layers  that are wanted, None: all; those that a part has not are left out
         kinds   of segments: k, v or both
+        opened  is told what each part says of itself, before its first segment
 
         A part that cannot be had is told once, by the reason, before all segments or where it stopped coming; after
         that there is nothing more of it. LATE for what did not come in time. Raises InvalidInput for other keys than
@@ -136,8 +138,8 @@ class KVClient:
         for key, each in found.items():
             if isinstance(each, Miss):
                 yield key, each
-        opened = {key: each for key, each in found.items() if not isinstance(each, Miss)}
-        async with aclosing(in_layers(opened, wanted, deadline, whole)) as segments:
+        here = {key: each for key, each in found.items() if not isinstance(each, Miss)}
+        async with aclosing(in_layers(here, wanted, deadline, whole, opened)) as segments:
             async for key, segment in segments:
                 yield key, segment
 

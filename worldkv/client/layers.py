@@ -66,16 +66,20 @@ async def in_layers(
     which: Callable[[Row], bool],
     deadline: Deadline,
     whole: Whole,
+    told: Callable[[PartKey, Header], None] | None = None,
 ) -> AsyncGenerator[tuple[PartKey, Segment | Miss], None]:
     """The segments of these parts that are wanted, by layer, then in the order of the parts, keys before values; a
     part of which nothing more can be had is told as a miss once.
 
     whole  reads all of a part, from wherever it is
+    told   is given the header of each part before its first segment
     """
     parts = [_Part(key, *each) for key, each in opened.items()]
     for part in parts:
         if part.header is None and (miss := await part.recover(whole)):
             yield part.key, miss
+        elif told and part.header is not None:
+            told(part.key, part.header)
     wanted = sorted(_places(parts, which))
     lanes = _lanes(parts, wanted, deadline)
     try:

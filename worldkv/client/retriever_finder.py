@@ -79,6 +79,7 @@ class RemoteFinder:
         self.published, self.missing = lineage.start if published is None else published, 0
         self._client = client
         self._pending: dict[ChunkKey, Meta] = {}
+        self._unkept: set[ChunkKey] = set()
         self._ahead: set[int] = set()
 
     @property
@@ -86,14 +87,18 @@ class RemoteFinder:
         """Chunks that the index has not acknowledged, oldest first."""
         return [*self._pending.values()]
 
-    async def add(self, meta: Meta) -> None:
+    async def add(self, meta: Meta, kept: bool = True) -> None:
         """See `Finder.add`. Raises AlreadyExists, SpecMismatch or InvalidInput for a chunk that no index would take."""
         self._pending[meta.key] = meta
+        if not kept:
+            self._unkept.add(meta.key)
+            return
+        self._unkept.discard(meta.key)
         self._ahead.add(meta.key.index)
         while self.published in self._ahead:
             self._ahead.remove(self.published)
             self.published += 1
-        some = [*islice(self._pending.values(), ADDED)]
+        some = [*islice((each for key, each in self._pending.items() if key not in self._unkept), ADDED)]
         try:
             await self._add(some)
         except (Unavailable, DeadlineExceeded, OverBudget):  # they stay pending

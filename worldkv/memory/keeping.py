@@ -1,0 +1,181 @@
+"""Immutable parts on their way to safety: put again and again until they are kept, and copied up later if need be."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+from worldkv.chunk import ChunkKey, Part
+from worldkv.errors import Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
+from worldkv.finder import Finder
+from worldkv.format import encode_part as write_part
+from worldkv.memory.stats import Kept
+from worldkv.store import Level, Miss, PartKey, Store
+
+PASSING = (Unavailable, DeadlineExceeded, OverBudget)
+"""Why a store does not take something now, and may later."""
+LONGEST = 32
+"""Times the first wait that is waited between two attempts at most."""
+
+
+class Backoff:
+    """Waits that grow, cut short when a store answers again: those of many are woken at once.
+
+    first_seconds  of the first wait
+    """
+
+    def __init__(self, first_seconds: float) -> None:
+        self.first_seconds = first_seconds
+        self._answers = asyncio.Event()
+
+    def answered(self) -> None:
+        """The store has taken something: whoever waits may try again."""
+        self._answers.set()
+        self._answers = asyncio.Event()
+
+    async def wait(self, attempt: int) -> None:
+        """Wait after so many attempts, from 0, that failed."""
+        seconds = self.first_seconds * min(2**attempt, LONGEST) * random.uniform(0.5, 1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._answers.wait()
+
+
+class Keeper:
+    """Keeps the immutable parts of a world's chunks, and tells how safe it is.
+
+    refused  why a part will never be kept, for example because its world is gone: the last one; None so far
+    """
+
+    def __init__(
+        self, store: Store, finder: Finder, kept: Kept, most: int, backoff: Backoff, changed: Callable[[], None]
+    ) -> None:
+        self.store, self.finder, self.most, self.backoff, self.changed = store, finder, most, backoff, changed
+        self.refused: WorldKVError | None = None
+        self._before, self._end, self._beyond = kept.level, kept.end, set[int]()
+        self._waiting: dict[ChunkKey, tuple[Part, asyncio.Task[None]]] = {}
+        self._levels: Counter[Level] = Counter()
+        self._low: dict[ChunkKey, Level] = {}
+        self._best, self._better = Level.ONE, Backoff(backoff.first_seconds)
+        self._raising: asyncio.Task[None] | None = None
+        self._fewer = asyncio.Event()
+
+    @property
+    def kept(self) -> Kept:
+        """How far the world is safe."""
+        return Kept(self._end, min((level for level, n in self._levels.items() if n), default=self._before))
+
+    @property
+    def unkept(self) -> int:
+        """Parts that wait."""
+        return len(self._waiting)
+
+    def part(self, key: ChunkKey) -> Part | None:
+        """A part that waits."""
+        waiting = self._waiting.get(key)
+        return waiting and waiting[0]
+
+    async def put(self, part: Part) -> None:
+        """Keep a part now, and leave the index to the caller. Raises what the store raises."""
+        key = PartKey(part.meta.key, "part")
+        self._note(key.chunk, (await self.store.put({key: write_part(part)}))[key])
+
+    def begin(self, part: Part) -> asyncio.Task[None]:
+        """Keep a part, however long it takes, and let the index know of it then. The task ends when that is done.
+
+        What can never be kept ends it too: then `refused` says why.
+        """
+        task = asyncio.create_task(self._keep(part), name=f"keep {part.meta.key}")
+        self._waiting[part.meta.key] = part, task
+        return task
+
+    async def fewer(self) -> None:
+        """Wait until fewer than `most` parts wait."""
+        while len(self._waiting) >= self.most:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    async def settle(self) -> None:
+        """Wait until none waits."""
+        while self._waiting:
+            await asyncio.wait([task for _, task in self._waiting.values()])
+
+    async def close(self) -> None:
+        """Give up."""
+        tasks = [task for _, task in self._waiting.values()] + ([self._raising] if self._raising else [])
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, part: Part) -> None:
+        try:
+            for attempt in itertools.count():
+                try:
+                    await self.put(part)
+                    break
+                except PASSING:
+                    await self.backoff.wait(attempt)
+            await self.finder.add(part.meta)
+        except WorldKVError as error:
+            self.refused = error
+        finally:
+            del self._waiting[part.meta.key]
+            self._fewer.set()
+            self.changed()
+
+    def _note(self, key: ChunkKey, level: Level) -> None:
+        """A part is kept at a level."""
+        self._levels[level] += 1
+        self._beyond.add(key.index)
+        while self._end in self._beyond:
+            self._beyond.remove(self._end)
+            self._end += 1
+        if level < Level.REDIS:
+            self._low[key] = level
+        self._best = max(self._best, level)
+        self.backoff.answered()
+        if level == self._best:
+            self._better.answered()
+        if self._behind() and (self._raising is None or self._raising.done()):
+            self._raising = asyncio.create_task(self._raise(), name="copy parts up")
+
+    def _behind(self) -> list[ChunkKey]:
+        """Parts that are kept at a lower level than others."""
+        if not any(n and level < self._best for level, n in self._levels.items()):
+            return []
+        return [key for key, level in self._low.items() if level < self._best]
+
+    async def _raise(self) -> None:
+        """Put parts again that are kept at a lower level than others, until there are none."""
+        for attempt in itertools.count():
+            await self._better.wait(attempt)
+            for key in self._behind():
+                before, now = self._low[key], await self._again(key)
+                if now == before:  # nothing better yet
+                    break
+                self._low.pop(key)
+                self._levels[before] -= 1
+                if now is not None:
+                    self._levels[now] += 1
+                if now is not None and now < Level.REDIS:
+                    self._low[key] = now
+            self.changed()
+            if not self._behind():
+                return
+
+    async def _again(self, chunk: ChunkKey) -> Level | None:
+        """Put a part again that a store has; answers its level, None if it is gone."""
+        key = PartKey(chunk, "part")
+        try:
+            frame = (await self.store.get([key]))[key]
+            if isinstance(frame, Miss):
+                return None if frame in (Miss.DELETED, Miss.NEVER_STORED) else self._low[chunk]
+            return (await self.store.put({key: frame}))[key]
+        except PASSING:
+            return self._low[chunk]
+        except Conflict:
+            return None

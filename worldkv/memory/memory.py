@@ -1,0 +1,336 @@
+"""The memory of one world: recall what saw the coming view, remember what was drawn, stay within a budget."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from typing import NamedTuple, Protocol
+
+from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
+from worldkv.coding import KV, encode_kv, stored_tokens
+from worldkv.errors import Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
+from worldkv.finder import Finder
+from worldkv.format import decode_part as read_part
+from worldkv.format import encode_kv as write_kv
+from worldkv.index import Hit
+from worldkv.memory.ahead import Ahead
+from worldkv.memory.budget import Budget
+from worldkv.memory.config import MemoryConfig
+from worldkv.memory.fetching import Fetches, Outcome
+from worldkv.memory.hot import HotSet
+from worldkv.memory.keeping import Backoff, Keeper
+from worldkv.memory.queue import KVQueue
+from worldkv.memory.source import Decoder, get, source
+from worldkv.memory.stats import Kept, MemoryStats
+from worldkv.motion import Held
+from worldkv.pose import Matrix
+from worldkv.prefetch import PrefetchConfig, Prefetcher
+from worldkv.select import Query
+from worldkv.store import Level, Miss, PartKey, Store
+from worldkv.window import Entry, WindowConfig
+
+SPARES = 2
+"""Chunks the index names beyond the slots, for those that prove to be gone."""
+
+
+class Recalled(NamedTuple):
+    """A chunk put back into the window: why, and its keys and values."""
+
+    hit: Hit
+    entry: Entry
+
+
+class Reencode(Protocol):
+    """Makes a chunk's KV again: one clean pass over its latents, behind the sink and the chunk before it."""
+
+    def __call__(self, part: Part, before: Sequence[Entry]) -> KV | Awaitable[KV]: ...
+
+
+class Memory:
+    """The memory of the world of one session.
+
+    A chunk is remembered by `remember` and a candidate from then on; `recall` never returns a chunk of another
+    lineage, or one that is excluded because the window holds it anyway.
+
+    kept      what is kept already when it is made; None: the chunks of the branches before the last
+    listener  is called when `kept`, `unkept` or `stats` have changed behind the caller's back
+
+    What goes on behind the caller's back ends by itself, or with `close`; `settle` waits until all is kept.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        window: WindowConfig,
+        config: MemoryConfig,
+        store: Store,
+        finder: Finder,
+        lineage: Lineage,
+        kept: Kept | None = None,
+    ) -> None:
+        self.spec, self.config, self.store, self.finder = spec, config, store, finder
+        self.lineage, self.stats = lineage, MemoryStats()
+        self.listener: Callable[[], None] = _nobody
+        self.slot_tokens = stored_tokens(config.coding, spec)
+        self.slots = window.recalled * spec.frame_tokens // self.slot_tokens
+        backoff = Backoff(config.retry_seconds)
+        before = kept or Kept(lineage.start, Level.ONE)
+        self._hot = HotSet(config.hot_bytes)
+        self._decoder = Decoder(spec, config.coding)
+        self._fetches = Fetches(source(store, self._decoder, config.layered_bytes), self._hot, self.stats)
+        self._keeper = Keeper(store, finder, before, config.most_unkept, backoff, self._changed)
+        self._queue = KVQueue(config.queue_bytes, self._code, self._put_behind, backoff, self._dropped)
+        self._budget = Budget(config.budget_bytes, lineage, spec.view_range, store, finder)
+        self._ahead: Ahead | None = None
+        self._query: Query | None = None
+
+    @property
+    def kv_bytes(self) -> int:
+        """Coded bytes that the world is charged for."""
+        return self._budget.used_bytes
+
+    @property
+    def kept(self) -> Kept:
+        """How far the world is safe."""
+        return self._keeper.kept
+
+    @property
+    def unkept(self) -> int:
+        """Immutable parts that wait to be kept."""
+        return self._keeper.unkept
+
+    @property
+    def refused(self) -> WorldKVError | None:
+        """Why a chunk that waited will never be kept, for example because its world was removed; None: all is well."""
+        return self._keeper.refused
+
+    async def recall(self, query: Query, exclude: Collection[int], reencode: Reencode) -> list[Recalled]:
+        """The chunks for the recalled slots, in window order, with keys and values at hand.
+
+        exclude  chunk numbers that the window holds anyway, or that are not to be seen yet
+
+        What does not come in time is left out, and at hand for later steps when it comes. A call that is cancelled
+        leaves nothing half done.
+        """
+        if not self.slots:
+            return []
+        self._query, clock = query, _Clock(self.config.recall_seconds)
+        try:
+            async with asyncio.timeout_at(clock.end):
+                hits = await self.finder.nearest(query, self.slots, exclude, SPARES)
+        except (Unavailable, DeadlineExceeded, TimeoutError):
+            self.stats.unanswered += 1
+            return []
+        wanted = [hit for hit in hits if not hit.spare]
+        here = {hit.key for hit in hits if self._holds(hit.key)}
+        self._hot.need([hit.key for hit in wanted])
+        entries, lost = await self._gather([hit.key for hit in wanted], clock)
+        self.stats.missed.update(lost.values())
+        if lost and self.config.reencode:
+            entries |= await self._mend(lost, reencode, clock)
+        if len(entries) < len(wanted):
+            spares = [hit.key for hit in hits if hit.spare and (not clock.over or hit.key in here)]
+            entries |= (await self._gather(spares, clock))[0]
+        found = [Recalled(hit, entries[hit.key]) for hit in hits if hit.key in entries][: self.slots]
+        self.stats.recalled += len(found)
+        self.stats.at_hand += sum(each.hit.key in here for each in found)
+        self.stats.abstained += self.slots - len(found)
+        return sorted(found, key=lambda r: r.entry.begin) if self.config.order == "time" else found
+
+    async def ahead(
+        self,
+        index: int,
+        poses: Matrix,
+        held: Held | None,
+        recalled: Sequence[Recalled],
+        visible: Matrix,
+        exclude: Collection[int],
+    ) -> None:
+        """Fetch ahead of the camera, while the chunk is drawn whose recall this was; returns at once.
+
+        index     number of the chunk that is drawn
+        poses     [frames, 4, 4]: where it is drawn from
+        held      the action of its last frame; None: not known
+        recalled  what `recall` gave for it
+        visible   [n, 4, 4]: frames that will stand in the next chunk's window anyway
+        exclude   chunk numbers that the next chunk will not recall, because they do
+        """
+        if not self.config.prefetch or not self.slots or self._query is None:
+            return
+        if self._ahead is None:
+            lens, config = self._query, self.config
+            prefetcher = Prefetcher(
+                PrefetchConfig(self.slots, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
+            )
+            self.stats.ahead = prefetcher.stats
+            self._ahead = Ahead(prefetcher, self.finder, self._fetches, self._hot, self._queue.keys, self._changed)
+        self._ahead.step(index, poses, held, [each.hit.key for each in recalled], visible, exclude)
+
+    async def remember(self, part: Part, kv: KV) -> None:
+        """Store a chunk, the immutable part first, and let the index know of it after that.
+
+        kv  must not change any more
+
+        Without `keep_seconds` raises what the store raises for the immutable part. Keys and values that the store does
+        not take are dropped: they can be made again.
+        """
+        key = part.meta.key
+        if self.config.keep_seconds is None:
+            await self._keeper.put(part)
+            await self._keep(key, kv)
+            await self.finder.add(part.meta)
+            if not self.config.queue_bytes:
+                await self._demote(key.index)
+            return
+        await self.finder.add(part.meta, kept=False)
+        keeping = self._keeper.begin(part)
+        await self._keep(key, kv)
+        await asyncio.wait([keeping], timeout=self.config.keep_seconds)
+
+    async def paused(self) -> None:
+        """Wait until fewer than `most_unkept` immutable parts wait to be kept."""
+        await self._keeper.fewer()
+
+    async def settle(self) -> None:
+        """Wait until everything that was remembered is kept, or dropped. While the store does not answer this waits."""
+        await self._keeper.settle()
+        await self._queue.settle()
+
+    async def close(self) -> None:
+        """End everything that goes on; what is not kept by then is lost: `settle` first."""
+        if self._ahead:
+            await self._ahead.close()
+        await self._fetches.close()
+        await self._queue.close()
+        await self._keeper.close()
+
+    def _holds(self, key: ChunkKey) -> bool:
+        return key in self._hot or key in self._queue
+
+    async def _gather(self, keys: Sequence[ChunkKey], clock: _Clock) -> tuple[dict[ChunkKey, Entry], _Lost]:
+        """These chunks as far as they come in time; and why the others do not."""
+        found: dict[ChunkKey, Entry] = {}
+        lost: _Lost = {}
+        coming: dict[ChunkKey, asyncio.Future[Outcome]] = {}
+        for key in keys:
+            if (entry := self._hot.get(key)) is not None:
+                found[key] = entry
+            elif (kv := await self._queue.part(key)) is not None:
+                found[key] = await self._decoder.entry(key, kv)
+                self._hot.keep(key, found[key])
+            else:
+                coming[key] = self._fetches.want(key)
+        if coming:
+            await asyncio.wait(coming.values(), timeout=clock.left)
+        for key, result in coming.items():
+            outcome = result.result() if result.done() else Miss.LATE
+            if isinstance(outcome, Miss):
+                lost[key] = outcome
+            else:
+                found[key] = outcome
+        return found, lost
+
+    async def _fetch(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Entry]:
+        """What is at hand or comes of these chunks, however long it takes."""
+        return (await self._gather(keys, _Clock(None)))[0]
+
+    async def _mend(self, lost: _Lost, reencode: Reencode, clock: _Clock) -> dict[ChunkKey, Entry]:
+        """The first lost chunk's KV, made again from its latents and stored as such; none if those are gone too.
+
+        What is on its way is waited for instead, and so it is if there is no time left.
+        """
+        key = next((key for key, reason in lost.items() if reason is not Miss.LATE or clock.end is None), None)
+        if key is None or clock.over:
+            return {}
+        try:
+            async with asyncio.timeout_at(clock.end):
+                part = await self._latents(key)
+                if part is None:
+                    return {}
+                near = [self.lineage.key(i) for i in sorted({0, key.index - 1}) if 0 <= i < key.index]
+                before, _ = await self._gather(near, clock)
+        except TimeoutError:
+            return {}
+        made = reencode(part, sorted(before.values(), key=lambda e: e.begin))
+        kv = await made if inspect.isawaitable(made) else made
+        coded = (await self._code(key, kv)).as_reencoded()
+        await self._put_kv(key, coded)
+        entry = await self._decoder.entry(key, coded)
+        self._hot.keep(key, entry)
+        self.stats.reencoded += 1
+        return {key: entry}
+
+    async def _latents(self, key: ChunkKey) -> Part | None:
+        """The immutable part of a chunk, None if it is gone; the index is told of that."""
+        if (part := self._keeper.part(key)) is not None:
+            return part
+        frame = await get(self.store, PartKey(key, "part"))
+        if frame in (Miss.DELETED, Miss.NEVER_STORED):
+            with suppress(Unavailable, DeadlineExceeded):  # it will be named again
+                await self.finder.remove([key])
+        return None if isinstance(frame, Miss) else read_part(frame)
+
+    async def _keep(self, key: ChunkKey, kv: KV) -> None:
+        """Code a chunk's KV and put it, or have that done."""
+        if self.config.queue_bytes:
+            if not self._queue.add(key, kv):
+                self.stats.dropped += 1
+        else:
+            await self._put_kv(key, await self._code(key, kv))
+
+    async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
+        return await asyncio.to_thread(encode_kv, kv, self.config.coding, self.spec, first=key.index == 0)
+
+    async def _put_kv(self, key: ChunkKey, kv: KVPart) -> None:
+        try:
+            await self._put(key, kv)
+        except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
+            self.stats.dropped += 1
+
+    async def _put(self, key: ChunkKey, kv: KVPart) -> None:
+        await self.store.put({PartKey(key, "kv"): write_kv(key, self.spec.digest, kv)})
+        self._budget.charge(key, kv.nbytes)
+
+    async def _put_behind(self, key: ChunkKey, kv: KVPart) -> None:
+        await self._put(key, kv)
+        await self._demote(key.index)
+        self._changed()
+
+    async def _demote(self, newest: int) -> None:
+        doomed = await self._budget.keep(newest)
+        for key in doomed:
+            self._hot.drop(key)
+        self.stats.demoted += len(doomed)
+
+    def _dropped(self, key: ChunkKey) -> None:
+        self.stats.dropped += 1
+        self._changed()
+
+    def _changed(self) -> None:
+        self.listener()
+
+
+_Lost = dict[ChunkKey, Miss]
+"""Why chunks did not come."""
+
+
+class _Clock:
+    """The moment by which a recall has to end, `seconds` from now; None: never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.end = None if seconds is None else asyncio.get_running_loop().time() + seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left, from 0; None: as many as it takes."""
+        return None if self.end is None else max(self.end - asyncio.get_running_loop().time(), 0)
+
+    @property
+    def over(self) -> bool:
+        return self.left == 0
+
+
+def _nobody() -> None:
+    """Listens to nothing."""

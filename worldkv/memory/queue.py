@@ -1,0 +1,105 @@
+"""Keys and values that are coded and put behind the caller's back, within a bound of bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, KeysView
+from dataclasses import dataclass
+
+from worldkv.chunk import ChunkKey, KVPart
+from worldkv.coding import KV
+from worldkv.errors import Conflict, DeadlineExceeded, NonFinite, OverBudget, Unavailable
+from worldkv.memory.keeping import Backoff
+
+Code = Callable[[ChunkKey, KV], Awaitable[KVPart]]
+Put = Callable[[ChunkKey, KVPart], Awaitable[None]]
+
+
+@dataclass(eq=False)
+class _Waiting:
+    nbytes: int
+    coded: asyncio.Task[KVPart]
+    kept: asyncio.Task[None] | None = None
+
+
+class KVQueue:
+    """Chunks whose keys and values wait to be kept, oldest first.
+
+    room_bytes  that may wait: uncoded ones count as they are
+    code, put   how they are coded, and kept
+    dropped     is told when keys and values are dropped after all
+    """
+
+    def __init__(
+        self, room_bytes: int, code: Code, put: Put, backoff: Backoff, dropped: Callable[[ChunkKey], None]
+    ) -> None:
+        self.room_bytes, self.used_bytes = room_bytes, 0
+        self.code, self.put, self.backoff, self.dropped = code, put, backoff, dropped
+        self._waiting: dict[ChunkKey, _Waiting] = {}
+        self._coding, self._putting = asyncio.Lock(), asyncio.Lock()
+
+    def __contains__(self, key: ChunkKey) -> bool:
+        return key in self._waiting
+
+    def keys(self) -> KeysView[ChunkKey]:
+        return self._waiting.keys()
+
+    def add(self, key: ChunkKey, kv: KV) -> bool:
+        """Take in a chunk's keys and values, which must not change any more; False if there is no room for them."""
+        if key in self._waiting:
+            return True
+        if self.used_bytes + kv.nbytes > self.room_bytes:
+            return False
+        self.used_bytes += kv.nbytes
+        waiting = _Waiting(kv.nbytes, asyncio.create_task(self._code(key, kv), name=f"code {key}"))
+        self._waiting[key] = waiting
+        waiting.kept = asyncio.create_task(self._keep(key, waiting), name=f"keep KV of {key}")
+        return True
+
+    async def part(self, key: ChunkKey) -> KVPart | None:
+        """The KV part of a chunk that waits, as the store will have it; None if it does not, or cannot be coded."""
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            return None
+        try:
+            return await asyncio.shield(waiting.coded)
+        except NonFinite:
+            return None
+
+    async def settle(self) -> None:
+        """Wait until none waits."""
+        while self._waiting:
+            await asyncio.wait([waiting.kept for waiting in self._waiting.values() if waiting.kept])
+
+    async def close(self) -> None:
+        """Give up what waits."""
+        tasks = [task for each in self._waiting.values() for task in (each.coded, each.kept) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
+        async with self._coding:
+            return await self.code(key, kv)
+
+    async def _keep(self, key: ChunkKey, waiting: _Waiting) -> None:
+        try:
+            kv = await waiting.coded
+            self.used_bytes += kv.nbytes - waiting.nbytes
+            waiting.nbytes = kv.nbytes
+            async with self._putting:
+                await self._put(key, kv)
+        except (NonFinite, OverBudget, Conflict):  # no numbers, no room, or no such chunk any more
+            self.dropped(key)
+        finally:
+            self.used_bytes -= waiting.nbytes
+            del self._waiting[key]
+
+    async def _put(self, key: ChunkKey, kv: KVPart) -> None:
+        for attempt in itertools.count():
+            try:
+                await self.put(key, kv)
+                return
+            except (Unavailable, DeadlineExceeded):
+                await self.backoff.wait(attempt)

@@ -1,0 +1,144 @@
+"""How a chunk's keys and values come from a store: in one call, or layer by layer.
+
+Either way they are decoded in a worker thread, so that the event loop goes on, and the entry is the same bit for bit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from worldkv.chunk import ChunkKey, KVPart, ModelSpec, Segment
+from worldkv.coding import KV, Coding, coded_bytes, decode_kv
+from worldkv.errors import ChunkCorrupt, DeadlineExceeded, Unavailable
+from worldkv.format import Frame, Header
+from worldkv.format import decode_kv as read_kv
+from worldkv.memory.layers import LayerCodecs, Layers
+from worldkv.store import Miss, PartKey, Store
+from worldkv.window import Entry
+
+
+class Fetched(NamedTuple):
+    """A chunk that came, and the coded bytes of its keys and values."""
+
+    entry: Entry
+    nbytes: int
+
+
+class Source(Protocol):
+    """Where chunks come from."""
+
+    async def fetch(self, key: ChunkKey) -> Fetched | Miss:
+        """A chunk, or why there is none; that it is damaged is a reason too.
+
+        Raises SpecMismatch for a chunk of another model, UnknownCodec for one that cannot be decoded here.
+        """
+        ...
+
+
+class Parts(Protocol):
+    """Segments of KV parts as they come, see `KVClient.segments`."""
+
+    def __call__(
+        self, keys: Collection[PartKey], *, opened: Callable[[PartKey, Header], None] | None = None
+    ) -> AsyncGenerator[tuple[PartKey, Segment | Miss], None]: ...
+
+
+@runtime_checkable
+class Segmented(Protocol):
+    """A store that also gives KV parts layer by layer."""
+
+    @property
+    def segments(self) -> Parts: ...
+
+
+class Decoder:
+    """Makes entries for the window from what is stored of a model's chunks."""
+
+    def __init__(self, spec: ModelSpec, coding: Coding) -> None:
+        self.spec, self.coding = spec, coding
+
+    async def entry(self, key: ChunkKey, kv: KVPart) -> Entry:
+        """A chunk by its KV part."""
+        return self.place(key, kv.reencoded, await asyncio.to_thread(decode_kv, kv, self.spec, self.coding.fitted))
+
+    def place(self, key: ChunkKey, reencoded: bool, kv: KV) -> Entry:
+        """A chunk at the time when it was made."""
+        return Entry((key, reencoded), key.index * self.spec.frames, self.spec.frames, kv)
+
+    def require(self, key: ChunkKey, found: ChunkKey, spec: str) -> None:
+        """Raise SpecMismatch for a chunk of another model, ChunkCorrupt for another chunk than was asked for."""
+        self.spec.require(spec)
+        if found != key:
+            raise ChunkCorrupt(f"asked for {key}, the store answered with {found}")
+
+
+class Whole:
+    """Chunks from any store, each in one call."""
+
+    def __init__(self, store: Store, decoder: Decoder) -> None:
+        self.store, self.decoder = store, decoder
+
+    async def fetch(self, key: ChunkKey) -> Fetched | Miss:
+        frame = await get(self.store, PartKey(key, "kv"))
+        if isinstance(frame, Miss):
+            return frame
+        try:
+            found, spec, kv = read_kv(frame, verify=False)  # the store has summed it where it crossed a wire
+            self.decoder.require(key, found, spec)
+            return Fetched(await self.decoder.entry(key, kv), kv.nbytes)
+        except ChunkCorrupt:
+            return Miss.CORRUPT
+
+
+class Layered:
+    """Chunks from a store that gives them layer by layer: each layer is decoded while the next ones travel."""
+
+    def __init__(self, store: Segmented, decoder: Decoder) -> None:
+        self.store, self.decoder, self._codecs = store, decoder, LayerCodecs(decoder.coding.fitted)
+
+    async def fetch(self, key: ChunkKey) -> Fetched | Miss:
+        headers: list[Header] = []
+        layers = Layers(self.decoder.spec, self._codecs)
+        waiting: list[Segment] = []
+        parts = self.store.segments([PartKey(key, "kv")], opened=lambda _, header: headers.append(header))
+        try:
+            async for _, segment in parts:
+                if isinstance(segment, Miss):
+                    return segment
+                if waiting and segment.layer != waiting[0].layer:
+                    await asyncio.to_thread(layers.add, waiting)
+                    waiting = []
+                waiting.append(segment)
+            await asyncio.to_thread(layers.add, waiting)
+            (header,) = headers
+            self.decoder.require(key, header.key, header.spec)
+            entry = self.decoder.place(key, bool(header.fields["reencoded"]), layers.kv)
+        except ChunkCorrupt:
+            return Miss.CORRUPT
+        except Unavailable:
+            return Miss.TIER_DOWN
+        except DeadlineExceeded:
+            return Miss.LATE
+        finally:
+            await parts.aclose()
+        return Fetched(entry, layers.coded_bytes)
+
+
+def source(store: Store, decoder: Decoder, layered_bytes: int) -> Source:
+    """The best way that a store offers: layer by layer if chunks have so many coded bytes, and layers."""
+    large = decoder.spec.layers > 0 and coded_bytes(decoder.coding, decoder.spec) >= layered_bytes
+    if large and isinstance(store, Segmented):
+        return Layered(store, decoder)
+    return Whole(store, decoder)
+
+
+async def get(store: Store, key: PartKey) -> Frame | Miss:
+    """What a store says of a key; that it does not answer is a reason too."""
+    try:
+        return (await store.get([key]))[key]
+    except Unavailable:
+        return Miss.TIER_DOWN
+    except DeadlineExceeded:
+        return Miss.LATE
