@@ -32,13 +32,14 @@ FORMATS: dict[Format, pb.PictureFormat.ValueType] = {
 
 def mode_of(message: int) -> Mode:
     """The mode a message names; InvalidInput for a number without a meaning."""
-    return _named("mode", {pb.MEMORY_MODE_UNSPECIFIED: "worldkv", **{n: name for name, n in MODES.items()}}, message)
+    names: dict[int, Mode] = {n: name for name, n in MODES.items()}
+    return _named("mode", names | {pb.MEMORY_MODE_UNSPECIFIED: "worldkv"}, message)
 
 
 def format_of(message: int) -> Format:
     """The form of pictures a message names; InvalidInput for a number without a meaning."""
-    names = {pb.PICTURE_FORMAT_UNSPECIFIED: "jpeg", **{n: name for name, n in FORMATS.items()}}
-    return _named("format of pictures", names, message)
+    names: dict[int, Format] = {n: name for name, n in FORMATS.items()}
+    return _named("format of pictures", names | {pb.PICTURE_FORMAT_UNSPECIFIED: "jpeg"}, message)
 
 
 def action_of(message: pb.Action) -> Action:

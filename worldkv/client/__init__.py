@@ -1,4 +1,4 @@
-"""The services' clients: all shards of the store behind one `Store`, and all replicas of the index."""
+"""The services' clients: walks, all shards of the store behind one `Store`, and all replicas of the index."""
 
 from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
@@ -9,6 +9,9 @@ from worldkv.client.retriever import ReplicaStats, RetrieverClient
 from worldkv.client.retriever_finder import RemoteFinder
 from worldkv.client.retriever_replicas import RetrieverClientConfig
 from worldkv.client.shard import ShardStats
+from worldkv.client.walk import Walk
+from worldkv.client.walk_line import WalkClientConfig
+from worldkv.client.walks import WalkClient
 
 __all__ = [
     "ClientConfig",
@@ -25,6 +28,9 @@ __all__ = [
     "RetrieverClientConfig",
     "Retry",
     "ShardStats",
+    "Walk",
+    "WalkClient",
+    "WalkClientConfig",
     "fixed",
     "hand_over",
 ]

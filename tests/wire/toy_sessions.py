@@ -1,0 +1,209 @@
+"""A small honest service of walks for tests of its clients: no model, no memory, and ways to misbehave."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from worldkv import rpc, wire
+from worldkv.actions import Action, Walker, parse_path
+from worldkv.catalog import World
+from worldkv.chunk import Lineage
+from worldkv.client.pictures import picture_messages
+from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.service import Host, ServiceConfig, serve
+from worldkv.v1 import sessions_pb2 as pb
+from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
+from worldkv.wire_sessions import action_of, format_of, pose_messages, walker_message, walker_of
+
+FRAMES, HEIGHT, WIDTH = 3, 8, 16
+
+
+@dataclass(eq=False)
+class Sitting:
+    """A session: what was drawn in it, and who listens."""
+
+    id: str
+    world: World
+    opened: pb.OpenRequest
+    walker: Walker
+    drawn: list[pb.Drawn] = field(default_factory=list)
+    before: int = 0
+    taken: list[int] = field(default_factory=list)
+    moves: list[tuple[Action, ...]] = field(default_factory=list)
+    out: asyncio.Queue[pb.WalkResponse | None] = field(default_factory=asyncio.Queue)
+
+    @property
+    def next(self) -> int:
+        return self.before + len(self.drawn)
+
+    def response(self) -> pb.OpenResponse:
+        return pb.OpenResponse(
+            session=self.id,
+            world=wire.world_message(self.world),
+            model="toy",
+            next=self.next,
+            walker=walker_message(self.walker),
+            frames=FRAMES,
+            pictures=FRAMES,
+            width=WIDTH,
+            height=HEIGHT,
+            pictures_per_second=30,
+        )
+
+    def draw(self, actions: Sequence[Action], number: int, shown: Sequence[pb.Picture] = ()) -> None:
+        poses = []
+        for action in actions:
+            self.walker = self.walker.after(action)
+            poses.append(self.walker.pose)
+        chunk = pb.Drawn(
+            key=wire.chunk_message(self.world.lineage.key(self.next)),
+            number=number,
+            pictures=shown or self.pictures(),
+            poses=pose_messages(np.stack(poses)),
+            walker=walker_message(self.walker),
+            seconds=0.25,
+            recall_seconds=0.125,
+        )
+        if self.next:
+            chunk.recalled.add(key=wire.chunk_message(self.world.lineage.key(0)), score=0.5)
+        chunk.counts.recalled, chunk.counts.at_hand, chunk.counts.missed.late = self.next, self.next // 2, 1
+        self.moves.append(tuple(actions))
+        self.drawn.append(chunk)
+        self.say(drawn=chunk)
+        self.say(remembered=pb.Remembered(end=self.next, level=1))
+
+    def pictures(self) -> list[pb.Picture]:
+        """Bright as their chunk's number says."""
+        form, shape = format_of(self.opened.format), (FRAMES, HEIGHT, WIDTH, 3)
+        if form == "rgb32f":
+            return picture_messages(np.full(shape, self.next / 100, np.float32))
+        return picture_messages(np.full(shape, self.next, np.uint8), jpeg=95 if form == "jpeg" else None)
+
+    def say(self, **message: object) -> None:
+        self.out.put_nowait(pb.WalkResponse(**message))
+
+    def take(self, request: pb.WalkRequest) -> None:
+        name = str(request.WhichOneof("message"))
+        message = getattr(request, name)
+        if message.number in self.taken:
+            return
+        self.taken.append(message.number)
+        self.say(applied=pb.Applied(number=message.number, chunk=self.next))
+        if name == "move":
+            actions = [action_of(each) for each in message.actions]
+            self.draw(actions * FRAMES if len(actions) == 1 else actions, message.number)
+        elif name == "show":
+            self.walker = walker_of(message.walkers[-1])
+            self.draw([Action()] * FRAMES, message.number, message.pictures)
+        elif not message.pause:
+            for _ in range(3):  # toys tire soon
+                self.draw([action_of(message.action)] * FRAMES, 0)
+
+
+@dataclass(eq=False)
+class ToySessions(SessionsServicer):
+    """The service. Its sessions outlive the servers it is served by.
+
+    cuts    answers after which a connection breaks, for one connection after the other
+    deaf    whether nothing that is sent is heard
+    room    sessions at most
+    slow    seconds that a move takes
+    """
+
+    cuts: list[int] = field(default_factory=list)
+    deaf: bool = False
+    room: int = 100
+    slow: float = 0.0
+    sittings: dict[str, Sitting] = field(default_factory=dict)
+    joins: list[int] = field(default_factory=list)
+
+    async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
+        if len(self.sittings) >= self.room:
+            raise OverBudget(f"{self.room} sessions walk already")
+        tenant, number = rpc.tenant(context), len(self.sittings)
+        world = World(request.world or f"world-{number}", Lineage.begin())
+        made = Sitting(f"{tenant}-{number}", world, request, Walker(1.0, 2.0), before=request.at)
+        self.sittings[made.id] = made
+        actions = parse_path(request.tour)
+        for begin in range(0, len(actions), FRAMES):
+            made.draw(actions[begin : begin + FRAMES], 0)
+        return made.response()
+
+    def sitting(self, id: str) -> Sitting:
+        if id not in self.sittings:
+            raise NotFound(f"no session {id!r}")
+        return self.sittings[id]
+
+    async def Walk(
+        self, request_iterator: AsyncIterator[pb.WalkRequest], context: rpc.Context
+    ) -> AsyncIterator[pb.WalkResponse]:
+        join = (await anext(aiter(request_iterator))).join
+        self.joins.append(join.seen)
+        made = self.sitting(join.session)
+        made.out.put_nowait(None)
+        out = made.out = asyncio.Queue()
+        made.say(joined=made.response())
+        for chunk in made.drawn:
+            if chunk.key.index >= join.seen:
+                made.say(drawn=chunk)
+        limit = self.cuts.pop(0) if self.cuts else None
+        hearing = asyncio.create_task(self._hear(made, request_iterator))
+        try:
+            while limit is None or limit > 0:
+                answer = await out.get()
+                if answer is None:
+                    raise Conflict("another client has joined")
+                yield answer
+                limit = limit and limit - 1
+            raise Unavailable("cut")
+        finally:
+            hearing.cancel()
+            with suppress(asyncio.CancelledError):
+                await hearing
+
+    async def _hear(self, made: Sitting, requests: AsyncIterator[pb.WalkRequest]) -> None:
+        async for request in requests:
+            await asyncio.sleep(self.slow)
+            if not self.deaf:
+                made.take(request)
+
+    async def Rewind(self, request: pb.RewindRequest, context: rpc.Context) -> pb.RewindResponse:
+        made = self.sitting(request.session)
+        if request.at > made.next:
+            raise InvalidInput(f"chunk {request.at} was not drawn yet")
+        made.world = World(made.world.name, made.world.lineage.fork(request.at))
+        del made.drawn[request.at - made.before :]
+        return pb.RewindResponse(world=wire.world_message(made.world), walker=walker_message(made.walker))
+
+    async def Fork(self, request: pb.ForkRequest, context: rpc.Context) -> pb.ForkResponse:
+        made = self.sitting(request.session)
+        if request.world == made.world.name:
+            raise AlreadyExists(f"world {request.world!r}")
+        at = request.at if request.HasField("at") else made.next
+        return pb.ForkResponse(world=wire.world_message(World(request.world or "fork", made.world.lineage.fork(at))))
+
+    async def Close(self, request: pb.CloseRequest, context: rpc.Context) -> pb.CloseResponse:
+        made = self.sitting(request.session)
+        del self.sittings[request.session]
+        return pb.CloseResponse(world=wire.world_message(made.world), remembered=pb.Remembered(end=made.next, level=2))
+
+    async def List(self, request: pb.ListRequest, context: rpc.Context) -> pb.ListResponse:
+        mine = [each for id, each in sorted(self.sittings.items()) if id > request.page_token]
+        summaries = [pb.SessionSummary(session=each.id, world=each.world.name, next=each.next) for each in mine[:2]]
+        return pb.ListResponse(sessions=summaries, next_page_token=mine[1].id if len(mine) > 2 else "")
+
+
+@asynccontextmanager
+async def serving(toy: ToySessions, address: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Serve a toy; yields its address."""
+
+    @asynccontextmanager
+    async def servicers(host: Host) -> AsyncIterator[Sequence[str]]:
+        add_SessionsServicer_to_server(toy, host.server)
+        yield ["worldkv.v1.Sessions"]
+
+    async with serve(ServiceConfig(address=address, drain_seconds=0), servicers) as running:
+        yield running.address

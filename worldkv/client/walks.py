@@ -1,0 +1,148 @@
+"""The service of walks as its users see it.
+
+async with WalkClient("127.0.0.1:8470") as client:
+    async with client.open(scene="rooms:7", tour="R360") as walk:
+        async for drawn in walk.path("R90_L90"):
+            look_at(drawn.pictures)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from types import TracebackType
+
+from worldkv import rpc
+from worldkv.actions import Walker
+from worldkv.client.walk import Walk
+from worldkv.client.walk_events import opened_of
+from worldkv.client.walk_line import Link, WalkClientConfig
+from worldkv.errors import InvalidInput
+from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import FORMATS, MODES, Format, Mode, walker_message
+
+ADDRESS = "127.0.0.1:8470"
+"""Where the service is if nobody says."""
+
+
+@dataclass(frozen=True)
+class SessionSummary:
+    """A live session.
+
+    session    its id, for `join`
+    world      name of its world
+    next       number of the next chunk to be drawn
+    kept       chunks before this number are kept
+    joined     a client is joined
+    idle_seconds  since its last chunk, or since it was opened
+    suspended  it holds no memory of a generator until somebody walks on
+    """
+
+    session: str
+    world: str
+    next: int
+    kept: int
+    joined: bool
+    idle_seconds: float
+    suspended: bool
+
+
+class WalkClient:
+    """A connection to the service, for one tenant; used as an async context manager.
+
+    Every method raises what the service raises, and Unavailable if it does not answer.
+    """
+
+    def __init__(
+        self,
+        address: str = ADDRESS,
+        *,
+        tenant: str | None = None,
+        tls: rpc.TLS | None = None,
+        config: WalkClientConfig | None = None,
+    ) -> None:
+        chosen = config or WalkClientConfig()
+        self.config = replace(chosen, tenant=tenant or chosen.tenant, tls=tls or chosen.tls)
+        self._link = Link(address, self.config)
+
+    async def __aenter__(self) -> WalkClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connection. Walks that were not closed live on."""
+        await self._link.channel.close()
+
+    @asynccontextmanager
+    async def open(
+        self,
+        scene: str = "",
+        *,
+        world: str = "",
+        at: int | None = None,
+        tour: str = "",
+        start: Walker | None = None,
+        seed: int = 0,
+        mode: Mode = "worldkv",
+        lockstep: bool = False,
+        pictures: Format = "jpeg",
+    ) -> AsyncIterator[Walk]:
+        """A walk in a new world, or on from a chunk of an old one; closed at the end of the block, unless it was left.
+
+        scene     what a new world begins as, in the model's own words; empty: its default
+        world     name; empty: chosen by the service
+        at        chunk of an old world to begin before; None: after the last that is kept
+        tour      path through a new world that is shown from its true pictures first
+        start     where a new world is entered; None: where its scene begins
+        seed      of the noise
+        mode      what stands in the window besides the newest chunks
+        lockstep  wait for memory instead of leaving out what is late: a walk that can be repeated exactly
+        pictures  how they travel: "jpeg", "rgb8", or "rgb32f", exactly what the model drew
+
+        Raises InvalidInput for what makes no sense, OverBudget if there is no room.
+        """
+        if mode not in MODES or pictures not in FORMATS:
+            raise InvalidInput(f"mode is one of {[*MODES]} and pictures of {[*FORMATS]}, got {mode!r} and {pictures!r}")
+        request = pb.OpenRequest(
+            world=world,
+            at=at,
+            scene=scene,
+            seed=seed,
+            start=walker_message(start) if start else None,
+            mode=MODES[mode],
+            lockstep=lockstep,
+            format=FORMATS[pictures],
+            tour=tour,
+        )
+        opened = opened_of(await self._link.ask(self._link.stub.Open(request, metadata=self._link.metadata)))
+        async with Walk(self._link, opened.session, owned=True) as walk:
+            walk.begin(opened)
+            yield walk
+
+    @asynccontextmanager
+    async def join(self, session: str) -> AsyncIterator[Walk]:
+        """Take up a live session, from whichever client has it; it lives on at the end of the block.
+
+        Raises NotFound for a session that is gone.
+        """
+        async with Walk(self._link, session, owned=False) as walk:
+            await walk.take_over()
+            yield walk
+
+    async def sessions(self) -> list[SessionSummary]:
+        """The tenant's live sessions, by id."""
+        found, token = list[SessionSummary](), ""
+        while True:
+            request = pb.ListRequest(page_size=1000, page_token=token)
+            page = await self._link.ask(self._link.stub.List(request, metadata=self._link.metadata))
+            found += [
+                SessionSummary(s.session, s.world, s.next, s.kept, s.joined, s.idle_seconds, s.suspended)
+                for s in page.sessions
+            ]
+            if not (token := page.next_page_token):
+                return found
