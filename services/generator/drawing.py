@@ -100,13 +100,13 @@ def draw(model: WorldModel, window: Window, rows: Sequence[int], drafts: Sequenc
         window.fill(row, draft.entries, draft.position, draft.at)
     view = window.view(rows)
     filled = perf_counter()
-    conditions = [draft.conditioning for draft in drafts]
+    states = [copy(draft.state) for draft in drafts]
+    conditions = [draft.conditioning._replace(state=state) for draft, state in zip(drafts, states, strict=True)]
     if drafts[0].shape.shown:
         latents = torch.stack([_see(model, draft.source) for draft in drafts])
     else:
         latents = model.generate(view, conditions, torch.stack([d.source for d in drafts]).to(model.device))
     kvs = model.encode(latents, _behind(model, view, drafts[0].shape.context), conditions)
-    states = [copy(draft.state) for draft in drafts]
     pictures = model.decode(states, latents).cpu()  # whoever reads the clock now waits for the device
     if len(drafts) > 1:  # a part of a batch would hold all of it
         kvs = [KV(kv.keys.clone(), kv.values.clone()) for kv in kvs]

@@ -276,7 +276,7 @@ class Session:
         self._draft = Draft(
             index=self.next,
             walker=walkers[-1],
-            conditioning=Conditioning(poses),
+            conditioning=Conditioning(poses, self.state.conditioning(poses)),
             shape=Shape(self._sizes(), self.config.mode == "full", shown is not None, self.config.context),
             entries=tuple(entries),
             at=tuple(at),

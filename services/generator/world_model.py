@@ -19,18 +19,24 @@ class Conditioning(NamedTuple):
     """What a chunk is drawn from besides the window.
 
     poses [frames, 4, 4] float64, camera-to-world of each latent frame
-    extra opaque bytes of the adapter (motion, actions, prompt digest)
+    extra opaque bytes of the adapter (`State.conditioning`), kept with the chunk
+    state of the session before the chunk; None where a chunk is made again from its latents, outside a walk
     """
 
     poses: Matrix
     extra: bytes = b""
+    state: State | None = None
 
 
 class State(Protocol):
     """What an adapter carries from chunk to chunk besides KV (VAE cache, action history).
 
-    `copy.copy` of a state is a state of its own: what `decode` does to one is not seen in the other.
+    It moves on when its chunk is encoded, and when it is decoded. `copy.copy` of a state is a state of its own: what is
+    done to one is not seen in the other.
     """
+
+    def conditioning(self, poses: Matrix) -> bytes:
+        """What the coming chunk, at these poses, is drawn from besides them: enough to encode it again."""
 
     def to_bytes(self) -> bytes: ...
 

@@ -17,6 +17,7 @@ from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
+from worldkv.pose import Matrix
 from worldkv.window import View
 
 LEVELS = (1.0, 0.85, 0.6, 0.3)
@@ -27,6 +28,9 @@ VIEW_RANGE = 8.0
 
 class NoState:
     """The pocket model carries nothing but KV."""
+
+    def conditioning(self, poses: Matrix) -> bytes:
+        return b""
 
     def to_bytes(self) -> bytes:
         return b""
