@@ -15,8 +15,9 @@ Noise is counter-based on (seed, chunk number): there is no random state to save
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import radians
 from time import perf_counter
 from typing import Literal, NamedTuple
@@ -130,11 +131,16 @@ class SessionState:
     model: bytes
 
 
+OnModel = Callable[[Callable[[], KV]], Awaitable[KV]]
+"""Runs a clean pass where, and when, the model may run."""
+
+
 class Session:
     """One walk through one world, written to one branch.
 
     Nothing random is kept; a session is its model, its memory, its seed and where the walker stands.
     `memory` is required by mode `worldkv` and refused by the others, which remember only what their window holds.
+    `on_model` has a lost chunk made again where the model runs; without it that happens in the caller's thread.
     """
 
     def __init__(
@@ -144,10 +150,12 @@ class Session:
         walker: Walker,
         memory: Memory | None = None,
         slide: Slide = unhindered,
+        on_model: OnModel | None = None,
     ) -> None:
         if (memory is not None) != (config.mode == "worldkv"):
             raise InvalidConfig(f"a memory goes with mode 'worldkv' and no other, got mode {config.mode!r}")
         self.model, self.config, self.walker, self.memory, self.slide = model, config, walker, memory, slide
+        self.on_model = on_model
         self.lineage = memory.lineage if memory else Lineage.begin()
         self.state = model.start()
         self.next = 0
@@ -165,10 +173,11 @@ class Session:
         state: SessionState,
         memory: Memory | None = None,
         slide: Slide = unhindered,
+        on_model: OnModel | None = None,
     ) -> Session:
         """The session that was saved: it draws what the saved one would have drawn. Raises SpecMismatch."""
         model.spec.require(state.spec)
-        session = cls(model, replace(config, seed=state.seed), state.walker, memory, slide)
+        session = cls(model, replace(config, seed=state.seed), state.walker, memory, slide, on_model)
         session.state.from_bytes(state.model)
         session.next = state.next
         for held in state.held:
@@ -223,13 +232,13 @@ class Session:
         held = [actions] * self.frames if isinstance(actions, Action) else list(actions)
         if len(held) != self.frames:
             raise InvalidInput(f"a step takes one action or {self.frames}, got {len(held)}")
-        return await self._begin(follow(self.walker, held, self.slide)[1:], None)
+        return await self._begin(follow(self.walker, held, self.slide)[1:], None, held[-1])
 
     async def begin_shown(self, pictures: Tensor, walkers: Sequence[Walker]) -> Draft:
         """The same for pictures from elsewhere; arguments as for `show`."""
         if pictures.shape[0] != self.frames or len(walkers) != self.frames:
             raise InvalidInput(f"show takes {self.frames} pictures and places, got {len(pictures)} and {len(walkers)}")
-        return await self._begin(walkers, pictures)
+        return await self._begin(walkers, pictures, None)
 
     async def end(self, draft: Draft, drawn: Drawn) -> Step:
         """Remember a chunk that was drawn; the session is at the next one.
@@ -243,7 +252,9 @@ class Session:
             await self.memory.remember(self._part(draft, drawn), drawn.kv)
         self.walker, self.state, self.next, self._draft = draft.walker, drawn.state, draft.index + 1, None
         self._hold(draft.index, draft.conditioning.poses, drawn.kv)
-        self._let_go(len(draft.shape.sizes))
+        kept = self._kept(self._raw.keys(), len(draft.shape.sizes))
+        for index in self._raw.keys() - kept:
+            del self._raw[index], self._poses[index]
         seconds = Seconds(draft.recall_seconds, drawn.window_seconds, drawn.model_seconds, perf_counter() - began)
         return Step(draft.index, drawn.pictures, draft.conditioning.poses, draft.recalled, seconds)
 
@@ -259,14 +270,14 @@ class Session:
         )
         return torch.randn(self.frames, *self.model.spec.latent, generator=generator)
 
-    async def _begin(self, walkers: Sequence[Walker], shown: Tensor | None) -> Draft:
+    async def _begin(self, walkers: Sequence[Walker], shown: Tensor | None, held: Action | None) -> Draft:
         if self._beginning or self._draft:
             raise Conflict(f"chunk {self.next} is being drawn already")
         self._beginning = True
         try:
             poses = np.stack([walker.pose for walker in walkers])
             began = perf_counter()
-            recalled = await self._recall(poses)
+            recalled = await self._recall(poses, held)
             recall_seconds = perf_counter() - began
         finally:
             self._beginning = False
@@ -294,7 +305,8 @@ class Session:
         recalled = [memory.slot_tokens] * memory.slots if memory else []
         return slot_sizes(self.model.spec, self.config, recalled, len(self._raw))
 
-    async def _recall(self, poses: Matrix) -> list[Recalled]:
+    async def _recall(self, poses: Matrix, held: Action | None) -> list[Recalled]:
+        """What is put back for the coming chunk; what the one after it will need is fetched meanwhile."""
         if self.memory is None or not self._raw:
             return []
         spec, picture = self.model.spec, self.model.spec.latent
@@ -305,7 +317,11 @@ class Session:
             view_range=spec.view_range,
             visible=np.concatenate([self._poses[i] for i in self._raw]),
         )
-        return await self.memory.recall(query, self._raw.keys(), self._reencode)
+        recalled = await self.memory.recall(query, self._raw.keys(), self._reencode)
+        stay = self._kept({*self._raw, self.next}, len(self._sizes()))
+        visible = np.concatenate([self._poses.get(i, poses) for i in sorted(stay)])
+        await self.memory.ahead(self.next, poses, held, recalled, visible, stay)
+        return recalled
 
     def _arrange(self, recalled: list[Entry]) -> list[Entry | None]:
         """The chunk for each slot: [ sink | recalled | recent ], or simply all that is held."""
@@ -336,21 +352,19 @@ class Session:
         self._raw[index] = Entry((self.lineage.key(index), "raw"), index * self.frames, self.frames, kv)
         self._poses[index] = poses
 
-    def _let_go(self, slots: int) -> None:
-        """Let go of what has left the window: sink and recent chunks stay, or the newest, or all."""
+    def _kept(self, indices: Collection[int], slots: int) -> set[int]:
+        """Which of these chunks the window holds uncoded: sink and recent ones, or the newest, or all."""
         if self.config.mode == "full":
-            return
+            return {*indices}
         if self.memory is None:
-            keep = set(sorted(self._raw)[-slots:])
-        else:
-            sinks, recent = (n // self.frames for n in (self.config.window.sink, self.config.window.recent))
-            others = [i for i in sorted(self._raw) if i >= sinks]
-            keep = {*range(sinks), *others[len(others) - recent :]}
-        for index in self._raw.keys() - keep:
-            del self._raw[index], self._poses[index]
+            return {*sorted(indices)[-slots:]}
+        sinks, recent = (n // self.frames for n in (self.config.window.sink, self.config.window.recent))
+        others = sorted(i for i in indices if i >= sinks)
+        return {*(i for i in indices if i < sinks), *others[len(others) - recent :]}
 
-    def _reencode(self, part: Part, before: Sequence[Entry]) -> KV:
-        return encode_again(self.model, part, before, self.config.window.placement, self.config.context)
+    def _reencode(self, part: Part, before: Sequence[Entry]) -> KV | Awaitable[KV]:
+        again = partial(encode_again, self.model, part, before, self.config.window.placement, self.config.context)
+        return self.on_model(again) if self.on_model else again()
 
 
 def slot_sizes(spec: ModelSpec, config: SessionConfig, recalled: Sequence[int], held: int = 0) -> tuple[int, ...]:

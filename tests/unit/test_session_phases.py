@@ -12,6 +12,7 @@ from tests.toys import TOY
 from tests.unit.test_session import START, TURN, pictures_of, session_of
 from worldkv.actions import Action
 from worldkv.errors import Conflict, InvalidInput, SpecMismatch, Unavailable
+from worldkv.store import PartKey
 
 MODES = ("window", "full", "worldkv")
 BACK = Action(forward=-0.2)
@@ -137,3 +138,29 @@ async def never(*args: object) -> None:
 
 def fails(*args: object) -> None:
     raise RuntimeError("out of memory")
+
+
+async def test_a_lost_chunk_is_made_again_where_the_model_runs() -> None:
+    session, calls = session_of("worldkv", hot_bytes=0), []
+
+    async def on_model(call):
+        calls.append(call)
+        return call()
+
+    session.on_model = on_model
+    await pictures_of(session, 8)
+    await session.memory.store.delete([PartKey(session.lineage.key(i), "kv") for i in range(8)])
+
+    await session.step(TURN)
+    assert len(calls) == session.memory.stats.reencoded == 1
+
+
+async def test_while_a_chunk_is_drawn_the_next_one_is_looked_ahead_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, looked = session_of("worldkv"), []
+
+    async def ahead(index, poses, held, recalled, visible, exclude):
+        looked.append((index, held, len(visible), sorted(exclude)))
+
+    monkeypatch.setattr(session.memory, "ahead", ahead)
+    await pictures_of(session, 4)
+    assert looked == [(1, TURN, 6, [0, 1]), (2, TURN, 6, [0, 2]), (3, TURN, 6, [0, 3])]
