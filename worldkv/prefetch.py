@@ -182,14 +182,16 @@ class Prefetcher:
         # The first forecast is the next chunk's, should the camera go on.
         return [Ask(query, c.slots, exclude, 0 if place else 2 * c.slots) for place, query in enumerate(queries)]
 
-    def plan(self, answers: Sequence[Sequence[Hit]]) -> Plan:
+    def plan(self, answers: Sequence[Sequence[Hit]], most: int | None = None) -> Plan:
         """What to fetch and what to give up, by the answers to what the last step asked, in order.
+
+        most  chunks that there is room for; None: as many as may be under way
 
         An empty answer may stand for one that did not come. Raises InvalidInput for another number of answers.
         """
         if len(answers) != len(self._forecasts):
             raise InvalidInput(f"the last step asked {len(self._forecasts)} things, got {len(answers)} answers")
-        wanted = self._wanted(answers)
+        wanted = self._wanted(answers, 2 * self.config.slots if most is None else min(most, 2 * self.config.slots))
         fetch = [each for each in wanted.values() if each.key not in self._requests]
         cancel = [key for key in self.under_way if key not in wanted]
         for key in cancel:
@@ -236,8 +238,8 @@ class Prefetcher:
             self.stats.wasted += 1
         self._at_hand = at_hand
 
-    def _wanted(self, answers: Sequence[Sequence[Hit]]) -> dict[ChunkKey, Wanted]:
-        """The surest chunks that are not at hand, at most twice the slots."""
+    def _wanted(self, answers: Sequence[Sequence[Hit]], most: int) -> dict[ChunkKey, Wanted]:
+        """The surest chunks that are not at hand, at most so many."""
         unused: dict[ChunkKey, float] = {}
         expected: dict[ChunkKey, int] = {}
         for forecast, hits in zip(self._forecasts, answers, strict=True):
@@ -250,4 +252,4 @@ class Prefetcher:
                     expected[hit.key] = min(expected.get(hit.key, LONGEST), forecast.chunk)
         found = [Wanted(key, self._index + expected.get(key, 1), 1 - rest) for key, rest in unused.items()]
         found = sorted((w for w in found if w.confidence >= self.config.least), key=lambda w: -round(w.confidence, TIE))
-        return {w.key: w for w in found[: 2 * self.config.slots]}
+        return {w.key: w for w in found[:most]}

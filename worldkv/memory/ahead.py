@@ -23,6 +23,7 @@ GONE = (Miss.NEVER_STORED, Miss.DELETED, Miss.EVICTED, Miss.CORRUPT)
 class Ahead:
     """Runs a prefetcher beside the steps of a walk, none of which ever waits for it.
 
+    chunk_bytes  of a decoded chunk
     local    chunks that need no fetch though they are not in the hot set
     changed  is called when there is news
     """
@@ -33,11 +34,12 @@ class Ahead:
         finder: Finder,
         fetches: Fetches,
         hot: HotSet,
+        chunk_bytes: int,
         local: Callable[[], Collection[ChunkKey]],
         changed: Callable[[], None],
     ) -> None:
         self.prefetcher, self.finder, self.fetches, self.hot = prefetcher, finder, fetches, hot
-        self.local, self.changed = local, changed
+        self.chunk_bytes, self.local, self.changed = chunk_bytes, local, changed
         self._task: asyncio.Task[None] | None = None
 
     def step(
@@ -64,8 +66,8 @@ class Ahead:
 
     async def _go(self, asks: Sequence[Ask], recalled: Collection[ChunkKey]) -> None:
         answers = await asyncio.gather(*map(self._ask, asks))
-        plan = self.prefetcher.plan(answers)
-        self.hot.need({*recalled, *(hit.key for hits in answers for hit in hits if not hit.spare)})
+        self.hot.need({*recalled, *(hit.key for hit in answers[0] if not hit.spare)})
+        plan = self.prefetcher.plan(answers, self.hot.beside_needed() // max(self.chunk_bytes, 1))
         self.fetches.give_up(plan.cancel)
         self.fetches.ahead([wanted.key for wanted in plan.fetch], self._told)
 

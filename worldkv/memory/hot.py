@@ -47,6 +47,10 @@ class HotSet:
         """From now on these are let go of last."""
         self.needed = frozenset(keys)
 
+    def beside_needed(self) -> int:
+        """Bytes of room beside the needed chunks that are at hand."""
+        return self.room_bytes - sum(self._held[key].kv.nbytes for key in self.needed if key in self._held)
+
     def drop(self, key: ChunkKey) -> None:
         """Let go of a chunk, if it is at hand."""
         if (entry := self._held.pop(key, None)) is not None:

@@ -89,9 +89,10 @@ class Keeper:
 
         What can never be kept ends it too: then `refused` says why.
         """
-        task = asyncio.create_task(self._keep(part), name=f"keep {part.meta.key}")
-        self._waiting[part.meta.key] = part, task
-        return task
+        if part.meta.key not in self._waiting:
+            task = asyncio.create_task(self._keep(part), name=f"keep {part.meta.key}")
+            self._waiting[part.meta.key] = part, task
+        return self._waiting[part.meta.key][1]
 
     async def fewer(self) -> None:
         """Wait until fewer than `most` parts wait."""
@@ -129,6 +130,8 @@ class Keeper:
 
     def _note(self, key: ChunkKey, level: Level) -> None:
         """A part is kept at a level."""
+        if key.index < self._end or key.index in self._beyond:  # it was put before
+            return
         self._levels[level] += 1
         self._beyond.add(key.index)
         while self._end in self._beyond:

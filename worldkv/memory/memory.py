@@ -85,6 +85,7 @@ class Memory:
         self._budget = Budget(config.budget_bytes, lineage, spec.view_range, store, finder)
         self._ahead: Ahead | None = None
         self._query: Query | None = None
+        self._refused: WorldKVError | None = None
 
     @property
     def kv_bytes(self) -> int:
@@ -103,8 +104,8 @@ class Memory:
 
     @property
     def refused(self) -> WorldKVError | None:
-        """Why a chunk that waited will never be kept, for example because its world was removed; None: all is well."""
-        return self._keeper.refused
+        """Why something that waited will never be kept, for example as its world was removed; None: all is well."""
+        return self._keeper.refused or self._refused
 
     async def recall(self, query: Query, exclude: Collection[int], reencode: Reencode) -> list[Recalled]:
         """The chunks for the recalled slots, in window order, with keys and values at hand.
@@ -165,7 +166,10 @@ class Memory:
                 PrefetchConfig(self.slots, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
             )
             self.stats.ahead = prefetcher.stats
-            self._ahead = Ahead(prefetcher, self.finder, self._fetches, self._hot, self._queue.keys, self._changed)
+            chunk_bytes = self.spec.raw_bytes * self.slot_tokens // (self.spec.frames * self.spec.frame_tokens)
+            self._ahead = Ahead(
+                prefetcher, self.finder, self._fetches, self._hot, chunk_bytes, self._queue.keys, self._changed
+            )
         self._ahead.step(index, poses, held, [each.hit.key for each in recalled], visible, exclude)
 
     async def remember(self, part: Part, kv: KV) -> None:
@@ -256,7 +260,7 @@ class Memory:
         made = reencode(part, sorted(before.values(), key=lambda e: e.begin))
         kv = await made if inspect.isawaitable(made) else made
         coded = (await self._code(key, kv)).as_reencoded()
-        await self._put_kv(key, coded)
+        await self._keep(key, coded)
         entry = await self._decoder.entry(key, coded)
         self._hot.keep(key, entry)
         self.stats.reencoded += 1
@@ -272,22 +276,19 @@ class Memory:
                 await self.finder.remove([key])
         return None if isinstance(frame, Miss) else read_part(frame)
 
-    async def _keep(self, key: ChunkKey, kv: KV) -> None:
-        """Code a chunk's KV and put it, or have that done."""
+    async def _keep(self, key: ChunkKey, kv: KV | KVPart) -> None:
+        """Code a chunk's KV and put it, or have that done. What the store or the queue does not take is dropped."""
         if self.config.queue_bytes:
-            if not self._queue.add(key, kv):
-                self.stats.dropped += 1
-        else:
-            await self._put_kv(key, await self._code(key, kv))
+            self.stats.dropped += not self._queue.add(key, kv)
+            return
+        coded = kv if isinstance(kv, KVPart) else await self._code(key, kv)
+        try:
+            await self._put(key, coded)
+        except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
+            self.stats.dropped += 1
 
     async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
         return await asyncio.to_thread(encode_kv, kv, self.config.coding, self.spec, first=key.index == 0)
-
-    async def _put_kv(self, key: ChunkKey, kv: KVPart) -> None:
-        try:
-            await self._put(key, kv)
-        except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
-            self.stats.dropped += 1
 
     async def _put(self, key: ChunkKey, kv: KVPart) -> None:
         await self.store.put({PartKey(key, "kv"): write_kv(key, self.spec.digest, kv)})
@@ -304,8 +305,10 @@ class Memory:
             self._hot.drop(key)
         self.stats.demoted += len(doomed)
 
-    def _dropped(self, key: ChunkKey) -> None:
+    def _dropped(self, error: WorldKVError) -> None:
         self.stats.dropped += 1
+        if not isinstance(error, OverBudget):
+            self._refused = error
         self._changed()
 
     def _changed(self) -> None:

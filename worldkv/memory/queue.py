@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from worldkv.chunk import ChunkKey, KVPart
 from worldkv.coding import KV
-from worldkv.errors import Conflict, DeadlineExceeded, NonFinite, OverBudget, Unavailable
+from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
 from worldkv.memory.keeping import Backoff
 
 Code = Callable[[ChunkKey, KV], Awaitable[KVPart]]
@@ -28,11 +28,11 @@ class KVQueue:
 
     room_bytes  that may wait: uncoded ones count as they are
     code, put   how they are coded, and kept
-    dropped     is told when keys and values are dropped after all
+    dropped     is told why keys and values are dropped after all: no room, no such chunk any more, no numbers
     """
 
     def __init__(
-        self, room_bytes: int, code: Code, put: Put, backoff: Backoff, dropped: Callable[[ChunkKey], None]
+        self, room_bytes: int, code: Code, put: Put, backoff: Backoff, dropped: Callable[[WorldKVError], None]
     ) -> None:
         self.room_bytes, self.used_bytes = room_bytes, 0
         self.code, self.put, self.backoff, self.dropped = code, put, backoff, dropped
@@ -45,7 +45,7 @@ class KVQueue:
     def keys(self) -> KeysView[ChunkKey]:
         return self._waiting.keys()
 
-    def add(self, key: ChunkKey, kv: KV) -> bool:
+    def add(self, key: ChunkKey, kv: KV | KVPart) -> bool:
         """Take in a chunk's keys and values, which must not change any more; False if there is no room for them."""
         if key in self._waiting:
             return True
@@ -64,7 +64,7 @@ class KVQueue:
             return None
         try:
             return await asyncio.shield(waiting.coded)
-        except NonFinite:
+        except WorldKVError:
             return None
 
     async def settle(self) -> None:
@@ -79,7 +79,9 @@ class KVQueue:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
+    async def _code(self, key: ChunkKey, kv: KV | KVPart) -> KVPart:
+        if isinstance(kv, KVPart):
+            return kv
         async with self._coding:
             return await self.code(key, kv)
 
@@ -90,8 +92,8 @@ class KVQueue:
             waiting.nbytes = kv.nbytes
             async with self._putting:
                 await self._put(key, kv)
-        except (NonFinite, OverBudget, Conflict):  # no numbers, no room, or no such chunk any more
-            self.dropped(key)
+        except WorldKVError as error:
+            self.dropped(error)
         finally:
             self.used_bytes -= waiting.nbytes
             del self._waiting[key]
