@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from worldkv.chunk import ChunkKey
 from worldkv.errors import WorldKVError
@@ -24,7 +24,7 @@ class Ahead:
     """Runs a prefetcher beside the steps of a walk, none of which ever waits for it.
 
     chunk_bytes  of a decoded chunk
-    local    chunks that need no fetch though they are not in the hot set
+    local    chunks that need no fetch although they are not in the hot set
     changed  is called when there is news
     """
 
@@ -35,7 +35,7 @@ class Ahead:
         fetches: Fetches,
         hot: HotSet,
         chunk_bytes: int,
-        local: Callable[[], Collection[ChunkKey]],
+        local: Iterable[ChunkKey],
         changed: Callable[[], None],
     ) -> None:
         self.prefetcher, self.finder, self.fetches, self.hot = prefetcher, finder, fetches, hot
@@ -54,7 +54,7 @@ class Ahead:
         """A chunk is being drawn: see `Prefetcher.step`."""
         if self._task:  # the index has not answered what the step before asked
             self._task.cancel()
-        at_hand = {*self.hot.keys(), *self.local()}
+        at_hand = {*self.hot, *self.local}
         asks = self.prefetcher.step(index, poses, held, recalled, at_hand, visible, exclude)
         self._task = asyncio.create_task(self._go(asks, recalled), name=f"ahead of chunk {index}")
 

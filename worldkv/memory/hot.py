@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, KeysView
+from collections.abc import Collection, Iterator
 
 from worldkv.chunk import ChunkKey
 from worldkv.window import Entry
@@ -26,8 +26,8 @@ class HotSet:
     def __len__(self) -> int:
         return len(self._held)
 
-    def keys(self) -> KeysView[ChunkKey]:
-        return self._held.keys()
+    def __iter__(self) -> Iterator[ChunkKey]:
+        return iter(self._held)
 
     def get(self, key: ChunkKey) -> Entry | None:
         """A chunk if it is at hand; it counts as used."""

@@ -168,7 +168,7 @@ class Memory:
             self.stats.ahead = prefetcher.stats
             chunk_bytes = self.spec.raw_bytes * self.slot_tokens // (self.spec.frames * self.spec.frame_tokens)
             self._ahead = Ahead(
-                prefetcher, self.finder, self._fetches, self._hot, chunk_bytes, self._queue.keys, self._changed
+                prefetcher, self.finder, self._fetches, self._hot, chunk_bytes, self._queue, self._changed
             )
         self._ahead.step(index, poses, held, [each.hit.key for each in recalled], visible, exclude)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, KeysView
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
 from worldkv.chunk import ChunkKey, KVPart
@@ -42,8 +42,8 @@ class KVQueue:
     def __contains__(self, key: ChunkKey) -> bool:
         return key in self._waiting
 
-    def keys(self) -> KeysView[ChunkKey]:
-        return self._waiting.keys()
+    def __iter__(self) -> Iterator[ChunkKey]:
+        return iter(self._waiting)
 
     def add(self, key: ChunkKey, kv: KV | KVPart) -> bool:
         """Take in a chunk's keys and values, which must not change any more; False if there is no room for them."""

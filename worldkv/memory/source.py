@@ -107,11 +107,10 @@ class Layered:
             async for _, segment in parts:
                 if isinstance(segment, Miss):
                     return segment
-                if waiting and segment.layer != waiting[0].layer:
+                waiting.append(segment)
+                if len(waiting) == sum(row.layer == segment.layer for row in headers[0].rows):
                     await asyncio.to_thread(layers.add, waiting)
                     waiting = []
-                waiting.append(segment)
-            await asyncio.to_thread(layers.add, waiting)
             (header,) = headers
             self.decoder.require(key, header.key, header.spec)
             entry = self.decoder.place(key, bool(header.fields["reencoded"]), layers.kv)
