@@ -174,10 +174,12 @@ def same(entry: Entry, kv: KV) -> bool:
 
 
 async def until(true: Callable[[], bool]) -> None:
-    """Let everything else go on until something is so."""
+    """Let everything else go on until something is so, and what follows from it has been done."""
     async with asyncio.timeout(20):
         while not true():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def down() -> Unavailable:
