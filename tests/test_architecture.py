@@ -16,7 +16,7 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
-worldkv.admin, worldkv.admin_retriever, worldkv.admin_rows
+worldkv.admin, worldkv.admin_retriever, worldkv.admin_rows, worldkv.admin_walk, worldkv.walking
 services.cluster
 services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
 pocket
@@ -46,6 +46,7 @@ LIGHT = (
     "worldkv.admin",
     "worldkv.admin_retriever",
     "worldkv.admin_rows",
+    "worldkv.admin_walk",
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",
@@ -67,6 +68,7 @@ LIGHT = (
     "worldkv.store_wrappers",
     "worldkv.v1",
     "worldkv.views",
+    "worldkv.walking",
     "worldkv.wire",
     "worldkv.wire_retriever",
     "worldkv.wire_sessions",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldkv import admin, admin_retriever
+from worldkv import admin, admin_fleet, admin_retriever, admin_walk
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ app = typer.Typer(
 app.add_typer(admin.store, name="store")
 app.add_typer(admin.world, name="world")
 app.add_typer(admin_retriever.retriever, name="retriever")
+for command in (admin_fleet.up, admin_fleet.status, admin_fleet.scale, admin_fleet.down):
+    app.command()(command)
+app.command()(admin_walk.walk)
 
 
 @app.command()

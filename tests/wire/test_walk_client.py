@@ -154,7 +154,7 @@ async def test_errors_arrive_as_what_they_left_as():
 
 async def test_nobody_there_is_said_in_plain_words():
     async with WalkClient("127.0.0.1:1") as client:
-        with pytest.raises(Unavailable, match=r"no service of walks answers on 127\.0\.0\.1:1"):
+        with pytest.raises(Unavailable, match=r"nothing answers on 127\.0\.0\.1:1, `worldkv up`"):
             await client.open().__aenter__()
 
 

@@ -69,7 +69,9 @@ class Link:
 
     def plain(self, error: WorldKVError) -> WorldKVError:
         """An error that names the address, if the service did not raise it itself."""
-        return error if rpc.answered(error) else Unavailable(f"no service of walks answers on {self.address}: {error}")
+        if rpc.answered(error):
+            return error
+        return Unavailable(f"nothing answers on {self.address}, `worldkv up` starts the service ({error})")
 
 
 class WalkLine:

@@ -1,0 +1,114 @@
+"""`worldkv walk` against a toy service, as a user runs it."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.wire.toy_sessions import HEIGHT, WIDTH, ToySessions, serving
+from worldkv import admin_walk, cli
+from worldkv.client import WalkClient
+from worldkv.client.walks import ADDRESS
+from worldkv.walking import walk_all
+
+ROOT = Path(__file__).parents[2]
+
+
+async def command(*words: str, **ways: Any) -> tuple[int, str, str, ToySessions]:
+    """`worldkv walk` in a process of its own: exit code, what it printed, and the service it spoke with."""
+    toy = ToySessions(**ways)
+    async with serving(toy) as address:
+        program = [sys.executable, "-c", "from worldkv.cli import main; main()", "walk", "--address", address, *words]
+        process = await asyncio.create_subprocess_exec(
+            *program, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode(), toy
+
+
+async def test_sessions_walk_side_by_side_and_are_told_of():
+    code, out, err, toy = await command("--path", "R90", "--sessions", "3", "--tour", "R27", "--seed", "5", "--json")
+    assert (code, err) == (0, "")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert sorted(row["world"] for row in rows) == ["world-0", "world-1", "world-2"]
+    for row in rows:
+        assert (row["chunks"], row["remembered"], row["level"]) == (4, 5, "two")
+        assert (row["recalled"], row["hit"], row["late"], row["missed"]) == (4, 0.5, 1, 1)
+        assert row["fps"] > 0
+        assert 0 < row["chunk_p50_ms"] <= row["chunk_p95_ms"]
+        assert row["first_frame_s"] > 0
+    assert toy.sittings == {}
+
+
+async def test_a_table_and_bars_are_for_people(tmp_path):
+    code, out, err, _ = await command("--path", "R90", "--world", "my rooms", "--out", str(tmp_path))
+    assert code == 0
+    assert [*out.split()][:3] == ["world", "chunks", "fps"]
+    assert "my rooms" in out
+    assert "kept up to 4 at two" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["my-rooms.mp4"]
+
+
+async def test_without_films_there_are_pictures(tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "services.generator.report.video", raising=False)
+    async with serving(ToySessions()) as address, WalkClient(address) as client:
+        (tally,) = await walk_all(client, "R27", [{"world": "mine", "tour": "R27"}], 1, tmp_path, shown=False)
+    assert tally.failed is None
+    files = sorted((tmp_path / "mine").iterdir())
+    assert [file.name for file in files] == [f"{n:06}.png" for n in range(6)]
+    with Image.open(files[-1]) as picture:
+        assert (picture.size, picture.getpixel((0, 0))) == ((WIDTH, HEIGHT), (1, 1, 1))
+
+
+async def test_one_walk_that_fails_stops_no_other():
+    code, out, err, _ = await command("--path", "R90", "--sessions", "2", "--json", room=1)
+    assert code == cli.FAILED
+    (row,) = map(json.loads, out.splitlines())
+    assert row["chunks"] == 4
+    assert err == "worldkv: 1 sessions walk already\n"
+
+
+def run(monkeypatch, capsys, *words: str) -> tuple[int, str]:
+    """Exit code and complaint, in this process."""
+    monkeypatch.setattr(sys, "argv", ["worldkv", "walk", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--path", "X"], "expected one of R L W"),
+        (["--path", ""], "nothing to walk"),
+        (["--world", "mine", "--sessions", "2"], "one world"),
+        (["--mode", "best"], "mode is one of"),
+    ],
+)
+def test_what_makes_no_sense_is_code_2(monkeypatch, capsys, words, complaint):
+    code, said = run(monkeypatch, capsys, "--address", "127.0.0.1:1", *words)
+    assert code == cli.BAD_INPUT
+    assert complaint in said
+
+
+def test_nobody_there_is_said_with_a_remedy(monkeypatch, capsys):
+    code, said = run(monkeypatch, capsys, "--address", "127.0.0.1:1")
+    assert code == cli.FAILED
+    assert said.splitlines()[-1].startswith("worldkv: nothing answers on 127.0.0.1:1, `worldkv up` starts the service")
+
+
+def test_the_service_that_is_up_is_found(monkeypatch, tmp_path):
+    from services.cluster.rundir import RunDir, Up
+
+    monkeypatch.setenv("WORLDKV_RUN_DIR", str(tmp_path))
+    assert admin_walk.served_at() == ADDRESS
+    folder = RunDir(tmp_path)
+    folder.make()
+    folder.write(Up(fleet="127.0.0.1:1", ray="local", gateway=("127.0.0.1:2", "127.0.0.1:4")))
+    assert admin_walk.served_at() == "127.0.0.1:2"

@@ -1,0 +1,81 @@
+"""Walking from the command line: `worldkv walk`. What needs libraries is imported when it is run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from worldkv.admin_rows import AsJson, show
+from worldkv.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from worldkv.walking import Tally
+    from worldkv.wire_sessions import Mode
+
+
+def walk(
+    path: Annotated[str, typer.Option(help="R L turn, W S D A walk, U J look up and down, _ waits.")] = "R90_L90",
+    sessions: Annotated[int, typer.Option(min=1, max=1000, help="Walks at once, each in a world of its own.")] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="WORLDKV_ADDRESS", help="host:port; without it: the service that `worldkv up` started."),
+    ] = None,
+    scene: Annotated[str, typer.Option(help="What a new world begins as; without it: the model's default.")] = "",
+    tour: Annotated[str, typer.Option(help="Path through a new world that is shown from its true pictures.")] = "",
+    mode: Annotated[str, typer.Option(help="What is remembered: worldkv, window or full.")] = "worldkv",
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise; each further session has the next one.")] = 0,
+    world: Annotated[str, typer.Option(help="Name of a world, new or old; without it: a new one.")] = "",
+    lockstep: Annotated[bool, typer.Option("--lockstep", help="Wait for memory, so that it can be repeated.")] = False,
+    ahead: Annotated[int, typer.Option(min=0, help="Moves that are sent before their turn.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Folder for what is seen: films, or pictures.")] = None,
+    tenant: Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose worlds.")] = "default",
+    authority: Annotated[
+        Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the service is proven by.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
+    key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Walk a path in worlds of a running service, and say how it went."""
+    from worldkv.actions import parse_path
+    from worldkv.client import WalkClient
+    from worldkv.rpc import TLS
+    from worldkv.walking import walk_all
+
+    if world and sessions > 1:
+        raise InvalidInput(f"--world {world} is one world: walk it in one session, got --sessions {sessions}")
+    if not parse_path(path):
+        raise InvalidInput("--path is empty: there is nothing to walk")
+    chosen = {
+        "scene": scene,
+        "tour": tour,
+        "mode": cast("Mode", mode),
+        "world": world,
+        "lockstep": lockstep,
+        "pictures": "jpeg",
+    }
+    openings = [{**chosen, "seed": seed + number} for number in range(sessions)]
+    where = address or served_at()
+
+    async def ask() -> list[Tally]:
+        async with WalkClient(where, tenant=tenant, tls=TLS(certificate, key, authority)) as client:
+            return await walk_all(client, path, openings, ahead, out, shown=not as_json)
+
+    tallies = asyncio.run(ask())
+    if any(each.chunks for each in tallies):
+        show([each.row for each in tallies if each.world], as_json)
+    if (failed := next((each.failed for each in tallies if each.failed), None)) is not None:
+        raise failed
+
+
+def served_at() -> str:
+    """host:port of the gateway that `worldkv up` of this user started, else where one is by default."""
+    from services.cluster.rundir import RunDir
+    from worldkv.client.walks import ADDRESS
+
+    up = RunDir.of(os.environ).read()
+    return up.gateway[0] if up and up.gateway else ADDRESS
