@@ -147,10 +147,9 @@ class Schedule:
         means = self._means.get(shape)
         step = means.of(len(together) + 1) if means else 0.0
         most = min(self.config.gather_seconds, GATHER_SHARE * step)
-        until = max(self._free_since, min(r.since for r in together)) + most
-        for request in together:
-            if request.due - step > now:  # nobody who is in time yet is made late
-                until = min(until, request.due - step)
+        ready = max(self._free_since, min(r.since for r in together))
+        in_time = [r.due - step for r in together if r.due - step > ready]  # they are not made late
+        until = min([ready + most, *in_time])
         return until if any(self._comes(owner, shape, most, until) for owner in self._answered) else now
 
     def _comes(self, owner: Hashable, shape: Shape, most: float, until: float) -> bool:
