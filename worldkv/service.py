@@ -86,10 +86,15 @@ def host_port(address: str) -> tuple[str, int]:
 
 
 class Host(NamedTuple):
-    """What servicers are added to: the server, and where their metrics go."""
+    """What servicers are added to.
+
+    registry  where their metrics go
+    ending    is set when the service begins to drain: calls that last as long as somebody listens should end
+    """
 
     server: aio.Server
     registry: CollectorRegistry
+    ending: asyncio.Event
 
 
 Servicers = Callable[[Host], AbstractAsyncContextManager[Sequence[str]]]
@@ -145,14 +150,14 @@ async def serve(config: ServiceConfig, servicers: Servicers) -> AsyncIterator[Se
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    host = Host(rpc.server([CallMetrics(registry).guard]), registry)
+    host = Host(rpc.server([CallMetrics(registry).guard]), registry, asyncio.Event())
     async with AsyncExitStack() as stack:
         metrics = _metrics_page(stack, config.metrics, registry)
         names = await stack.enter_async_context(servicers(host))
         checks = await _add_health(host.server, names)
         port = rpc.listen(host.server, config.address, config.tls)
         await host.server.start()
-        stack.push_async_callback(_drain, host.server, checks, config)
+        stack.push_async_callback(_drain, host, checks, config)
         yield Serving(f"{host_port(config.address)[0]}:{port}", metrics, registry)
 
 
@@ -180,10 +185,11 @@ def _metrics_page(stack: AsyncExitStack, address: str, registry: CollectorRegist
     return f"{name}:{page.server_port}"
 
 
-async def _drain(server: aio.Server, checks: health.aio.HealthServicer, config: ServiceConfig) -> None:
+async def _drain(host: Host, checks: health.aio.HealthServicer, config: ServiceConfig) -> None:
     await checks.enter_graceful_shutdown()
+    host.ending.set()
     await asyncio.sleep(config.notice_seconds)
-    await server.stop(config.drain_seconds)
+    await host.server.stop(config.drain_seconds)
 
 
 class Settings(Protocol):

@@ -1,0 +1,1 @@
+"""Sessions that are walked through the wire: they outlive connections, and generators."""

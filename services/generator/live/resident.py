@@ -1,0 +1,295 @@
+"""One session, whether it holds memory here or not: how it comes to be, moves between branches, sleeps and wakes.
+
+What is known of a session is saved before its world is changed: whoever finds it knows each branch that its world may
+have for a head while it is this session's. A session wakes on a new branch, so that whoever wrote the old one, here or
+elsewhere, writes where nobody reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from services.generator.live import messages
+from services.generator.live.making import Maker
+from services.generator.saving import Record, Saved, decode, encode
+from services.generator.session import HeldChunk, Session, SessionConfig, SessionState
+from services.generator.tier import Tier
+from worldkv import worlds
+from worldkv.actions import Walker
+from worldkv.catalog import Snapshot, Stored, World
+from worldkv.chunk import Branch, Lineage, new_branch
+from worldkv.errors import ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
+from worldkv.memory import Kept, Memory
+from worldkv.store import Level
+from worldkv.v1 import sessions_pb2 as pb
+
+SCENES = "~scene/"
+"""Begin of the names under which is kept how a world is entered, by the first branch of its lineage: forks share it."""
+
+Admit = Callable[[str, SessionConfig], Awaitable[None]]
+"""Makes sure that there is room for a session; raises OverBudget."""
+
+_log = logging.getLogger(__name__)
+
+
+class Resident:
+    """A session by its id, and the tier that keeps its world.
+
+    record   what is saved of it; `next` and `walker` are as they were when it was saved last
+    world    record of its world as it was when the session got its branch
+    session  None while it sleeps
+    counts   how the memories that it had before have served it
+    listener  is told when its memory changes behind its back
+    """
+
+    def __init__(self, id: str, tenant: str, maker: Maker, admit: Admit, record: Record) -> None:
+        self.id, self.tenant, self.maker, self._admit, self.record = id, tenant, maker, admit, record
+        self.world = World(record.world, Lineage.begin())
+        self.session: Session | None = None
+        self.counts = pb.RecallCounts()
+        self.listener: Callable[[], None] = _nobody
+        self._kept = Kept(0, Level.ONE)
+
+    @property
+    def memory(self) -> Memory | None:
+        """Of its world, while it is awake; some modes have none."""
+        return self.session.memory if self.session else None
+
+    @property
+    def next(self) -> int:
+        """Number of the next chunk."""
+        return self.session.next if self.session else self.record.next
+
+    @property
+    def walker(self) -> Walker:
+        """Where the walker stands."""
+        return self.session.walker if self.session else self.record.walker
+
+    @property
+    def kept(self) -> Kept:
+        """How far the world is safe."""
+        return self.memory.kept if self.memory else self._kept
+
+    async def begin(self) -> None:
+        """Begin a new world. Raises AlreadyExists, and OverBudget if there is no room."""
+        await self._admit(self.id, self.maker.walking(self.record))
+        try:
+            branch, tier = new_branch(), self._tier
+            self.record = replace(self.record, heads=(branch,))
+            await self._save(self.record)
+            await self._save_scene(branch)
+            spec = self.maker.model.spec.digest
+            await self._stand(await worlds.begin(tier.worlds, self.record.world, spec, branch), None)
+        except WorldKVError:
+            await self._undo()
+            raise
+
+    async def enter(self, at: int | None) -> None:
+        """Walk on in a world that is there, before chunk `at`; None: after its last.
+
+        Raises what `worlds.fork` does, and OverBudget if there is no room.
+        """
+        await self._admit(self.id, self.maker.walking(self.record))
+        try:
+            await self._stand(await self._fork(at, self.record), None)
+        except WorldKVError:
+            await self._undo()
+            raise
+
+    async def wake(self) -> None:
+        """Hold memory again, after the last chunk that is kept; nothing if it is awake.
+
+        Raises NotFound if nothing is known of the session, Conflict if another one has taken over its world, OverBudget
+        if there is no room, and what the tier raises.
+        """
+        if self.session is not None:
+            return
+        failed: list[WorldKVError] = []
+        for previous in (False, True):
+            try:
+                snapshot = await self._tier.snapshots.load(self.id, previous)
+                await self._wake(await asyncio.to_thread(decode, snapshot.state, self.maker.model.spec))
+            except (ChunkCorrupt, Conflict, NotFound) as error:
+                _log.info("session %s does not wake from a state of its own: %s", self.id, error)
+                failed.append(error)
+            else:
+                return
+        raise failed[0]
+
+    async def sleep(self) -> None:
+        """Let go of all memory, once everything is kept and the state is saved; nothing if it sleeps.
+
+        Raises Unavailable if it cannot be kept now: then it stays awake.
+        """
+        if self.session is None:
+            return
+        await self._settled()
+        state = self.session.save()
+        record = replace(self.record, next=state.next, walker=state.walker)
+        try:
+            await self._save(record, state)
+        except (OverBudget, InvalidInput):  # where everything is kept a record is enough
+            if self.memory is None:
+                raise
+            await self._save(record)
+        self.record = record
+        await self.let_go()
+
+    async def rewind(self, at: int) -> None:
+        """Stand before chunk `at`, on a new branch; a tour is over. Raises InvalidInput past the last chunk."""
+        remembers = self.record.mode == "worldkv"
+        if at > self.next or (not remembers and at not in (0, self.next)):
+            words = f"0 to {self.next}" if remembers else f"0 or {self.next} in mode {self.record.mode}"
+            raise InvalidInput(f"the next chunk can be {words}, got {at}")
+        if at > self.kept.end:
+            await self._settled()
+        before = self.session.save() if self.session is not None else None
+        known = {each.index: each for each in before.held if each.index < at} if before else {}
+        walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)
+        record = replace(self.record, tour="", next=at, walker=walker)
+        stored = await self._fork(at if remembers else 0, record)
+        if before is None:
+            self._note(stored)
+            return
+        await self._release()
+        await self._stand(stored, before if at == before.next else None, known)
+
+    async def fork(self, name: str, at: int | None) -> World:
+        """A second name for the world before chunk `at`, None: after the last that is kept.
+
+        Raises InvalidInput past the last chunk, AlreadyExists, Conflict if the world is another session's by now.
+        """
+        end, tier, branch = self.kept.end if at is None else at, self._tier, new_branch()
+        if end > self.next:
+            raise InvalidInput(f"chunk {self.next} is the next: a fork cannot end before chunk {end}")
+        if end > self.kept.end:
+            await self._settled()
+        into = name or f"{self.record.world[:100].strip()}-{secrets.token_hex(4)}"
+        stored = await worlds.fork(
+            tier.store, tier.worlds, self.record.world, end, into, heads=self.record.heads, branch=branch
+        )
+        if not end:
+            await self._save_scene(branch)
+        return stored.world
+
+    async def end(self) -> Kept:
+        """End the session once all its chunks are kept; answers how safe they are."""
+        if self.session is not None:
+            await self._settled()
+        kept, catalog = self.kept, self._tier.worlds
+        with suppress(NotFound, Conflict):  # it is somebody else's by now
+            stored = await catalog.read(self.record.world)
+            if stored.world.lineage.head in self.record.heads:
+                ended = replace(stored.world, chunks=max(stored.world.chunks, kept.end))
+                self.world = (await catalog.swap(ended.name, stored.world.version, ended)).world
+        await self._tier.snapshots.delete(self.id)
+        await self.let_go()
+        return kept
+
+    async def let_go(self) -> None:
+        """Hold no memory any more, whether everything is kept or not."""
+        await self._release()
+        self.maker.engine.forget(self.id)
+
+    @property
+    def _tier(self) -> Tier:
+        return self.maker.tier(self.tenant)
+
+    async def _wake(self, saved: Saved) -> None:
+        """Go on from what was saved, if the world is still this session's."""
+        await self._admit(self.id, self.maker.walking(saved.record))
+        try:
+            await self._stand(await self._fork(None, saved.record), saved.state)
+        finally:
+            if self.session is None:
+                self.maker.engine.forget(self.id)
+
+    async def _fork(self, at: int | None, record: Record) -> Stored:
+        """A new branch before chunk `at`, for a session of this record. Raises what `worlds.fork` does."""
+        branch, tier, heads = new_branch(), self._tier, record.heads
+        await self._save(replace(record, heads=(*heads, branch)))
+        spec = self.maker.model.spec.digest
+        stored = await worlds.fork(tier.store, tier.worlds, record.world, at, spec=spec, heads=heads, branch=branch)
+        self.record = replace(record, heads=(branch,))
+        if stored.world.lineage.root == branch:
+            await self._save_scene(branch)
+        return stored
+
+    def _note(self, stored: Stored) -> None:
+        """A new branch is this session's."""
+        self.world, self._kept = stored.world, Kept(stored.world.chunks, stored.level)
+
+    async def _stand(
+        self, stored: Stored, state: SessionState | None, known: Mapping[int, HeldChunk] | None = None
+    ) -> None:
+        """Be awake on a new branch: as a state says, if it is of where the branch begins, else from what is kept.
+
+        known  chunks that are at hand uncoded
+        """
+        self._note(stored)
+        world, maker = stored.world, self.maker
+        memory = maker.memory(self.tenant, self.record, world.lineage, self._kept)
+        if state is not None and (memory is None or state.next == world.chunks):
+            session = maker.restored(self.record, state, memory)
+        else:
+            walker = await self._walker_at(world.lineage, world.chunks)
+            self.record = replace(self.record, next=world.chunks, walker=walker)
+            session = await maker.rebuilt(self.record, memory, known)
+        if memory is not None:
+            memory.listener = self.listener
+        self.session = session
+
+    async def _walker_at(self, lineage: Lineage, following: int) -> Walker:
+        """Where the walker stands before a chunk of this world."""
+        if not following:
+            return self.record.start
+        part = await self.maker.rebuilder(self.record, self._tier.store, lineage).part(following - 1)
+        return Walker.of(part.meta.poses[-1])
+
+    async def _settled(self) -> None:
+        """Wait until everything is kept. Raises Unavailable if that takes too long, and why something never will be."""
+        if self.memory is None:
+            return
+        try:
+            async with asyncio.timeout(self.maker.config.live.settle_seconds):
+                await self.memory.settle()
+        except TimeoutError as error:
+            raise Unavailable(f"{self.memory.unkept} chunks of world {self.record.world!r} are not kept yet") from error
+        if self.memory.refused is not None:
+            raise self.memory.refused
+
+    async def _save(self, record: Record, state: SessionState | None = None) -> None:
+        frame = await asyncio.to_thread(encode, Saved(record, state))
+        await self._tier.snapshots.save(self.id, Snapshot(record.next, frame))
+
+    async def _save_scene(self, branch: Branch) -> None:
+        """Keep how a world of this first branch is entered."""
+        born = replace(self.record, heads=(branch,), tour="", next=0, walker=self.record.start, numbers=())
+        await self._tier.snapshots.save(SCENES + branch.hex(), Snapshot(0, encode(Saved(born))))
+
+    async def _release(self) -> None:
+        """End the session's memory, if it is awake."""
+        if self.session is None:
+            return
+        if self.memory is not None:
+            self._kept = self.memory.kept
+            self.counts = messages.counts(self.memory.stats, self.counts)
+            self.memory.listener = _nobody
+            await self.memory.close()
+        self.record = replace(self.record, next=self.session.next, walker=self.session.walker)
+        self.session = None
+
+    async def _undo(self) -> None:
+        """A session that could not be opened leaves nothing behind, if that can be had."""
+        await self.let_go()
+        with suppress(WorldKVError):
+            await self._tier.snapshots.delete(self.id)
+
+
+def _nobody() -> None:
+    """Listens to nothing."""

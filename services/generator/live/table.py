@@ -1,0 +1,288 @@
+"""All sessions of a generator: who may open one, where a session is found, and what becomes of them at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import monotonic
+
+from services.generator.live.making import Maker
+from services.generator.live.metrics import Metrics
+from services.generator.live.pictures import BYTES
+from services.generator.live.resident import SCENES, Resident
+from services.generator.live.walking import Walking
+from services.generator.saving import Record, decode
+from services.generator.session import Mode, SessionConfig
+from worldkv.actions import Walker
+from worldkv.catalog import World, check_name
+from worldkv.errors import ChunkCorrupt, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
+from worldkv.memory import Kept
+from worldkv.rpc import MAX_MESSAGE_BYTES
+from worldkv.wire_sessions import Format
+from worldkv.worlds import HIDDEN
+
+YIELD_SECONDS = 2.0
+"""A session that did nothing for so long is suspended when another one needs its room."""
+DRAINED_AT_ONCE = 8
+"""Sessions that are suspended at the same time when a generator ends."""
+SPARE_BYTES = 64 << 10
+"""Of a message, beside its pictures."""
+NOWHERE = Walker(0.0, 0.0)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is asked for when a session is opened; see `OpenRequest`. None: it was not said."""
+
+    world: str = ""
+    at: int | None = None
+    scene: str = ""
+    seed: int = 0
+    start: Walker | None = None
+    mode: Mode = "worldkv"
+    lockstep: bool = False
+    format: Format = "jpeg"
+    tour: str = ""
+
+
+class Live:
+    """The sessions that are open here, of all tenants. A session is its tenant's: nobody else finds it."""
+
+    def __init__(self, maker: Maker, metrics: Metrics) -> None:
+        self.maker, self.metrics, self.config = maker, metrics, maker.config.live
+        self._sessions: dict[str, Walking] = {}
+        self._resuming: dict[str, asyncio.Lock] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def __iter__(self) -> Iterator[Walking]:
+        return iter([*self._sessions.values()])
+
+    @property
+    def room(self) -> int:
+        """How many more sessions would be admitted now."""
+        return 0 if self._draining else min(self.maker.engine.room, max(0, self.config.most - len(self._sessions)))
+
+    def tenants(self) -> set[str]:
+        """Those with sessions that hold memory."""
+        return {each.resident.tenant for each in self if each.resident.session is not None}
+
+    def find(self, tenant: str, session: str) -> Walking:
+        """A session that is open here; raises NotFound."""
+        found = self._sessions.get(session)
+        if found is None or found.resident.tenant != tenant or found.ended is not None:
+            raise NotFound(f"no session {session[:80]!r} is open here")
+        return found
+
+    def of(self, tenant: str) -> list[Walking]:
+        """A tenant's sessions, by id."""
+        return sorted((each for each in self if each.resident.tenant == tenant), key=lambda each: each.resident.id)
+
+    async def open(self, tenant: str, wanted: Opening) -> Walking:
+        """Open a session in a new world, or in one that is there.
+
+        Raises OverBudget without room, InvalidInput for what does not go together, Unavailable while this generator
+        ends, and what `Resident.begin` and `Resident.enter` raise.
+        """
+        self._require_open()
+        self._check_format(wanted.format)
+        name = check_name(wanted.world or f"world-{secrets.token_hex(8)}")
+        there = await self._there(tenant, name) if wanted.world else None
+        record = self._begun(name, wanted) if there is None else await self._entered(tenant, there, wanted)
+        resident = Resident(secrets.token_urlsafe(16), tenant, self.maker, self._admit, record)
+        await (resident.begin() if there is None else resident.enter(wanted.at))
+        self.metrics.opened()
+        return self._walks(resident)
+
+    async def resume(self, tenant: str, session: str) -> tuple[Walking, bool]:
+        """A session that was suspended, or whose generator died; and whether it was awake here already.
+
+        Raises NotFound if nothing is known of it, Conflict if its world is another session's by now, OverBudget.
+        """
+        self._require_open()
+        if session.startswith(HIDDEN):
+            raise NotFound(f"no session {session[:80]!r}")
+        async with self._resuming.setdefault(session, asyncio.Lock()):
+            try:
+                walking = self.find(tenant, session)
+            except NotFound:
+                unknown = Record("unknown", (), None, NOWHERE, 0, "worldkv", False, "jpeg", "", 0, NOWHERE)
+                resident = Resident(check_name(session, "session"), tenant, self.maker, self._admit, unknown)
+                await resident.wake()
+                self.metrics.woken()
+                return self._walks(resident), False
+            async with walking.lock:
+                lived = walking.resident.session is not None
+                await walking.awake()
+                return walking, lived
+
+    async def suspend(self, walking: Walking) -> None:
+        """Let go of a session's memory; whoever is joined is told to resume it."""
+        async with walking.lock:
+            walking.stop(Unavailable(f"session {walking.resident.id} was suspended: resume it"))
+            await walking.suspend()
+
+    async def close(self, tenant: str, session: str) -> tuple[World, Kept]:
+        """End a session once all its chunks are kept; the world it leaves, and how safe that is."""
+        walking = self.find(tenant, session)
+        async with walking.lock:
+            if walking.ended is not None:
+                raise walking.ended
+            kept = await walking.resident.end()
+            walking.end(NotFound(f"session {session} was closed"), well=True)
+        self._sessions.pop(session, None)
+        return walking.resident.world, kept
+
+    async def drain(self) -> None:
+        """Take no more sessions, and suspend all there are: whoever walks is told that the generator ends."""
+        self._draining = True
+        few = asyncio.Semaphore(DRAINED_AT_ONCE)
+
+        async def suspend(walking: Walking) -> None:
+            async with few, walking.lock:
+                walking.stop(Unavailable("this generator ends: the session goes on elsewhere"))
+                try:
+                    await walking.suspend()
+                except WorldKVError as error:
+                    _log.warning("session %s could not be suspended: %s", walking.resident.id, error)
+
+        await asyncio.gather(*map(suspend, self))
+
+    async def aclose(self) -> None:
+        """End everything that is left, kept or not."""
+        self._draining = True
+        for walking in self:
+            walking.end(Unavailable("this generator has ended"))
+            walking.task.cancel()
+        tasks = [walking.task for walking in self]
+        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
+        for walking in self:
+            await walking.resident.let_go()
+        self._sessions.clear()
+
+    def tidy(self) -> None:
+        """Do what only time brings; call it about once a second."""
+        awake = joined = 0
+        for walking in self:
+            asleep = walking.resident.session is None
+            awake, joined = awake + (not asleep), joined + (walking.outbox is not None)
+            forgotten = walking.active + self.config.forget_seconds < monotonic()
+            if asleep and walking.outbox is None and forgotten and not walking.lock.locked():
+                walking.end(NotFound(f"session {walking.resident.id} was forgotten here: resume it"))
+        self.metrics.held(len(self._sessions), awake, joined, self.maker.engine)
+
+    def _require_open(self) -> None:
+        if self._draining:
+            raise Unavailable("this generator ends: it takes no more sessions")
+
+    def _check_format(self, form: Format) -> None:
+        """Raises InvalidInput if a chunk's pictures would be more than a message holds."""
+        maker = self.maker
+        nbytes = maker.pictures * maker.height * maker.width * BYTES.get(form, 0)
+        if nbytes > MAX_MESSAGE_BYTES - SPARE_BYTES:
+            raise InvalidInput(
+                f"{maker.pictures} pictures of {maker.width} x {maker.height} as {form} have {nbytes} bytes, more than "
+                f"a message of {MAX_MESSAGE_BYTES} holds: ask for jpeg"
+            )
+
+    async def _there(self, tenant: str, name: str) -> World | None:
+        try:
+            return (await self.maker.tier(tenant).worlds.read(name)).world
+        except NotFound:
+            return None
+
+    def _begun(self, name: str, wanted: Opening) -> Record:
+        """What a session in a new world is."""
+        if wanted.at:
+            raise InvalidInput(f"world {name!r} is new: it has no chunk {wanted.at - 1} to begin after")
+        start = wanted.start or self.maker.scene(wanted.scene).start
+        record = _record(name, wanted, wanted.scene, start)
+        self.maker.tour(record)  # raises for one that cannot be shown
+        return record
+
+    async def _entered(self, tenant: str, world: World, wanted: Opening) -> Record:
+        """What a session in a world that is there is."""
+        for what in ("scene", "tour", "start"):
+            if getattr(wanted, what):
+                raise InvalidInput(f"world {world.name!r} is there already: it is entered without {what}")
+        if wanted.mode != "worldkv" and wanted.at != 0:
+            raise InvalidInput(
+                f"mode {wanted.mode} goes on from nothing: enter world {world.name!r} at 0, or a new one"
+            )
+        snapshots, spec = self.maker.tier(tenant).snapshots, self.maker.model.spec
+        try:
+            born = decode((await snapshots.load(SCENES + world.lineage.root.hex())).state, spec).record
+        except (NotFound, ChunkCorrupt) as error:
+            _log.warning("how world %r was entered is not known, it has no walls: %s", world.name, error)
+            return _record(world.name, wanted, None, NOWHERE)
+        return _record(world.name, wanted, born.scene, born.start)
+
+    async def _admit(self, session: str, config: SessionConfig) -> None:
+        """Make sure that there is room for a session; idle ones are suspended for it."""
+        engine = self.maker.engine
+        if len(self._sessions) >= self.config.most and session not in self._sessions:
+            self.metrics.refused()
+            raise OverBudget(f"{len(self._sessions)} sessions are open here, as many as may")
+        while True:
+            try:
+                return engine.admit(session, config, self.maker.coding)
+            except OverBudget:
+                if not await self._yielded(session):
+                    self.metrics.refused()
+                    raise
+
+    async def _yielded(self, to: str) -> bool:
+        """Suspend the session that has done nothing for longest; False if all are busy."""
+        since = monotonic() - YIELD_SECONDS
+        for walking in sorted(self, key=lambda each: each.active):
+            awake = walking.resident.session is not None and walking.resident.id != to
+            if awake and walking.idle and walking.active < since:
+                async with walking.lock:
+                    try:
+                        await walking.suspend()
+                    except WorldKVError as error:
+                        _log.warning("session %s stays awake: %s", walking.resident.id, error)
+                        continue
+                return True
+        return False
+
+    def _walks(self, resident: Resident) -> Walking:
+        walking = Walking(resident, self.config, self.metrics)
+        self._sessions[resident.id] = walking
+        walking.task.add_done_callback(lambda task: self._ended(walking, task))
+        return walking
+
+    def _ended(self, walking: Walking, task: asyncio.Task[None]) -> None:
+        """A session's task has ended: it was closed, is somebody else's, or there is a defect."""
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            _log.error("session %s ended by a defect", walking.resident.id, exc_info=error)
+            self.metrics.lost()
+            walking.end(Unavailable(f"session {walking.resident.id} ended here: resume it"))
+        if self._sessions.get(walking.resident.id) is walking:
+            del self._sessions[walking.resident.id]
+        ending = asyncio.create_task(walking.resident.let_go())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+
+def _record(name: str, wanted: Opening, scene: str | None, start: Walker) -> Record:
+    return Record(
+        world=name,
+        heads=(),
+        scene=scene,
+        start=start,
+        seed=wanted.seed,
+        mode=wanted.mode,
+        lockstep=wanted.lockstep,
+        format=wanted.format,
+        tour=wanted.tour,
+        next=0,
+        walker=start,
+    )

@@ -1,0 +1,318 @@
+"""A live session: what its client says is done in order, and what comes of it is told to whoever is joined."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from contextlib import suppress
+from dataclasses import replace
+from time import monotonic
+
+from services.generator.config import LiveConfig
+from services.generator.drawing import Draft
+from services.generator.live import messages
+from services.generator.live.inbox import Holding, Inbox, Moving, Showing, Told
+from services.generator.live.metrics import Metrics
+from services.generator.live.outbox import Outbox
+from services.generator.live.pictures import decoded, encoded
+from services.generator.live.resident import Resident
+from services.generator.session import Session
+from worldkv.actions import Action
+from worldkv.errors import Conflict, NotFound, WorldKVError
+from worldkv.store import Miss
+from worldkv.v1 import sessions_pb2 as pb
+
+_log = logging.getLogger(__name__)
+
+
+class Walking:
+    """The life of one session in this process, in a task of its own.
+
+    lock    is held while a chunk is drawn: whoever changes the session otherwise takes it
+    outbox  of the connection that is joined, if any
+    ended   why nothing more comes of it here: it was closed, or is somebody else's; None: it lives
+    walked  when it drew its last chunk, or was opened
+    active  when it last did something, or was told something
+
+    While nobody is joined the moves that were taken are drawn, and nothing else is.
+    """
+
+    def __init__(self, resident: Resident, config: LiveConfig, metrics: Metrics) -> None:
+        self.resident, self.config, self.metrics = resident, config, metrics
+        self.lock = asyncio.Lock()
+        self.outbox: Outbox | None = None
+        self.ended: WorldKVError | None = None
+        self.walked = self.active = monotonic()
+        self._inbox = Inbox(config.moves, resident.record.numbers)
+        self._held: Action | None = None
+        self._tour = resident.maker.tour(resident.record)
+        self._sent: deque[pb.WalkResponse] = deque()
+        self._played_until = 0.0
+        self._kept, self._dropped, self._recall_down = resident.kept, 0, False
+        self._wake = asyncio.Event()
+        self._follow()
+        self.task = asyncio.create_task(self._live(), name=f"session {resident.id}")
+
+    @property
+    def idle(self) -> bool:
+        """Whether it does nothing until somebody says something."""
+        return self._rest() != 0.0 and (self._held is None or self.outbox is None) and not self.lock.locked()
+
+    def join(self, joined: pb.OpenResponse, seen: int) -> Outbox:
+        """A client takes the session over; of chunks that it has not seen it gets those that are at hand."""
+        if self.outbox is not None:
+            self.outbox.end(Conflict(f"another client has joined session {self.resident.id}"), at_once=True)
+        self.outbox = Outbox(self.config.behind_bytes, self.config.behind, self._wake.set)
+        self.outbox.put(pb.WalkResponse(joined=joined))
+        for message in self._sent:
+            if message.drawn.key.index >= seen:
+                self.outbox.put(message)
+        self.outbox.put(pb.WalkResponse(remembered=messages.remembered(self._kept)))
+        self._stir()
+        return self.outbox
+
+    def leave(self, outbox: Outbox) -> None:
+        """A connection has ended; the session goes on."""
+        self.metrics.pictures_dropped(outbox.dropped)
+        if self.outbox is outbox:
+            self.outbox = None
+            self._stir()
+
+    def tell(self, told: Told) -> None:
+        """Take something that is to be done. Raises OverBudget if too much waits."""
+        if self.ended is not None:
+            raise self.ended
+        self._inbox.put(told)
+        self._stir()
+
+    def finish(self, outbox: Outbox) -> None:
+        """Its client says nothing more: the connection ends when what it was told is done."""
+        outbox.closing = True
+        self._wake.set()
+
+    def taken_back(self) -> None:
+        """The session stands at an earlier chunk: what was planned, and what came after, is no more."""
+        self._inbox.clear()
+        self._held, self._tour, self._played_until = None, [], 0.0
+        self._sent = deque(each for each in self._sent if each.drawn.key.index < self.resident.next)
+        self._follow()
+        self._stir()
+
+    async def suspend(self) -> None:
+        """Let go of all memory, under the lock. Raises Unavailable if not everything can be kept now."""
+        if self.resident.session is None:
+            return
+        record = self.resident.record
+        tour = record.tour if self._touring else ""
+        self.resident.record = replace(record, numbers=self._inbox.numbers, tour=tour)
+        await self.resident.sleep()
+        self.metrics.suspended()
+
+    def stop(self, error: WorldKVError) -> None:
+        """Plan nothing more, and end the connection."""
+        self._inbox.clear()
+        self._held = None
+        self._end_connection(error)
+
+    def end(self, why: WorldKVError, well: bool = False) -> None:
+        """Nothing more comes of this session here; if it ended well, its connection ends without an error."""
+        if self.ended is None:
+            self.ended = why
+            self._end_connection(None if well else why)
+            self._wake.set()
+
+    def counts(self) -> pb.RecallCounts:
+        """How memory has served the session so far."""
+        memory, before = self.resident.memory, self.resident.counts
+        return messages.counts(memory.stats, before) if memory else before
+
+    @property
+    def _touring(self) -> bool:
+        return self.resident.next < len(self._tour)
+
+    @property
+    def _session(self) -> Session:
+        assert self.resident.session is not None, "a session is awake when it draws"
+        return self.resident.session
+
+    def _stir(self) -> None:
+        self.active = monotonic()
+        self._wake.set()
+
+    def _end_connection(self, error: WorldKVError | None = None) -> None:
+        if self.outbox is not None:
+            self.outbox.end(error)
+            self.outbox = None
+
+    def _rest(self) -> float | None:
+        """Seconds until there is something to do, if nobody says anything; None: for ever."""
+        now = monotonic()
+        if len(self._inbox) or (self._touring and self.outbox):
+            return 0.0
+        if self._held is not None and self.outbox:
+            ahead = self._played_until - self.resident.maker.playing_seconds
+            return None if self.outbox.full else max(0.0, ahead - now)
+        if self.resident.session is not None:
+            return max(0.0, self.active + self.config.idle_seconds - now)
+        return None
+
+    async def _live(self) -> None:
+        while self.ended is None:
+            self._wake.clear()
+            if self.outbox and self.outbox.closing and self.idle:
+                self._end_connection()
+            rest = self._rest()
+            if rest is None or rest > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(rest):
+                        await self._wake.wait()
+                continue
+            await self._pause()
+            async with self.lock:
+                if self.ended is None and self._rest() == 0:
+                    await self._go_on()
+
+    async def _pause(self) -> None:
+        """Wait while too much of the world is not kept yet."""
+        memory = self.resident.memory
+        if memory is None or memory.unkept < memory.config.most_unkept:
+            return
+        words = f"{memory.unkept} chunks are not kept yet"
+        self._emit(messages.notice(pb.NOTICE_KIND_PAUSED, self.resident.next, words))
+        await memory.paused()
+        self._emit(messages.notice(pb.NOTICE_KIND_RESUMED, self.resident.next))
+
+    async def _go_on(self) -> None:
+        """Do what is next, under the lock. What cannot be done ends the connection and leaves the session as it was."""
+        told: Told | None = None
+        try:
+            if self._touring and self.outbox:
+                await self._draw(await self._tour_chunk(), by_client=False)
+            elif len(self._inbox):
+                told = self._inbox.take()
+                self._held = told.action if isinstance(told, Holding) else None
+                if isinstance(told, Holding):
+                    self._emit(messages.applied(told.number, self.resident.next))
+                else:
+                    await self._draw(told, by_client=True)
+            elif self._held is not None and self.outbox:
+                await self._draw(Moving((self._held,)), by_client=False)
+            else:
+                await self._fall_asleep()
+        except WorldKVError as error:
+            _log.info("session %s: %s", self.resident.id, error)
+            if told is not None:
+                self._inbox.refuse(told)
+            self._held = None
+            self._end_connection(error)
+            self.active = monotonic()
+
+    async def _fall_asleep(self) -> None:
+        try:
+            await self.suspend()
+        except WorldKVError as error:
+            _log.warning("session %s stays awake: %s", self.resident.id, error)
+            self.active = monotonic()
+
+    async def awake(self) -> Session:
+        """The session, under the lock; it wakes if it sleeps. Raises what `Resident.wake` does."""
+        if self.resident.session is None:
+            try:
+                await self.resident.wake()
+            except (Conflict, NotFound) as error:
+                self.end(error)
+                raise
+            self.metrics.woken()
+            self._follow()
+        return self._session
+
+    async def _tour_chunk(self) -> Showing:
+        """The next chunk of the tour, from its true pictures."""
+        walkers = self._tour[self.resident.next]
+        place = self.resident.maker.scene(self.resident.record.scene)
+        assert place.pictures is not None, "a tour is looked at before it begins"
+        return Showing(await asyncio.to_thread(place.pictures, walkers), walkers)
+
+    async def _draw(self, told: Moving | Showing, by_client: bool) -> None:
+        """Draw a chunk, and tell whoever is joined."""
+        session, maker = await self.awake(), self.resident.maker
+        if session.memory is not None and session.memory.refused is not None:
+            raise session.memory.refused
+        late, unanswered = self._misses()
+        draft = await self._begun(session, told)
+        try:
+            now_late, now_unanswered = self._misses()
+            left_out = now_late - late
+            self._say_recall(now_unanswered > unanswered, draft.index)
+            if by_client:
+                self._emit(messages.applied(told.number, draft.index))
+            drawn = await maker.engine.draw(self.resident.id, draft, self._played_until)
+            # While its chunk is on its way to be kept the pictures are coded.
+            step, pictures = await asyncio.gather(
+                session.end(draft, drawn),
+                asyncio.to_thread(encoded, drawn.pictures, self.resident.record.format, self.config.jpeg_quality),
+            )
+        finally:
+            session.abandon(draft)
+        now = monotonic()
+        self.walked = self.active = now
+        self._played_until = max(now, self._played_until) + maker.playing_seconds
+        key = session.lineage.key(step.index)
+        seconds = now - told.since
+        self._emit(messages.drawn(key, step, session.walker, told.number, pictures, left_out, seconds, self.counts()))
+        self.metrics.drawn("shown" if isinstance(told, Showing) else "generated", seconds, step.seconds.recall)
+        self._listen()
+
+    async def _begun(self, session: Session, told: Moving | Showing) -> Draft:
+        if isinstance(told, Moving):
+            return await session.begin(told.actions if len(told.actions) > 1 else told.actions[0])
+        pictures = told.pictures
+        if isinstance(pictures, tuple):
+            maker = self.resident.maker
+            pictures = await asyncio.to_thread(decoded, pictures, maker.height, maker.width)
+        return await session.begin_shown(pictures, told.walkers)
+
+    def _misses(self) -> tuple[int, int]:
+        """Chunks that did not come in time, and recalls that nobody answered, since the memory was made."""
+        memory = self.resident.memory
+        return (memory.stats.missed[Miss.LATE], memory.stats.unanswered) if memory else (0, 0)
+
+    def _say_recall(self, down: bool, chunk: int) -> None:
+        """Tell when recall stops to answer, and when it answers again."""
+        if down != self._recall_down:
+            self._recall_down = down
+            self._emit(messages.notice(pb.NOTICE_KIND_RECALL_DOWN if down else pb.NOTICE_KIND_RECALL_UP, chunk))
+
+    def _emit(self, message: pb.WalkResponse) -> None:
+        if message.HasField("drawn"):
+            self._sent.append(message)
+            nbytes = sum(each.ByteSize() for each in self._sent)
+            while self._sent and nbytes > self.config.resend_bytes:
+                nbytes -= self._sent.popleft().ByteSize()
+        if self.outbox is not None:
+            self.outbox.put(message)
+
+    def _follow(self) -> None:
+        """Listen to the memory that the session has now."""
+        self._dropped, self._recall_down = 0, False
+        self.resident.listener = self._listen
+        if self.resident.memory is not None:
+            self.resident.memory.listener = self._listen
+        self._listen()
+
+    def _listen(self) -> None:
+        """Tell what has changed of how the world is kept and recalled."""
+        kept, following, memory = self.resident.kept, self.resident.next, self.resident.memory
+        before, self._kept = self._kept, kept
+        if kept != before:
+            self._emit(pb.WalkResponse(remembered=messages.remembered(kept)))
+        if kept.level != before.level and before.end and kept.end:
+            words = f"new chunks are kept at level {kept.level.name.lower()}"
+            self._emit(messages.notice(pb.NOTICE_KIND_LEVEL_CHANGED, kept.end, words))
+        if memory is None:
+            return
+        if memory.stats.dropped > self._dropped:
+            self._dropped = memory.stats.dropped
+            words = "keys and values were dropped; they are made again from latents where they are missed"
+            self._emit(messages.notice(pb.NOTICE_KIND_KV_DROPPED, max(following - 1, 0), words))

@@ -1,0 +1,245 @@
+"""A session as bytes: what is saved of it when it begins, when it moves to another branch, and when it is suspended.
+
+    prefix    magic, version, length of the header
+    header    msgpack: the record, what the held chunks are, and the length and checksum of the body
+    checksum  of prefix and header
+    body      keys, then values, of each held chunk, uncoded
+
+A record alone is a few hundred bytes, and enough to walk on from the last kept chunk. With the session's state a walk
+goes on exactly as if it had not been interrupted.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import msgpack
+import numpy as np
+import torch
+from torch import Tensor
+from xxhash import xxh3_64, xxh3_64_intdigest
+
+from services.generator.session import HeldChunk, Mode, SessionState
+from worldkv.actions import Walker
+from worldkv.chunk import Branch, ModelSpec
+from worldkv.coding import DTYPES, KV
+from worldkv.errors import (
+    BadHeader,
+    BadMagic,
+    ChecksumMismatch,
+    InvalidInput,
+    Oversized,
+    Truncated,
+    UnknownVersion,
+)
+from worldkv.format import Frame
+from worldkv.pose import check
+from worldkv.wire_sessions import FORMATS, MODES, Format
+
+MAGIC = b"\x89WKS\r\n\x1a\n"
+VERSION = 1
+MAX_HEADER = 1 << 20
+"""Bytes of a header."""
+
+_PREFIX = struct.Struct("<8sII")
+_CHECKSUM = struct.Struct("<Q")
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that is known of a session wherever it is.
+
+    world    name of its world
+    heads    branches, one of which is the world's head as long as nobody has taken it over; the last is the newest
+    scene    in the model's own words; None: nobody knows how the world was entered
+    start    where the world was entered
+    seed     of the noise
+    mode, lockstep, format  as when it was opened
+    tour     path that is shown first, in the path grammar; empty: none, or no more
+    next     number of the next chunk to be drawn, when this was saved
+    walker   where the walker stood then
+    numbers  newest numbers of moves, shows and holds that it had taken by then
+    """
+
+    world: str
+    heads: tuple[Branch, ...]
+    scene: str | None
+    start: Walker
+    seed: int
+    mode: Mode
+    lockstep: bool
+    format: Format
+    tour: str
+    next: int
+    walker: Walker
+    numbers: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A record, and the session's state if that was saved too."""
+
+    record: Record
+    state: SessionState | None = None
+
+
+def encode(saved: Saved) -> Frame:
+    """The bytes of a session; shares those of keys and values with it."""
+    record, state = saved.record, saved.state
+    held = () if state is None else state.held
+    body = [_bytes(tensor) for chunk in held for tensor in chunk.kv]
+    digest = xxh3_64()
+    for each in body:
+        digest.update(each)
+    fields = [
+        record.world,
+        list(record.heads),
+        record.scene,
+        _numbers(record.start),
+        record.seed,
+        record.mode,
+        record.lockstep,
+        record.format,
+        record.tour,
+        record.next,
+        _numbers(record.walker),
+        list(record.numbers),
+        None if state is None else [state.spec, state.model, [_described(chunk) for chunk in held]],
+        sum(each.nbytes for each in body),
+        digest.intdigest(),
+    ]
+    header: bytes = msgpack.packb(fields)
+    if len(header) > MAX_HEADER:
+        raise InvalidInput(f"a session's header has at most {MAX_HEADER} bytes, got {len(header)}")
+    prefix = _PREFIX.pack(MAGIC, VERSION, len(header)) + header
+    return Frame.of(prefix + _CHECKSUM.pack(xxh3_64_intdigest(prefix)), *body)
+
+
+def decode(frame: Frame, spec: ModelSpec) -> Saved:
+    """The session that `encode` wrote, for a model.
+
+    Raises ChunkCorrupt, by the way in which the bytes are wrong, and SpecMismatch for another model's state.
+    """
+    fields, at = _header(frame)
+    try:
+        record, state = _record(fields[:12]), fields[12]
+        size, digest = _typed(fields[13:], (int, int))
+        described = None if state is None else _typed(state, (str, bytes, list))
+        shapes = [] if described is None else [_shape(each) for each in described[2]]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise BadHeader(f"not the header of a session: {str(error)[:200]}") from error
+    if frame.nbytes != at + size:
+        kind = Truncated if frame.nbytes < at + size else Oversized
+        raise kind(f"a session of {at + size} bytes has {frame.nbytes}")
+    body = frame.slice(at, size)
+    if xxh3_64_intdigest(body) != digest:
+        raise ChecksumMismatch(f"{size} bytes of held chunks have not the checksum {digest:016x}")
+    if described is None:
+        return Saved(record)
+    spec.require(described[0])
+    held = _held(shapes, body, spec)
+    return Saved(record, SessionState(described[0], record.seed, record.next, record.walker, held, described[1]))
+
+
+def _header(frame: Frame) -> tuple[list[Any], int]:
+    """Fields of the header, and where the body begins."""
+    if frame.nbytes < _PREFIX.size:
+        raise Truncated(f"{frame.nbytes} bytes are less than a session's prefix of {_PREFIX.size}")
+    magic, version, length = _PREFIX.unpack(frame.slice(0, _PREFIX.size))
+    if magic != MAGIC:
+        raise BadMagic(f"a session begins with {MAGIC!r}, got {magic!r}")
+    if version != VERSION:
+        raise UnknownVersion(f"a session of version {version}; known here: {VERSION}")
+    if length > MAX_HEADER:
+        raise Oversized(f"a session's header has at most {MAX_HEADER} bytes, got {length}")
+    end = _PREFIX.size + length
+    if frame.nbytes < end + _CHECKSUM.size:
+        raise Truncated(f"{frame.nbytes} bytes end within a header of {length}")
+    (digest,) = _CHECKSUM.unpack(frame.slice(end, _CHECKSUM.size))
+    if xxh3_64_intdigest(frame.slice(0, end)) != digest:
+        raise ChecksumMismatch(f"the header of a session has not the checksum {digest:016x}")
+    try:
+        fields = msgpack.unpackb(frame.slice(_PREFIX.size, length))
+    except (ValueError, msgpack.UnpackException) as error:
+        raise BadHeader(f"the header of a session is no msgpack: {error}") from error
+    if not isinstance(fields, list) or len(fields) != 15:
+        raise BadHeader(f"the header of a session has 15 fields, got {str(fields)[:80]}")
+    return fields, end + _CHECKSUM.size
+
+
+def _record(fields: list[Any]) -> Record:
+    kinds = (str, list, str if fields[2] is not None else type(None), list, int, str, bool, str, str, int, list, list)
+    world, heads, scene, start, seed, mode, lockstep, form, tour, following, walker, numbers = _typed(fields, kinds)
+    if mode not in MODES or form not in FORMATS or not following >= 0 or not 0 <= seed < 1 << 64 or not heads:
+        raise ValueError(f"mode {mode!r}, format {form!r}, next {following}, seed {seed} or {len(heads)} heads")
+    if not all(isinstance(each, bytes) for each in heads) or not all(isinstance(each, int) for each in numbers):
+        raise ValueError("heads are bytes, and numbers whole")
+    return Record(
+        world=world,
+        heads=tuple(heads),
+        scene=scene,
+        start=_walker(start),
+        seed=seed,
+        mode=cast(Mode, mode),
+        lockstep=lockstep,
+        format=cast(Format, form),
+        tour=tour,
+        next=following,
+        walker=_walker(walker),
+        numbers=tuple(numbers),
+    )
+
+
+def _numbers(walker: Walker) -> list[float]:
+    return [float(each) for each in (walker.x, walker.z, walker.yaw, walker.pitch, walker.y)]
+
+
+def _walker(numbers: list[Any]) -> Walker:
+    x, z, yaw, pitch, y = _typed(numbers, (float,) * 5)
+    walker = Walker(x, z, yaw, pitch, y)
+    check(walker.pose)
+    return walker
+
+
+def _described(chunk: HeldChunk) -> list[Any]:
+    return [chunk.index, len(chunk.poses), np.ascontiguousarray(chunk.poses, "<f8").tobytes(), chunk.kv.tokens]
+
+
+def _shape(described: Any) -> tuple[int, Any, int]:
+    """Number, poses and tokens of a held chunk."""
+    index, frames, poses, tokens = _typed(described, (int, int, bytes, int))
+    if index < 0 or frames < 1 or tokens < 0:
+        raise ValueError(f"chunk {index} of {frames} frames and {tokens} tokens")
+    return index, check(np.frombuffer(poses, "<f8").reshape(frames, 4, 4).copy()), tokens
+
+
+def _held(shapes: list[tuple[int, Any, int]], body: memoryview, spec: ModelSpec) -> tuple[HeldChunk, ...]:
+    """Held chunks, their keys and values views of `body`."""
+    dtype, held, at = DTYPES[spec.dtype], list[HeldChunk](), 0
+    for index, poses, tokens in shapes:
+        shape = (spec.layers * spec.kv_sets, tokens, spec.heads, spec.head_dim)
+        size, pair = prod(shape) * dtype.itemsize, list[Tensor]()
+        for _ in range(2):
+            if at + size > body.nbytes:
+                raise BadHeader(f"held chunks need more than the {body.nbytes} bytes that are there")
+            data = bytearray(body[at : at + size])  # torch wants memory that it may write
+            pair.append(torch.frombuffer(data, dtype=dtype).reshape(shape) if size else torch.empty(shape, dtype=dtype))
+            at += size
+        held.append(HeldChunk(index, poses, KV(*pair)))
+    if at != body.nbytes:
+        raise BadHeader(f"held chunks have {at} of {body.nbytes} bytes")
+    return tuple(held)
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().cpu().contiguous().flatten()
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def _typed(values: Any, types: tuple[type, ...]) -> list[Any]:
+    if type(values) is not list or tuple(map(type, values)) != types:
+        raise ValueError(f"expected {', '.join(t.__name__ for t in types)}, got {str(values)[:80]}")
+    return values

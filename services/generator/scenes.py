@@ -1,0 +1,89 @@
+"""What a world is before anybody remembers it: where it begins, what is solid, and what it truly looks like.
+
+A scene is told in the model's own words. Only the pocket model's has walls and true pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import ceil, hypot
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldkv.actions import Slide, Walker, unhindered
+from worldkv.chunk import ModelSpec
+from worldkv.errors import InvalidInput
+
+MAX_SCENE = 4096
+"""Characters of a scene's words."""
+MAX_SEED = 1 << 32
+DEFAULT_ROOMS = "rooms:0"
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A world as it is entered.
+
+    start     where one stands at first
+    slide     what stops a walker
+    pictures  true views [pictures, 3, height, width] float32 in 0..1 of walkers, one each; None: nobody knows any
+    """
+
+    start: Walker
+    slide: Slide = unhindered
+    pictures: Callable[[Sequence[Walker]], Tensor] | None = None
+
+
+def scene(spec: ModelSpec, words: str) -> Scene:
+    """The scene of these words in a model's worlds; InvalidInput for words that mean nothing to it."""
+    if len(words) > MAX_SCENE:
+        raise InvalidInput(f"a scene has at most {MAX_SCENE} characters, got {len(words)}")
+    return SCENES.get(spec.model, _plain)(spec, words)
+
+
+def _plain(spec: ModelSpec, words: str) -> Scene:
+    if words:
+        raise InvalidInput(f"{spec.model} knows no scenes, got {words[:80]!r}")
+    return Scene(Walker(0.0, 0.0))
+
+
+def _rooms(spec: ModelSpec, words: str) -> Scene:
+    """`rooms:SEED`: the rooms of a seed, entered somewhere with room around."""
+    from pocket import rooms
+
+    kind, _, number = (words or DEFAULT_ROOMS).partition(":")
+    if kind != "rooms" or not (number.isascii() and number.isdecimal()) or int(number) >= MAX_SEED:
+        raise InvalidInput(f"a scene of {spec.model} is rooms:SEED with a seed below {MAX_SEED}, got {words[:80]!r}")
+    built = rooms.build(int(number))
+    rng = np.random.default_rng((built.seed, 1))
+    x, z = rooms.free_place(built, rng, 1.0)
+    start = Walker(x, z, float(rng.uniform(0, 360)))
+    _, height, width = spec.latent
+
+    def pictures(walkers: Sequence[Walker]) -> Tensor:
+        render = rooms.Renderer([built], height, width)
+        poses = torch.from_numpy(np.stack([walker.pose for walker in walkers]))
+        views, _ = render(torch.zeros(len(walkers), dtype=torch.int64), poses)
+        return views
+
+    return Scene(start, _in_short_steps(partial(rooms.slide, built), 0.99 * rooms.RADIUS), pictures)
+
+
+SCENES: dict[str, Callable[[ModelSpec, str], Scene]] = {"pocket": _rooms}
+"""What makes a scene of words, by model; models that are not named here know no scenes."""
+
+
+def _in_short_steps(slide: Slide, longest: float) -> Slide:
+    """The rule for moves of any length: applied to pieces of at most `longest` units, so that no wall is jumped."""
+
+    def walk(x: float, z: float, dx: float, dz: float) -> tuple[float, float]:
+        pieces = max(1, ceil(hypot(dx, dz) / longest))
+        for _ in range(pieces):
+            x, z = slide(x, z, dx / pieces, dz / pieces)
+        return x, z
+
+    return walk

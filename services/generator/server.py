@@ -1,0 +1,96 @@
+"""Opens what a generator is made of, in order, and closes it again: model, tier, engine, sessions, servicers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
+
+import torch
+
+from services.generator.config import GeneratorConfig
+from services.generator.engine import Engine
+from services.generator.live.making import Maker
+from services.generator.live.metrics import Metrics
+from services.generator.live.table import Live
+from services.generator.models import load_model
+from services.generator.servicer import Generator, add
+from services.generator.tier import Inside, Shards, Tiers
+from services.generator.world_model import WorldModel
+from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
+from worldkv.service import Host, Servicers
+
+TICK_SECONDS = 1.0
+"""Between looks at what only time brings."""
+
+_log = logging.getLogger(__name__)
+
+
+def servicers(config: GeneratorConfig) -> Servicers:
+    """What `worldkv.service` serves for a generator of this configuration."""
+    return partial(generator, config)
+
+
+@asynccontextmanager
+async def generator(config: GeneratorConfig, host: Host) -> AsyncIterator[Sequence[str]]:
+    """A generator on this host; its model is loaded, and has drawn once, before it serves.
+
+    Raises InvalidConfig for a model, weights, a codec or members that cannot be.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        model = await asyncio.to_thread(load_model, config.model, config.weights)
+        config.memory.coding(model)
+    except (WeightsError, UnknownCodec) as error:
+        raise InvalidConfig(str(error)) from error
+    async with assembled(config, model, host) as made:
+        yield add(made, host.server)
+
+
+@asynccontextmanager
+async def assembled(
+    config: GeneratorConfig, model: WorldModel, host: Host, tiers: Tiers | None = None
+) -> AsyncIterator[Generator]:
+    """A generator of this model; `tiers` in place of those that are configured, which are left open."""
+    async with AsyncExitStack() as stack:
+        if tiers is None:
+            tiers = await stack.enter_async_context(aclosing(_tiers(config)))
+        engine = await stack.enter_async_context(Engine(model, config.engine))
+        pictures, height, width = await engine.run(partial(_picture_shape, model))
+        coding = config.memory.coding(model)
+        maker = Maker(config, model, engine, tiers, coding, pictures, height, width)
+        metrics = Metrics(host.registry)
+        live = await stack.enter_async_context(aclosing(Live(maker, metrics)))
+        for chore in (_tick(live), tiers.keep_few(live.tenants), _drain(host, live)):
+            stack.callback(asyncio.create_task(chore).cancel)
+        yield Generator(config.name or config.service.address, live, metrics)
+        await live.drain()
+
+
+def _tiers(config: GeneratorConfig) -> Tiers:
+    if config.store is None or config.index is None:
+        _log.warning("no store is configured: worlds are kept in this process' memory, and gone with it")
+        return Inside(config.inside.store_bytes, config.inside.snapshot_bytes)
+    return Shards(config.store, config.index)
+
+
+def _picture_shape(model: WorldModel) -> tuple[int, int, int]:
+    """Pictures of a chunk in the middle of a walk, their height and their width."""
+    state, latents = model.start(), torch.zeros(1, model.spec.frames, *model.spec.latent, device=model.device)
+    model.decode([state], latents)  # the first chunk of a film may have fewer pictures than those after it
+    pictures, _, height, width = model.decode([state], latents)[0].shape
+    return pictures, height, width
+
+
+async def _tick(live: Live) -> None:
+    while True:
+        live.tidy()
+        await asyncio.sleep(TICK_SECONDS)
+
+
+async def _drain(host: Host, live: Live) -> None:
+    await host.ending.wait()
+    await live.drain()
