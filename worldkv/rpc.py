@@ -29,6 +29,8 @@ LASTING = (("worldkv.v1.Sessions", "Walk"), ("grpc.health.v1.Health", "Watch"))
 """Calls that last as long as somebody listens: no deadline unless they name one."""
 MAX_DETAILS = 1000
 """Characters of an error's words that cross the wire: metadata is limited to 8 KiB."""
+BUG = "internal error"
+"""What strangers are told of an error that is not ours."""
 TENANT_KEY = "worldkv-tenant"
 ERROR_KEY = "worldkv-error"
 DEFAULT_TENANT = "default"
@@ -127,7 +129,7 @@ async def statuses(method: str, context: Context) -> AsyncIterator[None]:
         raise
     except Exception:  # noqa: BLE001 - the edge of the process: told, counted, never carried on with
         _log.exception("%s failed", method)
-        await context.abort(StatusCode.INTERNAL, "internal error")
+        await context.abort(StatusCode.INTERNAL, BUG)
 
 
 class Guarded(aio.ServerInterceptor):
@@ -266,7 +268,11 @@ def listen(to: aio.Server, address: str, tls: TLS | None = None) -> int:
 def tenant(context: Context) -> str:
     """Whose call this is, from its metadata. Raises InvalidInput for a name that is none."""
     given = next((value for key, value in context.invocation_metadata() or () if key == TENANT_KEY), DEFAULT_TENANT)
-    name = str(given)
+    return tenant_named(str(given))
+
+
+def tenant_named(name: str) -> str:
+    """The name of a tenant. Raises InvalidInput for a name that is none."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
         raise InvalidInput(f"a tenant's name has 1 to 63 of a-z, 0-9 and -, got {name[:80]!r}")
     return name

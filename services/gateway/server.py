@@ -1,0 +1,59 @@
+"""Opens what a gateway is made of, in order, and closes it again: lines to generators, gRPC face, web face."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from services.gateway.config import GatewayConfig
+from services.gateway.generators import Generators
+from services.gateway.metrics import Metrics
+from services.gateway.routing import Router
+from services.gateway.servicer import add
+from services.gateway.web import serving_web
+from worldkv.client import MembershipFile, fixed
+from worldkv.service import Host, Servicers
+
+_log = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+"""Between looks at what metrics show."""
+
+
+def servicers(config: GatewayConfig) -> Servicers:
+    """What `worldkv.service` serves for a gateway of this configuration."""
+    return partial(gateway, config)
+
+
+@asynccontextmanager
+async def gateway(config: GatewayConfig, host: Host) -> AsyncIterator[Sequence[str]]:
+    """A gateway on this host. Raises InvalidConfig for generators that cannot be, Unavailable if the address of its web
+    face cannot be had."""
+    async with assembled(config, host) as (name, web):
+        if web:
+            _log.info("gateway shows its web face on %s", web)
+        yield [name]
+
+
+@asynccontextmanager
+async def assembled(config: GatewayConfig, host: Host) -> AsyncIterator[tuple[str, str]]:
+    """A gateway on this host: the name of its service, and the address of its web face, empty if it has none."""
+    members = fixed(*config.generators) if config.members is None else MembershipFile(config.members)
+    metrics = Metrics(host.registry)
+    async with AsyncExitStack() as stack:
+        generators = Generators(members, config.routing, config.tls)
+        stack.push_async_callback(generators.close)
+        stack.callback(asyncio.create_task(generators.keep_looking()).cancel)
+        stack.callback(asyncio.create_task(_tick(generators, metrics)).cancel)
+        router = Router(generators, config.routing, metrics)
+        web = await stack.enter_async_context(serving_web(config.web, router)) if config.web.address else ""
+        yield add(router, host.server), web
+
+
+async def _tick(generators: Generators, metrics: Metrics) -> None:
+    while True:
+        metrics.generators(generators.states())
+        await asyncio.sleep(TICK_SECONDS)

@@ -1,0 +1,57 @@
+"""The gRPC face of a gateway: the same `Sessions` that generators serve."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import grpc
+
+from services.gateway.routing import Router
+from services.gateway.walking import walk
+from worldkv import rpc
+from worldkv.client.policy import Deadline
+from worldkv.v1 import sessions_pb2 as pb
+from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
+
+NAME = pb.DESCRIPTOR.services_by_name["Sessions"].full_name
+
+
+class GatewaySessions(SessionsServicer):
+    """Sessions, wherever they live."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+
+    async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
+        return await self.router.open(rpc.tenant(context), request, self._deadline(context))
+
+    async def Walk(
+        self, request_iterator: AsyncIterator[pb.WalkRequest], context: rpc.Context
+    ) -> AsyncIterator[pb.WalkResponse]:
+        async with aclosing(walk(self.router, rpc.tenant(context), request_iterator)) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def Fork(self, request: pb.ForkRequest, context: rpc.Context) -> pb.ForkResponse:
+        return await self.router.fork(rpc.tenant(context), request, self._deadline(context))
+
+    async def Rewind(self, request: pb.RewindRequest, context: rpc.Context) -> pb.RewindResponse:
+        return await self.router.rewind(rpc.tenant(context), request, self._deadline(context))
+
+    async def Close(self, request: pb.CloseRequest, context: rpc.Context) -> pb.CloseResponse:
+        return await self.router.close(rpc.tenant(context), request, self._deadline(context))
+
+    async def List(self, request: pb.ListRequest, context: rpc.Context) -> pb.ListResponse:
+        return await self.router.page(rpc.tenant(context), request, self._deadline(context))
+
+    def _deadline(self, context: rpc.Context) -> Deadline:
+        """Of the call, as its client gave it."""
+        left = context.time_remaining()
+        return Deadline(self.router.config.deadline_seconds if left is None else left)
+
+
+def add(router: Router, server: grpc.aio.Server) -> str:
+    """Serve a gateway's sessions; answers the service's full name."""
+    add_SessionsServicer_to_server(GatewaySessions(router), server)
+    return NAME

@@ -1,0 +1,364 @@
+"""A small honest generator for tests of what stands before it: it draws tiny pictures, remembers, dies and freezes."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from worldkv import rpc, wire
+from worldkv.catalog import World
+from worldkv.chunk import ChunkKey, Lineage
+from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget
+from worldkv.service import Host, ServiceConfig, Serving, serve
+from worldkv.v1 import chunk_pb2, generator_pb2, generator_pb2_grpc, sessions_pb2_grpc
+from worldkv.v1 import sessions_pb2 as pb
+
+
+@dataclass
+class Record:
+    """What is kept of a session. `moves` is what each chunk of its world was drawn for: the move's way forward."""
+
+    tenant: str
+    session: str
+    world: str
+    lineage: Lineage
+    moves: list[float] = field(default_factory=list)
+
+    @property
+    def message(self) -> chunk_pb2.World:
+        return wire.world_message(World(self.world, self.lineage, 1, "", len(self.moves)))
+
+
+@dataclass
+class Tier:
+    """What generators share and what outlives them: all sessions."""
+
+    records: dict[tuple[str, str], Record] = field(default_factory=dict)
+
+    def record(self, tenant: str, session: str) -> Record:
+        if (tenant, session) not in self.records:
+            raise NotFound(f"no session {session!r}")
+        return self.records[tenant, session]
+
+
+class Live:
+    """A session that lives on a toy."""
+
+    def __init__(self, toy: "Toy", record: Record) -> None:
+        self.toy, self.record, self.head = toy, record, record.lineage.head
+        self.inbox: deque[pb.WalkRequest] = deque()
+        self.hand: list[pb.WalkResponse] = []
+        self.taken: set[int] = set()
+        self.outbox: asyncio.Queue[pb.WalkResponse | Exception | None] | None = None
+        self.hold: float | None = None
+        self.told = asyncio.Event()
+        self.task = asyncio.create_task(self.run())
+
+    def put(self, request: pb.WalkRequest) -> None:
+        number = getattr(request, str(request.WhichOneof("message"))).number
+        if number not in self.taken or not number:
+            self.taken.add(number)
+            self.inbox.append(request)
+            self.told.set()
+
+    def say(self, response: pb.WalkResponse) -> None:
+        if self.outbox is not None:
+            if response.HasField("drawn") and self.outbox.qsize() > self.toy.behind:
+                response.drawn.ClearField("pictures")
+                response.drawn.pictures_dropped = True
+                self.toy.dropped += 1
+            self.outbox.put_nowait(response)
+
+    async def run(self) -> None:
+        while True:
+            while not self.inbox and self.hold is None:
+                self.told.clear()
+                await self.told.wait()
+            await asyncio.sleep(self.toy.draw_seconds)
+            await self.toy.thawed()
+            if self.record.lineage.head != self.head:  # somebody took the session over
+                self.say(pb.WalkResponse(notice=pb.Notice(text="fenced")))
+                return
+            number, way = 0, self.hold or 0.0
+            if self.inbox:
+                request = self.inbox.popleft()
+                self.toy.stage("taken")
+                chunk = len(self.record.moves)
+                kind = str(request.WhichOneof("message"))
+                number = getattr(request, kind).number
+                if kind == "hold":
+                    if self.inbox:
+                        continue
+                    self.hold = None if request.hold.pause else request.hold.action.forward
+                    self.say(pb.WalkResponse(applied=pb.Applied(number=number, chunk=chunk)))
+                    continue
+                if self.toy.tells:
+                    self.say(pb.WalkResponse(applied=pb.Applied(number=number, chunk=chunk)))
+                way = request.move.actions[0].forward if kind == "move" else float(request.show.walkers[0].x)
+                self.hold = None if kind == "move" else self.hold
+                self.toy.stage("applied")
+            self.draw(number, way)
+
+    def draw(self, number: int, way: float) -> None:
+        index = len(self.record.moves)
+        key = wire.chunk_message(ChunkKey(self.head, index))
+        picture = pb.Picture(format=pb.PICTURE_FORMAT_RGB8, width=2, height=1, data=bytes(self.toy.picture_bytes))
+        drawn = pb.Drawn(key=key, number=number, pictures=[picture, picture])
+        self.toy.stage("drawn")
+        self.record.moves.append(way)
+        self.toy.stage("kept")
+        response = pb.WalkResponse(drawn=drawn)
+        self.hand.append(response)
+        self.say(response)
+        self.say(pb.WalkResponse(remembered=pb.Remembered(end=index + 1, level=1)))
+        self.toy.stage("said")
+
+    def leave(self, error: Exception | None = None) -> None:
+        if self.outbox is not None:
+            self.outbox.put_nowait(error)
+            self.outbox = None
+
+    def end(self) -> None:
+        self.task.cancel()
+        self.leave()
+
+
+class Dead(Exception):
+    """Ends whatever a toy was doing when it died."""
+
+
+@dataclass(eq=False)
+class Toy:
+    """A generator. What is listed first may be changed at any time.
+
+    most          sessions that it takes
+    draw_seconds  of a chunk
+    dies          told each stage of a chunk (taken, applied, drawn, kept, said); the generator dies if it says so
+    tells         whether it says which chunk a move is drawn as
+    frozen        whether it does nothing at all
+    behind        answers that wait for a client before pictures are dropped
+    """
+
+    tier: Tier
+    name: str
+    most: int = 8
+    draw_seconds: float = 0.0
+    dies: Callable[[str], bool] = lambda stage: False
+    tells: bool = True
+    frozen: bool = False
+    behind: int = 1000
+    picture_bytes: int = 6
+    refuses: Exception | None = None
+    dropped: int = 0
+    calls: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.live: dict[tuple[str, str], Live] = {}
+        self.dead = asyncio.Event()
+
+    async def thawed(self) -> None:
+        while self.frozen:  # noqa: ASYNC110 - tests set it as they like
+            await asyncio.sleep(0.01)
+
+    def stage(self, stage: str) -> None:
+        if self.dead.is_set() or self.dies(stage):
+            self.dead.set()
+            for live in self.live.values():
+                live.outbox = None
+            raise Dead
+
+    async def _perhaps_die(self, stage: str) -> None:
+        with suppress(Dead):
+            self.stage(stage)
+        await self._alive()
+
+    async def _alive(self) -> None:
+        """A dead generator says nothing any more: what it does waits for its server to end."""
+        if self.dead.is_set():
+            await asyncio.Event().wait()
+
+    async def _begin(self, name: str, context: rpc.Context) -> str:
+        self.calls.append(name)
+        await self.thawed()
+        if self.refuses is not None and name in ("Open", "Resume"):
+            raise self.refuses
+        return rpc.tenant(context)
+
+    def _live(self, tenant: str, session: str) -> Live:
+        if (tenant, session) not in self.live:
+            raise NotFound(f"no session {session!r} lives on {self.name}")
+        return self.live[tenant, session]
+
+    def _start(self, record: Record) -> Live:
+        if len(self.live) >= self.most:
+            raise OverBudget(f"{len(self.live)} sessions of {self.most}")
+        self.live[record.tenant, record.session] = Live(self, record)
+        return self.live[record.tenant, record.session]
+
+    def _opened(self, record: Record) -> pb.OpenResponse:
+        return pb.OpenResponse(
+            session=record.session,
+            world=record.message,
+            model=f"toy on {self.name}",
+            next=len(record.moves),
+            walker=pb.Walker(z=sum(record.moves)),
+            frames=1,
+            pictures=2,
+            width=2,
+            height=1,
+            pictures_per_second=10,
+        )
+
+    async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
+        tenant = await self._begin("Open", context)
+        session = f"{random.getrandbits(32):08x}"
+        others = [each for each in self.tier.records.values() if (each.tenant, each.world) == (tenant, request.world)]
+        if others and request.scene:
+            raise InvalidInput(f"world {request.world!r} exists: it has a scene")
+        lineage = others[0].lineage.fork(len(others[0].moves)) if others else Lineage.begin()
+        record = Record(tenant, session, request.world or session, lineage, [*others[0].moves] if others else [])
+        self._start(record)
+        self.tier.records[tenant, session] = record
+        return self._opened(record)
+
+    async def Walk(
+        self, request_iterator: AsyncIterator[pb.WalkRequest], context: rpc.Context
+    ) -> AsyncIterator[pb.WalkResponse]:
+        tenant = await self._begin("Walk", context)
+        join = (await anext(request_iterator)).join
+        live = self._live(tenant, join.session)
+        live.leave(Conflict(f"session {join.session} was taken over"))
+        outbox: asyncio.Queue[pb.WalkResponse | Exception | None] = asyncio.Queue()
+        live.outbox = outbox
+        outbox.put_nowait(pb.WalkResponse(joined=self._opened(live.record)))
+        for held in live.hand:
+            if held.drawn.key.index >= join.seen:
+                outbox.put_nowait(held)
+        hearing = asyncio.create_task(self._hear(live, request_iterator))
+        try:
+            while (response := await outbox.get()) is not None:
+                await self.thawed()
+                await self._alive()
+                if isinstance(response, Exception):
+                    raise response
+                yield response
+        finally:
+            hearing.cancel()
+            if live.outbox is outbox:
+                live.outbox = None
+
+    async def _hear(self, live: Live, requests: AsyncIterator[pb.WalkRequest]) -> None:
+        async for request in requests:
+            await self.thawed()
+            if request.HasField("move") and not request.move.actions:
+                live.leave(InvalidInput("move.actions: expected 1 of them, got 0"))
+                return
+            live.put(request)
+        live.leave()
+
+    async def Fork(self, request: pb.ForkRequest, context: rpc.Context) -> pb.ForkResponse:
+        tenant = await self._begin("Fork", context)
+        record = self._live(tenant, request.session).record
+        if any(each.world == request.world for each in self.tier.records.values()):
+            raise AlreadyExists(f"a world {request.world!r} exists")
+        fork = Record(tenant, f"fork of {record.session}", request.world, record.lineage.fork(len(record.moves)))
+        fork.moves = [*record.moves]
+        return pb.ForkResponse(world=fork.message)
+
+    async def Rewind(self, request: pb.RewindRequest, context: rpc.Context) -> pb.RewindResponse:
+        tenant = await self._begin("Rewind", context)
+        live = self._live(tenant, request.session)
+        if request.at > len(live.record.moves):
+            raise InvalidInput(f"at = {request.at}: the world has {len(live.record.moves)} chunks")
+        live.record.lineage = live.record.lineage.fork(request.at)
+        live.head = live.record.lineage.head
+        del live.record.moves[request.at :], live.hand[request.at :]
+        live.inbox.clear()
+        return pb.RewindResponse(world=live.record.message, walker=pb.Walker(z=sum(live.record.moves)))
+
+    async def Close(self, request: pb.CloseRequest, context: rpc.Context) -> pb.CloseResponse:
+        tenant = await self._begin("Close", context)
+        live = self._live(tenant, request.session)
+        await self._perhaps_die("closing")
+        del self.live[tenant, request.session], self.tier.records[tenant, request.session]
+        live.end()
+        remembered = pb.Remembered(end=len(live.record.moves), level=1)
+        await self._perhaps_die("closed")
+        return pb.CloseResponse(world=live.record.message, remembered=remembered)
+
+    async def List(self, request: pb.ListRequest, context: rpc.Context) -> pb.ListResponse:
+        tenant = await self._begin("List", context)
+        ids = sorted(session for whose, session in self.live if whose == tenant and session > request.page_token)
+        page = ids[: request.page_size]
+        found = [
+            pb.SessionSummary(session=each, world=self.live[tenant, each].record.world, kept=1, next=1) for each in page
+        ]
+        return pb.ListResponse(sessions=found, next_page_token=page[-1] if len(ids) > len(page) else "")
+
+    async def Resume(self, request: generator_pb2.ResumeRequest, context: rpc.Context) -> generator_pb2.ResumeResponse:
+        tenant = await self._begin("Resume", context)
+        if live := self.live.get((tenant, request.session)):
+            return generator_pb2.ResumeResponse(opened=self._opened(live.record), lived=True)
+        record = self.tier.record(tenant, request.session)
+        record.lineage = record.lineage.fork(len(record.moves))
+        self._start(record)
+        return generator_pb2.ResumeResponse(opened=self._opened(record))
+
+    async def Suspend(
+        self, request: generator_pb2.SuspendRequest, context: rpc.Context
+    ) -> generator_pb2.SuspendResponse:
+        tenant = await self._begin("Suspend", context)
+        self._live(tenant, request.session).end()
+        del self.live[tenant, request.session]
+        return generator_pb2.SuspendResponse()
+
+    async def GeneratorStats(
+        self, request: generator_pb2.GeneratorStatsRequest, context: rpc.Context
+    ) -> generator_pb2.GeneratorStatsResponse:
+        await self.thawed()
+        sessions = [
+            generator_pb2.ResidentSession(
+                tenant=tenant, session=session, root=live.record.lineage.root, joined=live.outbox is not None
+            )
+            for (tenant, session), live in self.live.items()
+        ]
+        return generator_pb2.GeneratorStatsResponse(
+            generator=self.name, model="toy", sessions=sessions, room=self.most - len(self.live)
+        )
+
+
+@dataclass(eq=False)
+class Running:
+    """A toy that serves, until it is killed or dies of itself."""
+
+    toy: Toy
+    address: str
+    task: asyncio.Task[None]
+
+    async def kill(self) -> None:
+        self.toy.dead.set()
+        await self.task
+
+
+async def start(toy: Toy, address: str = "127.0.0.1:0") -> Running:
+    """Let a toy serve. What it held of sessions is gone when it has died; what is kept is not."""
+    listens: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
+
+    @asynccontextmanager
+    async def servicers(host: Host) -> AsyncIterator[Sequence[str]]:
+        sessions_pb2_grpc.add_SessionsServicer_to_server(toy, host.server)  # type: ignore[arg-type]
+        generator_pb2_grpc.add_GeneratorServicer_to_server(toy, host.server)  # type: ignore[arg-type]
+        yield ["worldkv.v1.Sessions", "worldkv.v1.Generator"]
+
+    async def live() -> None:
+        async with serve(ServiceConfig(address, drain_seconds=0), servicers) as serving:
+            listens.set_result(serving)
+            await toy.dead.wait()
+            for each in toy.live.values():
+                each.task.cancel()
+        await asyncio.gather(*(each.task for each in toy.live.values()), return_exceptions=True)
+
+    task = asyncio.create_task(live())
+    return Running(toy, (await listens).address, task)
