@@ -1,0 +1,113 @@
+"""What a session of a Wan model carries from chunk to chunk besides KV, and what is kept with each chunk."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import msgpack
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from services.generator.adapters.wan.actions import ActionPast
+from services.generator.adapters.wan.config import WanConfig
+from services.generator.adapters.wan.vae import Features
+from worldkv.errors import InvalidInput
+from worldkv.pose import Matrix
+
+
+class Lead(NamedTuple):
+    """What led to a chunk: kept with it, so that it can be told the same when it is made again.
+
+    begin   its first latent frame since the world began
+    before  [n, 4, 4] float64: poses of the frames just before it, as many as the model looks back, or as there are
+    """
+
+    begin: int
+    before: Matrix
+
+    def to_bytes(self) -> bytes:
+        packed: bytes = msgpack.packb({"begin": self.begin, "before": self.before.astype("<f8").tobytes()})
+        return packed
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Lead:
+        """Raises InvalidInput for bytes that are not a lead."""
+        try:
+            fields = msgpack.unpackb(data)
+            before = np.frombuffer(fields["before"], "<f8").reshape(-1, 4, 4).astype(np.float64)
+            return cls(int(fields["begin"]), before)
+        except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+            raise InvalidInput(f"expected what led to a chunk, got {len(data)} bytes: {error!r}") from error
+
+
+def no_past(config: WanConfig, places: int, device: torch.device | str, dtype: torch.dtype) -> ActionPast:
+    """Empty caches of all action modules: mouse [layers, 2, S, P, H, K], keyboard [layers, 2, P, H, K]."""
+    c = config.actions
+    if c is None:
+        return ActionPast(torch.empty(0), torch.empty(0))
+    tail = (c.window - config.frames, c.heads, c.head_dim)
+    mouse = torch.zeros(c.layers, 2, places if c.mouse else 0, *tail, device=device, dtype=dtype)
+    return ActionPast(mouse, torch.zeros(c.layers, 2, *tail, device=device, dtype=dtype))
+
+
+class WanState:
+    """Moved on by the clean pass of each chunk, and by its decoding; tensors are replaced, never written into.
+
+    frames    latent frames since the world began
+    before    [n, 4, 4]: the newest poses, at most `history`
+    past      rolling caches of the action modules, see `no_past`
+    features  of the VAE's decoder
+    """
+
+    def __init__(self, history: int, past: ActionPast) -> None:
+        self.history, self.past = history, past
+        self.frames = 0
+        self.before: Matrix = np.zeros((0, 4, 4))
+        self.features: Features = {}
+
+    def __copy__(self) -> WanState:
+        other = WanState(self.history, self.past)
+        other.frames, other.before, other.features = self.frames, self.before, copy.copy(self.features)
+        return other
+
+    def conditioning(self, poses: Matrix) -> bytes:
+        return Lead(self.frames, self.before).to_bytes()
+
+    def advance(self, poses: Matrix, own: ActionPast | None) -> None:
+        """After a chunk at these poses, whose frames left `own` in the action modules, where there are any."""
+        self.frames += len(poses)
+        if self.history:
+            self.before = np.concatenate([self.before, poses])[-self.history :]
+        if own:
+            self.past = ActionPast(_rolled(self.past.mouse, own.mouse), _rolled(self.past.keyboard, own.keyboard))
+
+    def to_bytes(self) -> bytes:
+        tensors = {f"features.{name}": each for name, each in self.features.items()}
+        tensors |= {"mouse": self.past.mouse, "keyboard": self.past.keyboard}
+        tensors |= {"frames": torch.tensor(self.frames), "before": torch.from_numpy(self.before)}
+        return save({name: each.contiguous().cpu() for name, each in tensors.items()})
+
+    def from_bytes(self, data: bytes) -> None:
+        """Raises InvalidInput for bytes that are not a state of this model."""
+        try:
+            tensors = load(data)
+            frames, before = int(tensors.pop("frames")), tensors.pop("before").numpy()
+            past = ActionPast(tensors.pop("mouse"), tensors.pop("keyboard"))
+        except (SafetensorError, KeyError) as error:
+            raise InvalidInput(f"expected the state of a walk, got {len(data)} bytes: {error!r}") from error
+        for mine, given in zip(self.past, past, strict=True):
+            if given.shape != mine.shape or given.dtype != mine.dtype:
+                raise InvalidInput(f"a state of this model has caches {tuple(mine.shape)}, got {tuple(given.shape)}")
+        device = self.past.keyboard.device
+        self.frames, self.before = frames, before
+        self.past = ActionPast(*(each.to(device) for each in past))
+        self.features = {name.removeprefix("features."): each.to(device) for name, each in tensors.items()}
+
+
+def _rolled(past: Tensor, own: Tensor) -> Tensor:
+    """The newest frames of both, as many as `past` has; frames are the third axis from the end."""
+    return torch.cat([past, own], -3)[..., own.shape[-3] :, :, :]

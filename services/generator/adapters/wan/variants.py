@@ -1,0 +1,113 @@
+"""The models of the family, as numbers.
+
+Architecture, schedules and sizes are those of the published code of each model; what is set here and could not be
+compared with published weights is named in `docs/models.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from services.generator.adapters.wan.config import ActionConfig, CameraConfig, ContextConfig, WanConfig
+from services.generator.adapters.wan.moves import Controls, driving, running, walking
+from services.generator.adapters.wan.schedule import Level, picked, warped
+
+GIVEN = 36
+"""Channels of a latent cell where a first picture is given: 16 drawn, 4 of mask, 16 of the picture."""
+CLIP = ContextConfig("image", width=1280, tokens=257)
+"""Hidden state of ViT-H/14 at 224 pixels: 256 patches and a class token."""
+
+LINGBOT_STEP = 0.05 * 4
+"""Units a latent frame of LingBot's keyboard controller: 0.05 a picture, four pictures a frame."""
+LINGBOT_RANGE = 10 * 16 / 4 * LINGBOT_STEP
+"""16 pictures a second."""
+MATRIX_STEP = 0.1235 * 4
+"""Units a latent frame: 0.1235 a picture, taken from Matrix-Game 3's controller, for version 2 has no poses."""
+MATRIX_RANGE = 10 * 25 / 4 * MATRIX_STEP
+"""25 pictures a second."""
+SHORT, LONG = (1000, 666, 333), (1000, 750, 500, 250)
+"""Nominal denoise steps of the models that were distilled to three and to four."""
+
+
+SMALL = WanConfig(dim=1536, ffn=8960, heads=12, layers=30, frames=3)
+"""Wan 2.1 of 1.3 billion parameters."""
+LARGE = WanConfig(dim=5120, ffn=13824, heads=40, layers=40, frames=3)
+"""Wan 2.2 A14B, one of its two experts."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the family.
+
+    name        of its `ModelSpec`
+    backbone    the transformer
+    levels      denoise passes, from pure noise down; the clean pass comes after them
+    grid        rows and columns of latent cells that it is used with by default
+    view_range  how far a view is taken to reach, world units: what its controller walks in ten seconds
+    history     poses before a chunk that what it is told depends on
+    step        world units a latent frame that count as full speed
+    controls    keyboard and mouse that stand for a motion, where the model is told of these
+    """
+
+    name: str
+    backbone: WanConfig
+    levels: tuple[Level, ...]
+    grid: tuple[int, int]
+    view_range: float
+    history: int
+    step: float
+    controls: Controls | None = None
+
+
+def lingbot_world_fast(act: bool = False, shift: float = 10.0) -> Variant:
+    """LingBot-World-Fast, told of the camera by rays (cam), or by directions and held keys (act).
+
+    shift  of the denoise schedule: 10 is what the official command line passes and what a port found exact; 5 is the
+           default of the official function and used by others. Which one the weights were made for is not published
+    """
+    camera = CameraConfig(origin=False, keys=4) if act else CameraConfig()
+    backbone = replace(LARGE, in_channels=GIVEN, stream="float32", camera=camera)
+    name = f"lingbot-world-fast-{'act' if act else 'cam'}"
+    return Variant(name, backbone, picked((0, 179, 358, 679), shift), (58, 104), LINGBOT_RANGE, 1, LINGBOT_STEP)
+
+
+def lingbot_world_v2_small(shift: float = 10.0) -> Variant:
+    """LingBot-World v2 causal-fast, 1.3 billion; shift as in `lingbot_world_fast`."""
+    backbone = replace(SMALL, frames=4, in_channels=GIVEN, stream="float32", camera=CameraConfig())
+    levels = picked((0, 250, 500, 750), shift)
+    return Variant("lingbot-world-v2-1.3b", backbone, levels, (60, 104), LINGBOT_RANGE, 1, LINGBOT_STEP)
+
+
+def _matrix_game(
+    name: str, controls: Controls, keyboard: int, mouse: int, window: int, steps: tuple[int, ...]
+) -> Variant:
+    actions = ActionConfig(keyboard, mouse, window)
+    backbone = replace(SMALL, in_channels=GIVEN, context=CLIP, actions=actions)
+    history = actions.frames + 1  # motion is a difference of poses
+    return Variant(
+        f"matrix-game-2.0-{name}", backbone, warped(steps), (44, 80), MATRIX_RANGE, history, MATRIX_STEP, controls
+    )
+
+
+LINGBOT_CAM, LINGBOT_ACT, LINGBOT_V2_SMALL = (
+    lingbot_world_fast(),
+    lingbot_world_fast(act=True),
+    lingbot_world_v2_small(),
+)
+MATRIX_UNIVERSAL = _matrix_game("universal", walking, keyboard=4, mouse=2, window=6, steps=SHORT)
+MATRIX_GTA = _matrix_game("gta", driving, keyboard=2, mouse=2, window=4, steps=SHORT)
+MATRIX_TEMPLERUN = _matrix_game("templerun", running, keyboard=7, mouse=0, window=6, steps=LONG)
+SELF_FORCING = Variant("self-forcing", SMALL, warped(LONG), (60, 104), LINGBOT_RANGE, 0, LINGBOT_STEP)
+
+VARIANTS = {
+    each.name: each
+    for each in (
+        LINGBOT_CAM,
+        LINGBOT_ACT,
+        LINGBOT_V2_SMALL,
+        MATRIX_UNIVERSAL,
+        MATRIX_GTA,
+        MATRIX_TEMPLERUN,
+        SELF_FORCING,
+    )
+}

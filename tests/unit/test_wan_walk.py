@@ -1,0 +1,242 @@
+"""Walks of the Wan models at a small width, through a session with its memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.wan_small import GRID, ClipWalk, random_adapter
+from services.generator.adapters.wan.adapter import Prompt, WanWorldModel, more_noise
+from services.generator.adapters.wan.state import Lead, WanState
+from services.generator.adapters.wan.vae import LatentsOnly
+from services.generator.adapters.wan.variants import (
+    LINGBOT_CAM,
+    MATRIX_GTA,
+    MATRIX_UNIVERSAL,
+    SELF_FORCING,
+    VARIANTS,
+    Variant,
+)
+from services.generator.session import Session, SessionConfig
+from services.generator.world_model import Conditioning
+from tests.unit.test_session import memory_of
+from worldkv.actions import Action, Walker, follow
+from worldkv.errors import InvalidInput
+from worldkv.window import Entry, Window, WindowConfig
+
+CHUNKS = 7
+START = Walker(1.0, -2.0, 30.0)
+
+
+class Recorder(LatentsOnly):
+    """Also keeps the latents that it is given."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.latents: list[torch.Tensor] = []
+
+    def decode(self, latents, features):
+        self.latents += list(latents)
+        return super().decode(latents, features)
+
+
+def adapter_of(variant: Variant) -> WanWorldModel:
+    return random_adapter(variant, seed=2, vae=Recorder(variant.backbone.out_channels))
+
+
+def action_of(variant: Variant, chunk: int) -> Action:
+    """Something else in every chunk."""
+    return Action(forward=variant.step * (-1) ** chunk, strafe=variant.step * (chunk % 2), turn=9.0 - 4 * chunk)
+
+
+def session_of(adapter: WanWorldModel, mode: str = "worldkv", recalled: int = 10) -> Session:
+    frames = adapter.spec.frames
+    window = WindowConfig(frames, recalled * frames, frames, placement="original")
+    memory = memory_of(adapter, window, "latest") if mode == "worldkv" else None
+    return Session(adapter, SessionConfig(mode=mode, window=window, seed=4), START, memory)
+
+
+async def walk(session: Session, chunks: range) -> list[torch.Tensor]:
+    """Latents of the chunks, as they were decoded."""
+    adapter = session.model
+    assert isinstance(adapter, WanWorldModel)
+    assert isinstance(adapter.vae, Recorder)
+    for chunk in chunks:
+        await session.step(action_of(adapter.variant, chunk))
+    return adapter.vae.latents[-len(chunks) :]
+
+
+def walk_as_clip(adapter: WanWorldModel) -> list[torch.Tensor]:
+    """The same walk without a cache."""
+    clip, frames, session = ClipWalk(adapter), adapter.spec.frames, session_of(adapter, "full")
+    actions = [action_of(adapter.variant, i) for i in range(CHUNKS) for _ in range(frames)]
+    poses = np.stack([walker.pose for walker in follow(START, actions)[1:]])
+    return [clip.draw(poses[: (i + 1) * frames], session.noise(i)) for i in range(CHUNKS)]
+
+
+def error(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
+    """Of the worst chunk, relative."""
+    return max(float((a - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+async def test_recalling_everything_uncoded_equals_a_walk_that_evicts_nothing(name):
+    adapter = adapter_of(VARIANTS[name])
+    drawn, wanted = await walk(session_of(adapter), range(CHUNKS)), walk_as_clip(adapter)
+    assert error(drawn, wanted) <= 1e-4
+
+
+async def test_full_equals_a_walk_that_evicts_nothing():
+    adapter = adapter_of(MATRIX_UNIVERSAL)
+    assert error(await walk(session_of(adapter, "full"), range(CHUNKS)), walk_as_clip(adapter)) <= 1e-4
+
+
+async def test_a_window_forgets_what_has_left_it():
+    adapter = adapter_of(MATRIX_UNIVERSAL)
+    drawn, wanted = await walk(session_of(adapter, "window", recalled=1), range(CHUNKS)), walk_as_clip(adapter)
+    assert error(drawn[:3], wanted[:3]) <= 1e-4
+    assert error(drawn, wanted) > 1e-3
+
+
+@pytest.mark.parametrize("variant", [MATRIX_GTA, LINGBOT_CAM])
+async def test_a_walk_that_was_saved_goes_on_as_it_would_have(variant):
+    adapter = adapter_of(variant)
+    session = session_of(adapter, "window", recalled=1)
+    await walk(session, range(4))
+    saved = session.save()
+    wanted = await walk(session, range(4, 6))
+    again = Session.restore(adapter, session.config, saved)
+    drawn = await walk(again, range(4, 6))
+    assert all(torch.equal(a, b) for a, b in zip(drawn, wanted))
+
+
+@pytest.mark.parametrize("variant", [MATRIX_UNIVERSAL, LINGBOT_CAM])
+async def test_what_the_model_is_told_and_remembers_of_actions_matters(variant):
+    adapter = adapter_of(variant)
+    there, elsewhere = session_of(adapter), session_of(adapter)
+    await walk(there, range(2))
+    await walk(elsewhere, range(2))
+    assert isinstance(elsewhere.state, WanState)
+    forgetful = WanState(adapter.variant.history, adapter.start().past)
+    forgetful.frames = elsewhere.state.frames
+    elsewhere.state = forgetful
+    assert error(await walk(elsewhere, range(2, 3)), await walk(there, range(2, 3))) > 1e-3
+
+
+async def test_shown_latents_become_a_chunk_and_the_walk_goes_on():
+    adapter = adapter_of(SELF_FORCING)
+    session = session_of(adapter)
+    pictures = torch.rand(3, 3, *GRID)
+    step = await session.show(pictures, [START] * 3)
+    assert torch.allclose(step.pictures, pictures, atol=1e-6)
+    await walk(session, range(1, 3))
+    assert session.next == 3
+
+
+def conditions_at(adapter: WanWorldModel, chunks: int, turn: float) -> tuple[list[Conditioning], list[Entry]]:
+    """What each chunk of a clean walk was told, and its KV; states are those before the chunk."""
+    frames, state = adapter.spec.frames, adapter.start()
+    walkers = follow(START, [Action(forward=adapter.variant.step, turn=turn)] * (chunks * frames))[1:]
+    torch.manual_seed(int(turn))
+    told, entries, window = [], [], Window(adapter.spec, ())
+    for i in range(chunks):
+        poses = np.stack([walker.pose for walker in walkers[i * frames : (i + 1) * frames]])
+        before = adapter.start()
+        before.from_bytes(state.to_bytes())
+        told.append(Conditioning(poses, state.conditioning(poses), before))
+        latents = torch.randn(1, frames, *adapter.spec.latent)
+        (kv,) = adapter.encode(latents, window.view([0]), [told[-1]._replace(state=state)])
+        entries.append(Entry((turn, i), i * frames, frames, kv))
+    return told, entries
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sessions_drawn_together_are_drawn_as_alone(name):
+    """Two sessions that are at different chunks, one of them with an empty slot."""
+    adapter = adapter_of(VARIANTS[name])
+    whole = adapter.spec.frames * adapter.spec.frame_tokens
+    noise = torch.randn(2, adapter.spec.frames, *adapter.spec.latent)
+    sessions = [conditions_at(adapter, 3, 5.0), conditions_at(adapter, 2, -8.0)]
+    both, alone = Window(adapter.spec, [whole, whole], batch=2), []
+    for row, (told, entries) in enumerate(sessions):
+        last = len(told) - 1
+        filled: list[Entry | None] = [*entries[:last], None][:2]
+        at = [0 if entry is None else entry.begin for entry in filled]
+        single = Window(adapter.spec, [whole, whole])
+        for window, place in ((both, row), (single, 0)):
+            window.fill(place, filled, last * adapter.spec.frames, at)
+        alone.append(adapter.generate(single.view([0]), [told[last]], noise[row : row + 1])[0])
+    together = adapter.generate(both.view([0, 1]), [told[-1] for told, _ in sessions], noise)
+    assert error(list(together), alone) <= 1e-5
+
+
+@pytest.mark.parametrize("variant", [LINGBOT_CAM, SELF_FORCING])
+def test_a_chunk_is_made_again_from_what_was_kept_with_it(variant):
+    adapter = adapter_of(variant)
+    (_, told), _ = conditions_at(adapter, 2, 5.0)
+    window, latents = Window(adapter.spec, ()).view([0]), torch.randn(1, adapter.spec.frames, *adapter.spec.latent)
+    (first,), (again,) = (
+        adapter.encode(latents, window, [condition]) for condition in (told, Conditioning(told.poses, told.extra))
+    )
+    assert torch.equal(first.keys, again.keys)
+    assert torch.equal(first.values, again.values)
+
+
+def test_more_noise_follows_from_the_first_and_is_its_own_for_every_session():
+    noise = torch.randn(2, 3, *GRID)
+    more = more_noise(noise, 2)
+    assert torch.equal(more[:, 1], more_noise(noise[1:], 2)[:, 0])
+    assert (more[0] - more[1]).abs().max() > 0.1
+    assert (more[:, 0] - more[:, 1]).abs().max() > 0.1
+    assert abs(float(more_noise(torch.randn(1, 8, 32, 32), 4).std()) - 1) < 0.05
+
+
+def test_a_lead_comes_back_from_its_bytes():
+    lead = Lead(12, np.random.default_rng(0).normal(size=(4, 4, 4)))
+    again = Lead.from_bytes(lead.to_bytes())
+    assert again.begin == 12
+    assert np.array_equal(again.before, lead.before)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"\x81\xa5begin\x01", b"not a lead at all", Lead(3, np.eye(4)).to_bytes()[:-1]]
+)
+def test_bytes_that_are_no_lead_are_refused(data):
+    with pytest.raises(InvalidInput, match="led to a chunk"):
+        Lead.from_bytes(data)
+
+
+@pytest.mark.parametrize("spoil", ["cut", "other model"])
+def test_bytes_that_are_no_state_of_this_model_are_refused(spoil):
+    state = adapter_of(MATRIX_GTA).start()
+    data = state.to_bytes()[:-3] if spoil == "cut" else adapter_of(MATRIX_UNIVERSAL).start().to_bytes()
+    with pytest.raises(InvalidInput, match="state"):
+        state.from_bytes(data)
+
+
+def test_a_model_that_looks_back_wants_to_know_what_led_to_a_chunk():
+    adapter = adapter_of(LINGBOT_CAM)
+    with pytest.raises(InvalidInput, match="what led to it"):
+        adapter.tell([Conditioning(np.eye(4)[None].repeat(3, 0))])
+
+
+def test_a_prompt_must_fit_the_model():
+    adapter = adapter_of(LINGBOT_CAM)
+    tokens, given = adapter.prompt.tokens, adapter.prompt.given
+    assert given is not None
+    for wrong in (Prompt(tokens[1:], given), Prompt(tokens), Prompt(tokens, given[:, 1:]), Prompt(tokens, given[:0])):
+        with pytest.raises(InvalidInput):
+            WanWorldModel(adapter.variant, adapter.model, wrong, adapter.vae, "0" * 32, GRID)
+    for odd in ((4, 5), (8, 6)):
+        with pytest.raises(InvalidInput, match=r"grid|given"):
+            WanWorldModel(adapter.variant, adapter.model, adapter.prompt, adapter.vae, "0" * 32, odd)
+
+
+def test_a_spec_says_what_makes_keys_interchangeable():
+    spec = adapter_of(LINGBOT_CAM).spec
+    assert (spec.frame_tokens, spec.latent, spec.frames, spec.rope) == (6, (16, *GRID), 3, (6, 4, 4))
+    assert (spec.kv_sets, spec.camera_in_keys, spec.dtype) == (1, "none", "float32")
+
+
+async def test_the_same_seed_and_actions_draw_the_same_walk():
+    first, second = [await walk(session_of(adapter_of(LINGBOT_CAM)), range(2)) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
