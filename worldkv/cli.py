@@ -43,12 +43,14 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the films.")] = Path("out/demo"),
     quick: Annotated[bool, typer.Option(help="Fewer walks and seeds: a first look.")] = False,
     weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
+    service: Annotated[bool, typer.Option("--service", help="Walk through a service, started for it.")] = False,
+    address: Annotated[str | None, typer.Option(help="host:port of a running service to walk through.")] = None,
 ) -> None:
     """Walk the same paths with and without memory, and show both."""
     with extra("demo"):
         from pocket.weights_file import SHIPPED
         from services.generator.demo import run
-    run(out=out, quick=quick, weights=weights or SHIPPED)
+    run(out=out, quick=quick, weights=weights or SHIPPED, service=service, address=address)
 
 
 @app.command("eval")

@@ -6,14 +6,16 @@ cores, and drawing films, which takes one core only, keeps none waiting.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from services.generator.adapters.pocket import PocketWorldModel
 from services.generator.recording import Recording
@@ -22,7 +24,9 @@ from services.generator.report.html import Exhibit
 from services.generator.report.results import WalkResult, measure
 from services.generator.report.writing import write_exhibit
 from services.generator.scenarios import Scenario
+from services.generator.served import served_walk
 from services.generator.walks import Variant, run_walk
+from worldkv.client import WalkClient
 
 MOST = 4
 """Workers at most: as many walks in memory at once."""
@@ -45,16 +49,17 @@ class Crew:
     """A pool of workers, used as a context manager.
 
     weights  file of the model that each of them loads
+    address  host:port of a service that walks go through, with the same model; None: workers draw themselves
     """
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, address: str | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = min(cores, MOST)
         self.threads = cores // self.workers
         # Forked from a process that has computed in several threads, a worker may hang in its first computation.
         context = get_context("spawn")
         self._done: Synchronized[float] = context.Value("d", 0.0)
-        arguments = (weights, self.threads, self._done)
+        arguments = (weights, self.threads, self._done, address)
         self._pool = ProcessPoolExecutor(self.workers, context, _Worker.begin, arguments)
 
     def __enter__(self) -> Crew:
@@ -84,11 +89,12 @@ class _Worker:
 
     model: PocketWorldModel
     done: Synchronized[float]
+    address: str | None
 
     @classmethod
-    def begin(cls, weights: Path, threads: int, done: Synchronized[float]) -> None:
+    def begin(cls, weights: Path, threads: int, done: Synchronized[float], address: str | None) -> None:
         torch.set_num_threads(threads)
-        cls.model, cls.done = PocketWorldModel.load(weights), done
+        cls.model, cls.done, cls.address = PocketWorldModel.load(weights), done, address
 
     @classmethod
     def add(cls, work: float) -> None:
@@ -98,7 +104,20 @@ class _Worker:
     @classmethod
     def walk(cls, scenario: Scenario, variant: Variant) -> Recording:
         costs: Iterator[float] = iter(passes(scenario, variant.mode))
-        return run_walk(cls.model, scenario, variant, lambda: cls.add(next(costs)))
+
+        def progress(pictures: Tensor) -> None:
+            cls.add(next(costs))
+
+        if cls.address is None:
+            return run_walk(cls.model, scenario, variant, progress)
+        return asyncio.run(cls.walk_there(cls.address, scenario, variant, progress))
+
+    @classmethod
+    async def walk_there(
+        cls, address: str, scenario: Scenario, variant: Variant, progress: Callable[[Tensor], None]
+    ) -> Recording:
+        async with WalkClient(address) as client:
+            return await served_walk(client, cls.model, scenario, variant, progress)
 
     @classmethod
     def exhibit(cls, out: Path, comparison: Comparison, filmed: bool) -> tuple[tuple[WalkResult, ...], Exhibit | None]:

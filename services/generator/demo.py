@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.table import Table
 from pocket.weights_file import SHIPPED
 from services.generator.adapters.pocket import PocketWorldModel
 from services.generator.crew import FRAME, SHEET, Crew, passes
+from services.generator.processes import service as serving
 from services.generator.recording import Recording
 from services.generator.report.comparison import MODES, Comparison
 from services.generator.report.html import DASH, Exhibit, number
@@ -65,25 +67,46 @@ class Booking:
         return film + sum(sum(passes(self.scenario, mode)) for mode in self.modes)
 
 
-def run(out: Path, quick: bool = False, seeds: Sequence[int] | None = None, weights: Path = SHIPPED) -> dict[str, Any]:
+def run(
+    out: Path,
+    quick: bool = False,
+    seeds: Sequence[int] | None = None,
+    weights: Path = SHIPPED,
+    service: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
     """Walk, draw and write the report into the folder `out`; returns what `results.json` holds.
 
-    seeds  of every walk; without them 0, and a few more where walks are short
+    seeds    of every walk; without them 0, and a few more where walks are short
+    service  walk through a service that is started for it, instead of in worker processes
+    address  host:port of a service that runs already, with these weights, to walk through
 
-    Raises WeightsError if the model cannot be loaded.
+    Raises WeightsError if the model cannot be loaded, Unavailable if there is no service.
     """
     started = monotonic()
     spec = PocketWorldModel.load(weights).spec
     queue = [Booking(SCENARIOS[name](seed), filmed) for name, seed, filmed in plan(quick, seeds)]
-    with Crew(weights) as crew, Bar(started + (QUICK_SECONDS if quick else SECONDS)) as bar:
+    with ExitStack() as stack:
+        where, drawn_by = address, f"a service at {address}"
+        if service and address is None:
+            made = stack.enter_context(serving({"WEIGHTS": str(weights.absolute())}))
+            where, drawn_by = made.address, f"a service of {made.words}, each a process of its own"
+        crew = stack.enter_context(Crew(weights, where))
+        bar = stack.enter_context(Bar(monotonic() + (QUICK_SECONDS if quick else SECONDS)))
         done, left_out = perform(queue, crew, bar, out)
         walks = [result for booking in done for result in booking.results]
         results = Results(
-            command="worldkv demo" + " --quick" * quick,
+            command="worldkv demo"
+            + " --quick" * quick
+            + (f" --address {address}" if address else " --service" * service),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             seconds=round(monotonic() - started, 1),
             gap=BASELINE_GAP,
-            environment={**environment(), "torch threads": f"{crew.threads} a walk, {crew.workers} walks at a time"},
+            environment={
+                **environment(),
+                "torch threads": f"{crew.threads} a walk, {crew.workers} walks at a time",
+                **({"drawn by": drawn_by} if where else {}),
+            },
             model={"name": spec.model, "weights": spec.weights, "spec": spec.digest},
             left_out=tuple(left_out),
             rows=summarise(walks),

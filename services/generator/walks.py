@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pocket.rooms import FIELD_OF_VIEW, Renderer, Rooms, build, slide
+from services.generator.config import MemorySettings
 from services.generator.recording import ChunkLog, Pictures, Recording
 from services.generator.scenarios import Scenario
 from services.generator.session import Context, Mode, Session, SessionConfig
@@ -54,14 +55,14 @@ class Variant:
 
     name: str
     mode: Mode = "worldkv"
-    selector: str = "coverage_early"
-    keep: float = 1.0
+    selector: str = MemorySettings.selector
+    keep: float = MemorySettings.keep
     similarity: Similarity = "anchor_mean"
     pooled: bool = False
-    codec: str = "klt2"
-    context: Context = "alone"
-    placement: Placement = "rebased"
-    recalled: int = 6
+    codec: str = MemorySettings.codec
+    context: Context = MemorySettings.context
+    placement: Placement = WindowConfig.placement
+    recalled: int = WindowConfig.recalled
     order: Order = "time"
     budget_chunks: int = 0
     described: bool = False
@@ -70,10 +71,7 @@ class Variant:
     def coding(self, model: WorldModel) -> Coding:
         """What is done to a chunk that is stored: `codec` is looked for among the model's own codecs first."""
         pruning = Pruning(self.keep, self.similarity, self.pooled)
-        if self.codec not in model.codecs:
-            return Coding(self.codec, self.codec, pruning)
-        keys, values = model.codecs[self.codec]
-        return Coding(keys.name, values.name, pruning, fitted={keys.name: keys, values.name: values})
+        return replace(MemorySettings(codec=self.codec).coding(model), pruning=pruning)
 
     @property
     def window(self) -> WindowConfig:
@@ -141,20 +139,25 @@ class Described(Memory):
 
 
 def run_walk(
-    model: WorldModel, scenario: Scenario, variant: Variant, progress: Callable[[], None] | None = None
+    model: WorldModel,
+    scenario: Scenario,
+    variant: Variant,
+    progress: Callable[[Tensor], object] = lambda pictures: None,
 ) -> Recording:
-    """Walk a scenario from end to end, calling `progress` after each chunk."""
-    tick = progress or (lambda: None)
+    """Walk a scenario from end to end.
+
+    progress  is called after each chunk with its pictures [pictures, 3, height, width] float32 in 0..1
+    """
     if variant.mode != "worldkv":
-        return asyncio.run(_walk(model, scenario, variant, None, tick))
+        return asyncio.run(_walk(model, scenario, variant, None, progress))
     parts = _memory_parts(model, variant, scenario.seed)
     if not variant.foreign:
         memory = Described(*parts, rooms=scenario.rooms) if variant.described else Memory(*parts)
-        return asyncio.run(_walk(model, scenario, variant, memory, tick))
+        return asyncio.run(_walk(model, scenario, variant, memory, progress))
     elsewhere = Copied(*_memory_parts(model, variant, scenario.seed))
     other = replace(scenario, rooms=build(scenario.rooms.seed + ELSEWHERE))
-    asyncio.run(_walk(model, other, variant, elsewhere, lambda: None))
-    return asyncio.run(_walk(model, scenario, variant, Swapped(*parts, other=elsewhere.copies), tick))
+    asyncio.run(_walk(model, other, variant, elsewhere, lambda pictures: None))
+    return asyncio.run(_walk(model, scenario, variant, Swapped(*parts, other=elsewhere.copies), progress))
 
 
 def make_memory(model: WorldModel, variant: Variant, seed: int) -> Memory:
@@ -174,7 +177,11 @@ def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, 
 
 
 async def _walk(
-    model: WorldModel, scenario: Scenario, variant: Variant, memory: Memory | None, tick: Callable[[], None]
+    model: WorldModel,
+    scenario: Scenario,
+    variant: Variant,
+    memory: Memory | None,
+    progress: Callable[[Tensor], object],
 ) -> Recording:
     walkers, frames = scenario.walkers, model.spec.frames
     truth = render(model, scenario, walkers)
@@ -199,7 +206,7 @@ async def _walk(
                 kv_bytes=_counted(model, memory, session),
             )
         )
-        tick()
+        progress(step.pictures)
     return Recording(
         scenario=scenario.name,
         seed=scenario.seed,
@@ -218,6 +225,17 @@ def _counted(model: WorldModel, memory: Memory | None, session: Session) -> int:
     """Bytes of KV kept for a world; what is uncoded is counted as bfloat16, the big models' type, two bytes a value."""
     kept, coded = (memory.kv_bytes, memory.config.coding.keys != "raw") if memory else (session.raw_bytes, False)
     return kept if coded else kept * 2 // DTYPES[model.spec.dtype].itemsize
+
+
+def kept_bytes(model: WorldModel, variant: Variant, chunks: int) -> int:
+    """What `ChunkLog.kv_bytes` says after so many chunks of a walk in a world without a budget."""
+    spec, coding = model.spec, variant.coding(model)
+    counted = spec.raw_bytes * 2 // DTYPES[spec.dtype].itemsize
+    if variant.mode == "worldkv":
+        coded, first = coded_bytes(coding, spec), spec.raw_bytes if coding.raw_first else coded_bytes(coding, spec)
+        return first + (chunks - 1) * coded if coding.keys != "raw" else chunks * counted
+    held = chunks if variant.mode == "full" else variant.window.frames(spec.frames) // spec.frames - 1
+    return min(chunks, held) * counted
 
 
 def render(model: WorldModel, scenario: Scenario, walkers: Sequence[Walker]) -> Tensor:

@@ -1,0 +1,72 @@
+"""Walks through the whole service, every part a process of its own."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from pocket.weights_file import SHIPPED
+from services.generator.adapters.pocket import PocketWorldModel
+from services.generator.crew import Crew, passes
+from services.generator.processes import Process, Service, service
+from services.generator.scenarios import SCENARIOS, path
+from services.generator.served import served_walk
+from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, run_walk
+from worldkv.client import WalkClient
+from worldkv.errors import InvalidInput, Unavailable
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ONE = {"THREADS": "1", "ENGINE__BATCH": "1"}
+
+
+@pytest.fixture(scope="module")
+def whole() -> Iterator[Service]:
+    with service(ONE) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[PocketWorldModel]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield PocketWorldModel.load(SHIPPED)
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variant", [WINDOW, FULL, DEFAULT], ids=lambda variant: variant.name)
+async def test_a_walk_through_the_service_is_the_walk_in_process(whole, model, variant):
+    walk = path(0, "R100_L50", 15)
+    there, here = list[torch.Tensor](), list[torch.Tensor]()
+    async with WalkClient(whole.address) as client:
+        served = await served_walk(client, model, walk, variant, there.append)
+    done = await asyncio.to_thread(run_walk, model, walk, variant, here.append)
+    assert all(torch.equal(a, b) for a, b in zip(there, here, strict=True))
+    assert np.array_equal(served.pictures, done.pictures)
+    assert np.array_equal(served.truth, done.truth)
+    told = [[(log.index, log.recalled, log.kv_bytes) for log in each.chunks] for each in (served, done)]
+    assert told[0] == told[1]
+    assert (sum(log.recalled_bytes for log in served.chunks) > 0) == (variant is DEFAULT)
+
+
+def test_workers_walk_through_a_service(whole, model):
+    walk = path(0, "R60_L40", 9)
+    with Crew(SHIPPED, whole.address) as crew:
+        served = crew.walk(walk, DEFAULT).result()
+        assert crew.done == pytest.approx(sum(passes(walk, "worldkv")))
+    assert np.array_equal(served.pictures, run_walk(model, walk, DEFAULT).pictures)
+
+
+async def test_what_a_service_does_not_have_is_refused(whole, model):
+    async with WalkClient(whole.address) as client:
+        with pytest.raises(InvalidInput, match="not as"):
+            await served_walk(client, model, SCENARIOS["pan90"](0), PAPER)
+        with pytest.raises(InvalidInput, match="rooms that no seed gives"):
+            await served_walk(client, model, SCENARIOS["open"](0), DEFAULT)
+
+
+def test_a_process_that_ends_by_itself_says_why():
+    with Process("retriever", {"SERVING__THREADS": "0"}) as made, pytest.raises(Unavailable, match="threads must be"):
+        made.address()
