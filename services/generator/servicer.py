@@ -90,9 +90,7 @@ class _Sessions(SessionsServicer):
 
     async def Rewind(self, request: pb.RewindRequest, context: rpc.Context) -> pb.RewindResponse:
         walking = self._live.find(rpc.tenant(context), request.session)
-        async with walking.lock:
-            await walking.resident.rewind(_number("at", request.at))
-            walking.taken_back()
+        await self._live.rewind(walking, _number("at", request.at))
         resident = walking.resident
         return pb.RewindResponse(world=wire.world_message(resident.world), walker=walker_message(resident.walker))
 

@@ -93,7 +93,7 @@ class Inbox:
         self._taken.pop(told.number, None)
 
     def clear(self) -> None:
-        """Drop what waits: it may be sent again."""
+        """Drop what waits; it may be sent again."""
         for told in self._waiting:
             self.refuse(told)
         self._waiting.clear()

@@ -86,7 +86,9 @@ class Maker:
 
     def restored(self, record: Record, state: SessionState, memory: Memory | None) -> Session:
         """A session that goes on as the saved one would have."""
-        return Session.restore(self.model, self.walking(record), state, memory, self.scene(record.scene).slide)
+        return Session.restore(
+            self.model, self.walking(record), state, memory, self.scene(record.scene).slide, self.engine.run
+        )
 
     async def rebuilt(
         self, record: Record, memory: Memory | None, known: Mapping[int, HeldChunk] | None = None

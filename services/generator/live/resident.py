@@ -146,8 +146,7 @@ class Resident:
         if at > self.next or (not remembers and at not in (0, self.next)):
             words = f"0 to {self.next}" if remembers else f"0 or {self.next} in mode {self.record.mode}"
             raise InvalidInput(f"the next chunk can be {words}, got {at}")
-        if at > self.kept.end:
-            await self._settled()
+        await self._settled()
         before = self.session.save() if self.session is not None else None
         known = {each.index: each for each in before.held if each.index < at} if before else {}
         walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)

@@ -124,8 +124,17 @@ class Live:
     async def suspend(self, walking: Walking) -> None:
         """Let go of a session's memory; whoever is joined is told to resume it."""
         async with walking.lock:
-            walking.stop(Unavailable(f"session {walking.resident.id} was suspended: resume it"))
-            await walking.suspend()
+            await walking.leave_off(Unavailable(f"session {walking.resident.id} was suspended: resume it"))
+
+    async def rewind(self, walking: Walking, at: int) -> None:
+        """Take a session back to a chunk. Raises InvalidInput past the last one, Conflict, Unavailable."""
+        async with walking.lock:
+            before = walking.resident.world
+            try:
+                await walking.resident.rewind(at)
+            finally:
+                if walking.resident.world is not before:
+                    walking.taken_back()
 
     async def close(self, tenant: str, session: str) -> tuple[World, Kept]:
         """End a session once all its chunks are kept; the world it leaves, and how safe that is."""
@@ -144,12 +153,13 @@ class Live:
         few = asyncio.Semaphore(DRAINED_AT_ONCE)
 
         async def suspend(walking: Walking) -> None:
+            ends = Unavailable("this generator ends: the session goes on elsewhere")
             async with few, walking.lock:
-                walking.stop(Unavailable("this generator ends: the session goes on elsewhere"))
                 try:
-                    await walking.suspend()
+                    await walking.leave_off(ends)
                 except WorldKVError as error:
                     _log.warning("session %s could not be suspended: %s", walking.resident.id, error)
+                walking.end(ends)
 
         await asyncio.gather(*map(suspend, self))
 

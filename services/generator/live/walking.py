@@ -18,7 +18,6 @@ from services.generator.live.outbox import Outbox
 from services.generator.live.pictures import decoded, encoded
 from services.generator.live.resident import Resident
 from services.generator.session import Session
-from worldkv.actions import Action
 from worldkv.errors import Conflict, NotFound, WorldKVError
 from worldkv.store import Miss
 from worldkv.v1 import sessions_pb2 as pb
@@ -45,7 +44,7 @@ class Walking:
         self.ended: WorldKVError | None = None
         self.walked = self.active = monotonic()
         self._inbox = Inbox(config.moves, resident.record.numbers)
-        self._held: Action | None = None
+        self._held: Holding | None = None
         self._tour = resident.maker.tour(resident.record)
         self._sent: deque[pb.WalkResponse] = deque()
         self._played_until = 0.0
@@ -93,27 +92,28 @@ class Walking:
 
     def taken_back(self) -> None:
         """The session stands at an earlier chunk: what was planned, and what came after, is no more."""
-        self._inbox.clear()
-        self._held, self._tour, self._played_until = None, [], 0.0
+        self._plan_nothing()
+        self._tour, self._played_until = [], 0.0
         self._sent = deque(each for each in self._sent if each.drawn.key.index < self.resident.next)
         self._follow()
         self._stir()
 
     async def suspend(self) -> None:
         """Let go of all memory, under the lock. Raises Unavailable if not everything can be kept now."""
-        if self.resident.session is None:
-            return
-        record = self.resident.record
-        tour = record.tour if self._touring else ""
-        self.resident.record = replace(record, numbers=self._inbox.numbers, tour=tour)
-        await self.resident.sleep()
-        self.metrics.suspended()
+        if self.resident.session is not None:
+            self.resident.record = replace(self.resident.record, numbers=self._inbox.numbers)
+            await self.resident.sleep()
+            self.metrics.suspended()
 
-    def stop(self, error: WorldKVError) -> None:
-        """Plan nothing more, and end the connection."""
-        self._inbox.clear()
-        self._held = None
-        self._end_connection(error)
+    async def leave_off(self, error: WorldKVError) -> None:
+        """Suspend, under the lock, whatever was planned: whoever is joined gets this error once the state is saved, and
+        may say again elsewhere what has not been done. Raises what `suspend` does, in the end."""
+        self._plan_nothing()
+        try:
+            await self.suspend()
+        finally:
+            self._plan_nothing()
+            self._end_connection(error)
 
     def end(self, why: WorldKVError, well: bool = False) -> None:
         """Nothing more comes of this session here; if it ended well, its connection ends without an error."""
@@ -135,6 +135,13 @@ class Walking:
     def _session(self) -> Session:
         assert self.resident.session is not None, "a session is awake when it draws"
         return self.resident.session
+
+    def _plan_nothing(self) -> None:
+        """Drop what waits and what is held; both may be said again."""
+        self._inbox.clear()
+        if self._held is not None:
+            self._inbox.refuse(self._held)
+            self._held = None
 
     def _stir(self) -> None:
         self.active = monotonic()
@@ -191,19 +198,21 @@ class Walking:
                 await self._draw(await self._tour_chunk(), by_client=False)
             elif len(self._inbox):
                 told = self._inbox.take()
-                self._held = told.action if isinstance(told, Holding) else None
                 if isinstance(told, Holding):
+                    self._held = told if told.action is not None else None
                     self._emit(messages.applied(told.number, self.resident.next))
                 else:
+                    self._held = None
                     await self._draw(told, by_client=True)
-            elif self._held is not None and self.outbox:
-                await self._draw(Moving((self._held,)), by_client=False)
+            elif self._held is not None and self._held.action is not None and self.outbox:
+                await self._draw(Moving((self._held.action,)), by_client=False)
             else:
                 await self._fall_asleep()
         except WorldKVError as error:
             _log.info("session %s: %s", self.resident.id, error)
-            if told is not None:
-                self._inbox.refuse(told)
+            for each in (told, self._held):
+                if each is not None:
+                    self._inbox.refuse(each)
             self._held = None
             self._end_connection(error)
             self.active = monotonic()

@@ -1,0 +1,292 @@
+"""Sessions that are rewound, forked, suspended, resumed elsewhere, and taken over."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from services.generator.engine import EngineConfig
+from services.generator.live.table import YIELD_SECONDS
+from tests.wire.generator import CONFIG, TURN, Caller, generating, inside, pictures
+from tests.wire.shard import until
+from worldkv.catalog import Snapshot
+from worldkv.errors import AlreadyExists, ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.format import Frame, join
+from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import walker_of
+
+WALK = {"scene": "rooms:7", "world": "harbour", "seed": 3}
+
+
+async def steps(caller: Caller, session: str, chunks: int, seen: int = 1 << 40) -> list[bytes]:
+    async with caller.walk(session, seen) as walk:
+        return pictures(await walk.steps(chunks))
+
+
+def same_place(one: pb.Walker, other: pb.Walker) -> bool:
+    """Whether both stand and look alike; whole turns are nothing."""
+    return np.allclose(walker_of(one).pose, walker_of(other).pose, atol=1e-9)
+
+
+async def uninterrupted(chunks: int) -> list[bytes]:
+    async with generating() as caller:
+        return await steps(caller, (await caller.open(**WALK)).session, chunks)
+
+
+async def test_suspended_and_resumed_elsewhere_a_walk_goes_on_exactly():
+    tiers, whole = inside(), await uninterrupted(9)
+    async with generating(tiers) as first, generating(tiers) as second:
+        opened = await first.open(**WALK)
+        before = await steps(first, opened.session, 5)
+        told = await first.call("Suspend", session=opened.session)
+        assert told.remembered.end == 5
+        resumed = await second.call("Resume", session=opened.session)
+        assert (resumed.lived, resumed.opened.next, resumed.opened.world.name) == (False, 5, "harbour")
+        assert resumed.opened.world.lineage.parts[0].branch == opened.world.lineage.parts[0].branch
+        assert before + await steps(second, opened.session, 4) == whole
+        assert (await second.call("Resume", session=opened.session)).lived
+
+
+async def test_a_session_that_was_suspended_here_walks_on_when_it_is_told_to():
+    whole = await uninterrupted(6)
+    async with generating(idle_seconds=0.05) as caller:
+        session = (await caller.open(**WALK)).session
+        live = caller.made.live
+        async with caller.walk(session) as walk:
+            before = pictures(await walk.steps(3))
+            await until(lambda: live.find("default", session).resident.session is None)
+            assert live.maker.engine.resident_bytes == 0
+            (listed,) = (await caller.call("List")).sessions
+            assert (listed.suspended, listed.joined, listed.next, listed.kept) == (True, True, 3, 3)
+            assert not (await caller.call("GeneratorStats")).sessions
+            assert before + pictures(await walk.steps(3)) == whole
+        assert caller.figure("suspended_total") >= 1
+
+
+async def test_a_session_whose_generator_died_goes_on_from_its_last_kept_chunk():
+    tiers = inside()
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        opened = await dead.open(**WALK)
+        before = await steps(dead, opened.session, 5)
+        resumed = (await alive.call("Resume", session=opened.session)).opened
+        assert resumed.next == 5
+        assert [part.end for part in resumed.world.lineage.parts] == [5, 0]
+        async with alive.walk(opened.session, 5) as walk:
+            drawn = await walk.steps(4)
+        assert drawn[0].key.branch == resumed.world.lineage.parts[-1].branch
+        assert {each.key.branch for one in drawn for each in one.recalled} == {opened.world.lineage.parts[0].branch}
+        # What the dead one still draws is read by nobody, and it cannot take the world back.
+        await steps(dead, opened.session, 1)
+        await dead.call("Suspend", session=opened.session)
+        async with dead.walk(opened.session, 1 << 40) as walk:
+            await walk.move()
+            with pytest.raises(Conflict, match="taken over"):
+                await walk.ended()
+        with pytest.raises(NotFound):
+            await dead.call("Suspend", session=opened.session)
+        assert len(before) == 15
+        assert (await alive.call("Close", session=opened.session)).remembered.end == 9
+
+
+async def test_a_session_whose_world_is_anothers_cannot_be_resumed():
+    tiers = inside()
+    async with generating(tiers) as first, generating(tiers) as second:
+        mine = (await first.open(**WALK)).session
+        await steps(first, mine, 3)
+        await first.call("Suspend", session=mine)
+        other = await second.open(world="harbour")
+        assert (other.next, other.world.lineage.parts[0].end) == (3, 3)
+        with pytest.raises(Conflict, match="taken over"):
+            await second.call("Resume", session=mine)
+        for method, fields in (("Fork", {"world": "copy"}), ("Rewind", {"at": 1})):
+            with pytest.raises(Conflict):
+                await first.call(method, session=mine, **fields)
+        assert len(await steps(second, other.session, 2)) == 6
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:40], lambda data: data[:-9] + b"x" + data[-8:], lambda data: b""]
+)
+async def test_a_damaged_state_falls_back_to_the_one_before(damage):
+    tiers = inside()
+    async with generating(tiers) as first, generating(tiers) as second:
+        session = (await first.open(**WALK)).session
+        await steps(first, session, 4)
+        await first.call("Suspend", session=session)
+        snapshots = tiers("default").snapshots
+        good = snapshots._held[session]
+        harmed = Snapshot(good[0].chunks, Frame.of(damage(join(good[0].state))))
+        snapshots._held[session] = [harmed, *good[1:]]
+        assert (await second.call("Resume", session=session)).opened.next == 4
+        assert len(await steps(second, session, 2)) == 6
+        await second.call("Suspend", session=session)
+        snapshots._held[session] = [harmed, harmed]
+        async with generating(tiers) as third:
+            with pytest.raises(ChunkCorrupt):
+                await third.call("Resume", session=session)
+
+
+async def test_nobody_else_finds_a_session_or_what_is_kept_of_it():
+    tiers = inside()
+    async with generating(tiers) as caller, generating(tiers) as elsewhere:
+        opened = await caller.open(**WALK)
+        await steps(caller, opened.session, 2)
+        stranger = caller.of("stranger")
+        calls = (("Fork", {}), ("Rewind", {}), ("Close", {}), ("Suspend", {}), ("Resume", {}))
+        for method, fields in calls:
+            with pytest.raises(NotFound):
+                await stranger.call(method, session=opened.session, **fields)
+        with pytest.raises(NotFound):
+            await elsewhere.of("stranger").call("Resume", session=opened.session)
+        with pytest.raises(NotFound):
+            await caller.call("Resume", session="~scene/" + opened.world.lineage.parts[0].branch.hex())
+        assert not (await stranger.call("List")).sessions
+        theirs = await stranger.open(**WALK)  # the same name is another world
+        assert theirs.world.lineage != opened.world.lineage
+        assert {each.tenant for each in (await caller.call("GeneratorStats")).sessions} == {"default", "stranger"}
+
+
+async def test_a_rewound_session_goes_on_from_there_on_a_new_branch():
+    async with generating() as caller:
+        opened = await caller.open(**WALK)
+        async with caller.walk(opened.session) as walk:
+            drawn = await walk.steps(5)
+            back = await caller.call("Rewind", session=opened.session, at=3)
+            assert same_place(back.walker, drawn[2].walker)
+            assert [part.end for part in back.world.lineage.parts] == [3, 0]
+            again = await walk.step()
+            assert (again.key.index, again.key.branch) == (3, back.world.lineage.parts[-1].branch)
+            assert same_place(again.walker, drawn[3].walker)
+            back = await caller.call("Rewind", session=opened.session, at=0)
+            assert (len(back.world.lineage.parts), back.walker) == (1, opened.walker)
+            assert pictures([await walk.step()]) == pictures(drawn[:1])
+        with pytest.raises(InvalidInput, match="got 2"):
+            await caller.call("Rewind", session=opened.session, at=2)
+        await caller.call("Suspend", session=opened.session)
+        assert (await caller.call("Rewind", session=opened.session, at=0)).walker == opened.walker
+        assert (await caller.open(world="harbour")).next == 0, "how it is entered is known on its new branch too"
+
+
+async def test_moves_that_wait_are_dropped_by_a_rewind():
+    async with generating() as caller:
+        session = (await caller.open(**WALK)).session
+        walking = caller.made.live.find("default", session)
+        async with caller.walk(session) as walk:
+            await walk.steps(2)
+            await walk.say(hold=pb.Hold(action=TURN))
+            await walk.next("drawn")
+            await caller.call("Rewind", session=session, at=1)
+            assert walking.idle
+            assert (await walk.step(number=8)).number in (0, 8)
+
+
+async def test_a_fork_is_a_second_name_and_disturbs_nobody():
+    async with generating() as caller:
+        opened = await caller.open(**WALK)
+        async with caller.walk(opened.session) as walk:
+            await walk.steps(3)
+            forked = (await caller.call("Fork", session=opened.session, world="copy", at=2)).world
+            assert (forked.name, forked.chunks) == ("copy", 2)
+            assert (await walk.step()).key.branch == opened.world.lineage.parts[-1].branch
+            named = (await caller.call("Fork", session=opened.session)).world
+            assert named.chunks == 4
+            empty = (await caller.call("Fork", session=opened.session, at=0)).world
+        with pytest.raises(AlreadyExists):
+            await caller.call("Fork", session=opened.session, world="copy")
+        with pytest.raises(InvalidInput, match="9"):
+            await caller.call("Fork", session=opened.session, at=9)
+        entered = await caller.open(world="copy")
+        assert entered.next == 2
+        assert len(await steps(caller, entered.session, 3)) == 9
+        assert (await caller.open(world=empty.name)).walker == opened.walker
+        assert (await caller.open(world=named.name, at=1)).next == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"scene": "rooms:7"}, InvalidInput, "scene"),
+        ({"tour": "R90"}, InvalidInput, "tour"),
+        ({"start": pb.Walker()}, InvalidInput, "start"),
+        ({"mode": pb.MEMORY_MODE_FULL}, InvalidInput, "full"),
+        ({"at": 9}, NotFound, "no chunk 8"),
+    ],
+)
+async def test_a_world_that_is_there_is_entered_as_it_is(fields, error, words):
+    async with generating() as caller:
+        session = (await caller.open(**WALK)).session
+        await steps(caller, session, 2)
+        await caller.call("Close", session=session)
+        with pytest.raises(error, match=words):
+            await caller.open(world="harbour", **fields)
+        assert caller.made.live.maker.engine.resident_bytes == 0
+        assert (await caller.open(world="harbour")).next == 2
+
+
+@pytest.mark.parametrize("mode", [pb.MEMORY_MODE_WINDOW, pb.MEMORY_MODE_FULL])
+async def test_modes_without_memory_walk_and_are_suspended_exactly(mode):
+    tiers = inside()
+    async with generating() as caller:
+        whole = await steps(caller, (await caller.open(**WALK, mode=mode)).session, 9)
+    async with generating(tiers) as first, generating(tiers) as second:
+        session = (await first.open(**WALK, mode=mode)).session
+        before = await steps(first, session, 7)
+        assert (await first.call("Suspend", session=session)).remembered.end == 0
+        assert (await second.call("Resume", session=session)).opened.next == 7
+        assert before + await steps(second, session, 2) == whole
+        with pytest.raises(InvalidInput, match="got 3"):
+            await second.call("Rewind", session=session, at=3)
+        await second.call("Rewind", session=session, at=0)
+        assert await steps(second, session, 2) == whole[:6]
+
+
+async def test_who_comes_when_there_is_no_room_is_told_so_unless_somebody_is_idle():
+    config = replace(CONFIG, engine=EngineConfig(most_sessions=1))
+    async with generating(config=config) as caller:
+        first = (await caller.open()).session
+        assert (await caller.call("GeneratorStats")).room == 0
+        with pytest.raises(OverBudget, match="limit of 1"):
+            await caller.open()
+        assert caller.figure("refused_total") == 1
+        await asyncio.sleep(YIELD_SECONDS)
+        second = (await caller.open()).session
+        assert caller.made.live.find("default", first).resident.session is None
+        async with caller.walk(first) as walk:
+            await walk.move()
+            with pytest.raises(OverBudget):
+                await walk.ended()
+        assert len(await steps(caller, second, 1)) == 3
+
+
+async def test_sessions_are_listed_a_page_at_a_time():
+    async with generating(most=5) as caller:
+        opened = sorted([(await caller.open()).session for _ in range(5)])
+        with pytest.raises(OverBudget):
+            await caller.open()
+        page = await caller.call("List", page_size=2)
+        found = [each.session for each in page.sessions]
+        while page.next_page_token:
+            page = await caller.call("List", page_size=2, page_token=page.next_page_token)
+            found += [each.session for each in page.sessions]
+    assert found == opened
+
+
+async def test_a_generator_that_ends_suspends_all_and_tells_who_walks():
+    tiers, whole = inside(), await uninterrupted(6)
+    async with generating(tiers) as survivor:
+        async with generating(tiers) as ending:
+            session = (await ending.open(**WALK)).session
+            async with ending.walk(session) as walk:
+                before = pictures(await walk.steps(3))
+                draining = asyncio.create_task(ending.made.live.drain())
+                with pytest.raises(Unavailable, match="elsewhere"):
+                    await walk.ended()
+                await draining
+            with pytest.raises(Unavailable):
+                await ending.open()
+        assert before + await steps(survivor, (await resumed(survivor, session)), 3) == whole
+
+
+async def resumed(caller: Caller, session: str) -> str:
+    return str((await caller.call("Resume", session=session)).opened.session)
