@@ -41,7 +41,7 @@ class Spy:
                 raise RuntimeError("this one cannot be drawn")
             return draw(window, conditions, noise)
 
-        self.model.generate = generate
+        self.model.generate = generate  # type: ignore[method-assign]
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """Whose chunk is drawn next: laws that hold for whatever comes, and the turns of some sessions in a closed loop."""
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from itertools import accumulate
 from math import inf
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class Drawn(NamedTuple):
 
     batch: Batch
     at: float
-    waiting: dict[int, tuple[Shape, float, float]]
+    waiting: dict[Hashable, tuple[Shape, float, float]]
 
 
 def run(config: EngineConfig, asked: list[Asked]) -> Iterator[Drawn]:
@@ -54,7 +54,7 @@ def run(config: EngineConfig, asked: list[Asked]) -> Iterator[Drawn]:
     schedule, now = Schedule(config), 0.0
     flight: Batch | None = None
     ends = inf
-    waiting: dict[int, tuple[Shape, float, float]] = {}
+    waiting: dict[Hashable, tuple[Shape, float, float]] = {}
     times = accumulate(after for _, _, after, _ in asked)
     coming = deque((at, owner, shape, at + slack) for at, (owner, shape, _, slack) in zip(times, asked, strict=True))
     while coming or waiting or flight:
@@ -146,7 +146,7 @@ def test_nobody_starves_beside_sessions_that_are_always_late() -> None:
 def closed_loop(starts: list[float], pause: float, batch: int, steps: int, config: EngineConfig) -> list[int]:
     """Sizes of the batches, where each session asks again a moment after it was answered."""
     schedule, now, free_at = Schedule(config), 0.0, 0.0
-    asks = sorted((at, owner) for owner, at in enumerate(starts))
+    asks: list[tuple[float, Hashable]] = sorted(zip(starts, "abcdefgh", strict=False))
     drawn: list[int] = []
     while len(drawn) < steps:
         while asks and asks[0][0] <= now:
@@ -157,9 +157,10 @@ def closed_loop(starts: list[float], pause: float, batch: int, steps: int, confi
             drawn.append(len(choice.owners))
             free_at = now + STEP
             schedule.answered(choice, STEP, free_at)
-            asks = sorted([*asks, *((free_at + pause * (1 + i), owner) for i, owner in enumerate(choice.owners))])
+            asks += [(free_at + pause * (1 + i), owner) for i, owner in enumerate(choice.owners)]
+            asks.sort()
         else:
-            now = min([asks[0][0]] * bool(asks) + [choice] * (choice is not None))
+            now = min(asks[0][0] if asks else inf, inf if choice is None else choice)
     return drawn
 
 
@@ -186,10 +187,11 @@ def test_a_session_that_takes_its_time_is_waited_for_once() -> None:
         schedule.answered(batch, STEP, now)
         schedule.add("quick", SMALL, now, now)
         alone = schedule.next(now)
-        waits.append(not isinstance(alone, Batch))
-        if not isinstance(alone, Batch):
+        waits.append(isinstance(alone, float))
+        if isinstance(alone, float):
             now = alone
             alone = schedule.next(now)
+        assert isinstance(alone, Batch)
         assert alone.owners == ("quick",)
         now += STEP
         schedule.answered(alone, STEP, now)
