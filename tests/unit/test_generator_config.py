@@ -1,0 +1,89 @@
+import re
+import tomllib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.generator.config import GeneratorConfig, IndexConfig, MemorySettings, StoreConfig
+from services.generator.live.metrics import Metrics
+from services.generator.models import load_model
+from tests.toys import toy_model
+from worldkv.config import load
+from worldkv.errors import InvalidConfig, InvalidInput, UnknownCodec
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_example_names_every_setting_with_its_default():
+    file = ROOT / "services" / "generator" / "generator.toml"
+    text = file.read_text()
+    assert load(GeneratorConfig, "NONE_", file, {}) == GeneratorConfig()
+    shown = tomllib.loads(re.sub(r"^# (?=\[|\w+ = )", "", text[text.index("# [store]") :], flags=re.MULTILINE))
+    for name, default in (("store", StoreConfig(shards=("a",))), ("index", IndexConfig(replicas=("a",)))):
+        assert shown[name].keys() == {each.name for each in fields(default)}
+        for key in shown[name].keys() - {"shards", "replicas", "members", "tls"}:
+            assert shown[name][key] == getattr(default, key), key
+    for name in _names(GeneratorConfig()):
+        assert f"{name} = " in text or f"[{name}]" in text or f".{name}]" in text, name
+
+
+def _names(config: Any) -> list[str]:
+    found = []
+    for each in fields(config):
+        value = getattr(config, each.name)
+        found += [each.name, *(_names(value) if is_dataclass(value) else [])]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"STORE__SHARDS": "a:1"}, "go together"),
+        ({"INDEX__REPLICAS": "a:1"}, "go together"),
+        ({"STORE__SHARDS": "a:1", "STORE__MEMBERS": "x", "INDEX__REPLICAS": "a:1"}, "one of both"),
+        ({"STORE__SHARDS": "a:1", "INDEX__DEADLINE_SECONDS": "1"}, "one of both"),
+        ({"STORE__SHARDS": "a:1", "STORE__STALL_SECONDS": "0", "INDEX__REPLICAS": "a:1"}, "stall_seconds"),
+        ({"INDEX__REPLICAS": "a:1", "INDEX__DEADLINE_SECONDS": "0", "STORE__SHARDS": "a:1"}, "deadline_seconds"),
+        ({"THREADS": "-1"}, "threads"),
+        ({"LIVE__IDLE_SECONDS": "0"}, "idle_seconds"),
+        ({"LIVE__MOVES": "0"}, "moves"),
+        ({"LIVE__RESEND_BYTES": "-1"}, "resend_bytes"),
+        ({"LIVE__JPEG_QUALITY": "100"}, "jpeg_quality"),
+        ({"MEMORY__RECALL_SECONDS": "-1"}, "recall_seconds"),
+        ({"INSIDE__STORE_BYTES": "0"}, "store_bytes"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, words):
+    with pytest.raises(InvalidConfig, match=words):
+        load(GeneratorConfig, "X_", None, {f"X_{name}": value for name, value in settings.items()})
+
+
+def test_selectors_codecs_and_models_that_nobody_knows_are_refused():
+    with pytest.raises(InvalidInput, match="nobody"):
+        MemorySettings(selector="nobody")
+    with pytest.raises(UnknownCodec):
+        MemorySettings(codec="nobody").coding(toy_model())
+    with pytest.raises(InvalidConfig, match="there are"):
+        load_model("nobody", None)
+
+
+def test_in_lockstep_a_session_waits_for_everything():
+    settings = MemorySettings(codec="int8", keep_seconds=0.5)
+    coding = settings.coding(toy_model())
+    waits, goes_on = (settings.of_session(coding, lockstep, 0.3) for lockstep in (True, False))
+    assert (waits.recall_seconds, waits.keep_seconds, waits.queue_bytes, waits.prefetch) == (None, None, 0, False)
+    assert (goes_on.recall_seconds, goes_on.keep_seconds, goes_on.prefetch) == (0.25, 0.5, True)
+    assert MemorySettings(codec="int8").of_session(coding, False, 0.3).keep_seconds == pytest.approx(0.15)
+
+
+def test_every_figure_of_a_generator_is_explained_and_there_is_no_other() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    page = generate_latest(registry).decode()
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    shown = set(re.findall(r"^# TYPE (worldkv_generator_\w+) ", page, re.MULTILINE))
+    explained = set(re.findall(r"`(worldkv_generator_\w+)`", text))
+    assert {name for name in shown if not name.endswith("_created")} == explained

@@ -1,0 +1,122 @@
+"""A session's bytes: what was saved comes back, and whatever else is refused by its name."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.generator.saving import MAGIC, Record, Saved, decode, encode
+from services.generator.session import HeldChunk, SessionState
+from tests.toys import toy_spec
+from worldkv.actions import Walker
+from worldkv.coding import KV
+from worldkv.errors import (
+    BadMagic,
+    ChecksumMismatch,
+    ChunkCorrupt,
+    Oversized,
+    SpecMismatch,
+    Truncated,
+    UnknownVersion,
+)
+from worldkv.format import Frame, join
+
+SPEC = toy_spec()
+RECORD = Record(
+    world="harbour",
+    heads=(b"a" * 16, b"b" * 16),
+    scene="rooms:7",
+    start=Walker(1.0, 2.0),
+    seed=(1 << 64) - 1,
+    mode="worldkv",
+    lockstep=True,
+    format="rgb32f",
+    tour="R360",
+    next=9,
+    walker=Walker(3.0, 4.0, 500.0, -20.0, 1.5),
+    numbers=(3, 1 << 63),
+)
+
+
+def held(index: int, tokens: int = 5) -> HeldChunk:
+    generator = torch.Generator().manual_seed(index)
+    shape = (SPEC.layers, tokens, SPEC.heads, SPEC.head_dim)
+    pair = (torch.randn(shape, generator=generator) for _ in range(2))
+    return HeldChunk(index, np.stack([Walker(index, n).pose for n in range(3)]), KV(*pair))
+
+
+def saved() -> Saved:
+    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (held(0), held(8, 7)), b"model")
+    return Saved(RECORD, state)
+
+
+@pytest.mark.parametrize("record", [RECORD, replace(RECORD, scene=None, tour="", numbers=(), mode="full", next=0)])
+def test_a_record_comes_back(record):
+    after = decode(encode(Saved(record)), SPEC)
+    assert (after.record, after.state) == (record, None)
+
+
+def test_a_state_comes_back_bit_for_bit():
+    before, after = saved(), decode(encode(saved()), SPEC)
+    assert after.record == before.record
+    assert (after.state.model, after.state.walker, after.state.next, after.state.seed) == (
+        b"model",
+        RECORD.walker,
+        RECORD.next,
+        RECORD.seed,
+    )
+    for one, other in zip(before.state.held, after.state.held, strict=True):
+        assert one.index == other.index
+        assert np.array_equal(one.poses, other.poses)
+        assert torch.equal(one.kv.keys, other.kv.keys)
+        assert torch.equal(one.kv.values, other.kv.values)
+
+
+WHOLE = join(encode(saved()))
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
+def test_no_changed_byte_goes_unnoticed(at, change):
+    harmed = bytearray(WHOLE)
+    harmed[at] ^= change
+    with pytest.raises(ChunkCorrupt):
+        decode(Frame.of(harmed), SPEC)
+
+
+@given(st.integers(0, len(WHOLE) - 1))
+def test_no_half_of_it_passes_for_the_whole(length):
+    with pytest.raises(ChunkCorrupt):
+        decode(Frame.of(WHOLE[:length]), SPEC)
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_corrupt(data):
+    for each in (data, MAGIC + data):
+        with pytest.raises(ChunkCorrupt):
+            decode(Frame.of(each), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"\0" * 16 + WHOLE[16:], BadMagic),
+        (WHOLE[:8] + b"\2" + WHOLE[9:], UnknownVersion),
+        (WHOLE[:10], Truncated),
+        (WHOLE[:-1], Truncated),
+        (WHOLE + b"x", Oversized),
+        (WHOLE[:12] + b"\xff" * 4 + WHOLE[16:], Oversized),
+        (WHOLE[:30] + b"x" + WHOLE[31:], ChecksumMismatch),
+        (WHOLE[:-1] + bytes([WHOLE[-1] ^ 1]), ChecksumMismatch),
+    ],
+)
+def test_each_way_to_be_wrong_has_a_name(data, error):
+    with pytest.raises(error):
+        decode(Frame.of(data), SPEC)
+
+
+def test_a_state_is_of_one_model():
+    with pytest.raises(SpecMismatch):
+        decode(encode(saved()), replace(SPEC, weights="f" * 32))
