@@ -135,7 +135,8 @@ class Prefetcher:
 
     def __init__(self, config: PrefetchConfig) -> None:
         self.config, self.stats = config, PrefetchStats()
-        self._poses: Matrix = np.empty((0, 4, 4))
+        self._past: Matrix = np.empty((0, 4, 4))
+        self._poses: Matrix = self._past
         self._index = -1
         self._requests: dict[ChunkKey, _Request] = {}
         self._at_hand: set[ChunkKey] = set()
@@ -159,7 +160,8 @@ class Prefetcher:
     ) -> list[Ask]:
         """Take in a step that was made, and say what to ask the index for the steps to come.
 
-        index     number of the chunk that was drawn. If it is not the next one, earlier poses are forgotten
+        index     number of the chunk that was drawn. If it is not the next one, earlier poses are forgotten; the last
+                  one again stands in its place: it was not drawn in the end
         poses     [frames, 4, 4]: where it was drawn from
         held      the action that was held during its last frame; None: not known
         recalled  chunks that it recalled
@@ -172,9 +174,10 @@ class Prefetcher:
         new = check(poses)
         if new.ndim != 3 or not len(new):
             raise InvalidInput(f"a chunk has poses [frames, 4, 4], at least one, got {new.shape}")
-        past = self._poses if index == self._index + 1 else new[:0]
+        if index != self._index:
+            self._past = self._poses if index == self._index + 1 else new[:0]
         c = self.config
-        latest = np.concatenate([past, new])[-LATEST:]
+        latest = np.concatenate([self._past, new])[-LATEST:]
         forecasts = predict(latest, held, c.ahead, len(new), c.view_range)
         queries = [Query(f.poses, c.fov, c.aspect, c.view_range, visible) for f in forecasts]
         self._poses, self._index, self._forecasts = latest, index, forecasts

@@ -351,6 +351,18 @@ def test_poses_from_before_a_gap_are_forgotten():
     assert {*fetching.prefetcher.under_way} == {*other.prefetcher.under_way}
 
 
+def test_a_chunk_that_was_not_drawn_in_the_end_leaves_no_poses():
+    fetching, astray = Fetching(), Fetching()
+    for each in (fetching, astray):
+        each.step(90, 9)
+        each.step(108, 9)
+    astray.step(300, -15)
+    astray.at -= 1
+    assert fetching.step(126, 9).fetch
+    astray.step(126, 9)
+    assert {*fetching.prefetcher.under_way} == {*astray.prefetcher.under_way}
+
+
 def test_an_answer_too_many_or_too_few_is_refused():
     fetching = Fetching()
     with pytest.raises(InvalidInput, match="asked 0 things, got 1"):
