@@ -16,7 +16,8 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
-worldkv.admin, worldkv.admin_retriever, worldkv.admin_rows, worldkv.admin_walk, worldkv.walking
+worldkv.admin, worldkv.admin_fleet, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
+worldkv.admin_fleet_view, worldkv.admin_rows
 services.cluster
 services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
 pocket
@@ -39,11 +40,18 @@ worldkv, services
 cycles. A name stands for the modules below it too, unless one of them stands elsewhere."""
 
 LIGHT = (
+    "services.cluster.config",
+    "services.cluster.fleet",
+    "services.cluster.part",
+    "services.cluster.rundir",
+    "services.cluster.supervisor",
     "services.gateway",
     "services.kvstore",
     "services.retriever",
     "worldkv.actions",
     "worldkv.admin",
+    "worldkv.admin_fleet",
+    "worldkv.admin_fleet_view",
     "worldkv.admin_retriever",
     "worldkv.admin_rows",
     "worldkv.admin_walk",

@@ -1,0 +1,192 @@
+"""Parts as Ray actors. All that is known of Ray is here, in `supervisor_actor.py` and in `__main__.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+from ray.util import list_named_actors
+
+from services.cluster.config import Plan
+from services.cluster.kinds import Place, place_of, servicers
+from services.cluster.part import PartProcess, log_to
+from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
+from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
+
+_log = logging.getLogger(__name__)
+
+ANSWER_SECONDS = 5.0
+"""That a part which runs already may take to say so."""
+NAME_SECONDS = 15.0
+"""Until the name of an actor that was killed is free: one that is frozen is given some seconds by Ray."""
+LOOK_SECONDS = 0.1
+remote: Any = ray.remote  # its types know no actors
+
+
+@remote(max_restarts=0, max_task_retries=0, concurrency_groups={"serve": 4, "control": 16})
+class ServiceActor:
+    """A part in a process of its own: `PartProcess`, asked from two threads."""
+
+    def __init__(self, place: Place, log: Path, threads: int) -> None:
+        log_to(log)
+        os.environ["OMP_NUM_THREADS"] = str(threads or os.cpu_count() or 1)  # before torch is imported
+        self._place = place
+        self._part: PartProcess | None = None
+
+    @ray.method(concurrency_group="serve")
+    async def start(self, settings: bytes, roster: Roster) -> Where:
+        part = PartProcess(self._place, servicers(parsed(self._place.name)[0]))
+        where = await part.start(pickle.loads(settings), roster, node_address())
+        self._part = part
+        return where
+
+    @ray.method(concurrency_group="serve")
+    async def end(self) -> None:
+        if self._part is not None:
+            await self._part.end()
+
+    @ray.method(concurrency_group="control")
+    async def pulse(self) -> Pulse:
+        return self._serving().pulse()
+
+    @ray.method(concurrency_group="control")
+    async def publish(self, roster: Roster) -> None:
+        self._serving().publish(roster)
+
+    def _serving(self) -> PartProcess:
+        if self._part is None:
+            raise Unavailable(f"{self._place.name} does not serve yet")
+        return self._part
+
+
+def node_address() -> str:
+    """Of this node, as others reach it."""
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+
+
+class RayUnits:
+    """Runs parts as named, detached actors: they outlive the supervisor that started them, and the next one finds them.
+
+    plan    what there is to run
+    folder  for logs and memberships, the same on every node
+    """
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan, self._folder = plan, folder
+
+    async def found(self) -> dict[str, Pulse]:
+        """Parts that run already and serve. Actors that do not are ended."""
+        parts = {}
+        for name in list_named_actors():
+            with suppress(InvalidInput):
+                parsed(name)
+                pulse = await self._serves(name)
+                if pulse is None:
+                    await self.stop(name, 0)
+                else:
+                    parts[name] = pulse
+        return parts
+
+    async def start(self, name: str, roster: Roster) -> Where:
+        pulse = await self._serves(name)
+        if pulse is not None:
+            return pulse.where
+        await self.stop(name, 0)
+        kind = parsed(name)[0]
+        place = place_of(self._plan.cluster, name, self._folder, self._plan.tls)
+        log = self._folder / "logs" / f"{name}.log"
+        wanted, service = self._wanted(kind), cast(Any, ServiceActor)
+        with _words():
+            actor = service.options(name=name, lifetime="detached", scheduling_strategy="SPREAD", **wanted).remote(
+                place, log, self._plan.cluster.parts.of(kind).threads
+            )
+            where: Where = await actor.start.remote(self._plan.settings[kind], roster)
+        return where
+
+    async def stop(self, name: str, seconds: float) -> None:
+        actor = _actor(name)
+        if actor is None:
+            return
+        if seconds:
+            try:
+                async with asyncio.timeout(seconds):
+                    await actor.end.remote()
+            except TimeoutError:
+                _log.warning("%s did not end within %g s", name, seconds)
+            except RayError as error:
+                _log.warning("%s ended badly: %s", name, _first_line(error))
+        ray.kill(actor)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(NAME_SECONDS):
+                while _actor(name) is not None:  # noqa: ASYNC110 - Ray has no event for it
+                    await asyncio.sleep(LOOK_SECONDS)
+
+    async def ping(self, name: str) -> Pulse:
+        with _words():
+            pulse: Pulse = await _living(name).pulse.remote()
+        return pulse
+
+    async def publish(self, name: str, roster: Roster) -> None:
+        with _words():
+            await _living(name).publish.remote(roster)
+
+    async def _serves(self, name: str) -> Pulse | None:
+        """How a part is that runs already; None if it does not."""
+        with suppress(NotFound, Unavailable, TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                return await self.ping(name)
+        return None
+
+    def _wanted(self, kind: Kind) -> dict[str, Any]:
+        """What Ray sets aside for a part. Raises Unavailable, in words, if the cluster has not got it at all."""
+        part, has = self._plan.cluster.parts.of(kind), ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = part.gpus if part.gpus is not None else float(kind == "generator" and has.get("GPU", 0) > 0)
+        for name, key, number in (("CPUs", "CPU", part.cpus), ("GPUs", "GPU", gpus)):
+            if number > has.get(key, 0):
+                raise Unavailable(f"a {kind} asks for {number:g} {name}, the whole cluster has {has.get(key, 0):g}")
+        wanted = {"num_cpus": part.cpus, "num_gpus": gpus}
+        return {**wanted, "memory": part.memory_bytes} if part.memory_bytes else wanted
+
+
+def _actor(name: str) -> Any:
+    """The actor of this name; None if there is none."""
+    try:
+        return ray.get_actor(name)
+    except ValueError:
+        return None
+
+
+def _living(name: str) -> Any:
+    actor = _actor(name)
+    if actor is None:
+        raise NotFound(f"{name} has ended")
+    return actor
+
+
+@contextmanager
+def _words() -> Iterator[None]:
+    """Around calls of actors: raises their own errors as they left them, and Ray's in words."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, WorldKVError):
+            raise error.cause from error
+        raise Unavailable(f"it failed: {error.cause!r}") from error
+    except ActorUnavailableError as error:
+        raise Unavailable(_first_line(error)) from error
+    except ActorDiedError as error:
+        raise NotFound(f"its process died: {_first_line(error)}") from error
+    except (RayError, ValueError) as error:
+        raise Unavailable(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

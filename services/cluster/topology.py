@@ -1,0 +1,50 @@
+"""The whole configuration of a service; `cluster.toml` beside this file lists every key with its default.
+
+Read by whoever brings the service up. The supervisor and the parts get what they need of it, so that a shard's node has
+no torch and the supervisor imports no model.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field, fields
+
+from services.cluster.config import ClusterConfig, Plan
+from services.cluster.roster import KINDS
+from services.gateway.config import GatewayConfig
+from services.generator.config import GeneratorConfig
+from services.kvstore.config import KVStoreConfig
+from services.kvstore.redis_config import RedisConfig
+from services.retriever.config import RetrieverConfig
+
+
+@dataclass(frozen=True)
+class TopologyConfig(ClusterConfig):
+    """What runs where, and how.
+
+    kvstore, retriever, generator, gateway
+        settings of all parts of a kind, as their own files have them. Names, addresses, metrics and where they find
+        each other are given by the cluster: what these settings say of that is not looked at
+    """
+
+    kvstore: KVStoreConfig = field(default_factory=KVStoreConfig)
+    retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
+
+    def plan(self) -> Plan:
+        """What the supervisor is given."""
+        cluster = ClusterConfig(**{each.name: getattr(self, each.name) for each in fields(ClusterConfig)})
+        redis = self.kvstore.redis
+        return Plan(
+            cluster,
+            {kind: pickle.dumps(getattr(self, kind)) for kind in KINDS},
+            {kind: getattr(self, kind).service.tls for kind in KINDS},
+            without_secrets(redis) if redis else "",
+        )
+
+
+def without_secrets(redis: RedisConfig) -> str:
+    """Where Redis is, for people: the url without user, password and options."""
+    scheme, _, rest = redis.url.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
