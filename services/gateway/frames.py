@@ -51,6 +51,8 @@ def parsed(text: str) -> tuple[str, Any]:
         raise InvalidInput(f"not JSON: {text[:MAX_SHOWN]!r}: {error}") from error
     if not isinstance(said, dict) or len(said) != 1 or (kind := next(iter(said))) not in _KINDS:
         raise InvalidInput(f"expected one of {', '.join(_KINDS)}, got {text[:MAX_SHOWN]!r}")
+    if not isinstance(said[kind], dict):
+        raise InvalidInput(f"{kind}: expected an object, got {text[:MAX_SHOWN]!r}")
     try:
         return kind, json_format.ParseDict(said[kind], _KINDS[kind]())
     except json_format.ParseError as error:

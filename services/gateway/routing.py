@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -33,13 +33,23 @@ class Place(NamedTuple):
     resumed: pb.OpenResponse | None
 
 
+class Walked(NamedTuple):
+    """A session that a client of this gateway walks in: where it lives, and who is told that it was taken back.
+
+    taken_back  is given its world, and the chunk that it stands before
+    """
+
+    generator: Generator
+    taken_back: Callable[[chunk_pb2.World, int], None]
+
+
 class Router:
     """The calls of `Sessions` that have one answer, each brought to the generator that can give it."""
 
     def __init__(self, generators: Generators, config: RoutingConfig, metrics: Metrics) -> None:
         self.generators, self.config, self.metrics = generators, config, metrics
         self._roots: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # by tenant and name of the world
-        self._walked: dict[tuple[str, str], Generator] = {}
+        self._walked: dict[tuple[str, str], Walked] = {}
         self._settling: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def open(self, tenant: str, request: pb.OpenRequest, deadline: Deadline) -> pb.OpenResponse:
@@ -73,8 +83,10 @@ class Router:
         """Take a session back to a chunk. Raises Unavailable if nobody knows whether that was done."""
         generator, _ = await self.settle(tenant, request.session, deadline)
         with _once(generator, "rewind", request.session):
-            response: pb.RewindResponse = await generator.call(generator.sessions.Rewind, request, tenant, deadline)
-        return response
+            taken: pb.RewindResponse = await generator.call(generator.sessions.Rewind, request, tenant, deadline)
+        if walked := self._walked.get((tenant, request.session)):
+            walked.taken_back(taken.world, request.at)
+        return taken
 
     async def close(self, tenant: str, request: pb.CloseRequest, deadline: Deadline) -> pb.CloseResponse:
         """End a session, elsewhere if its generator is gone. Raises Unavailable if nobody knows whether it ended."""
@@ -117,21 +129,21 @@ class Router:
             return Place(home, None) if home else await self._resume(tenant, session, deadline, root)
 
     @contextmanager
-    def walked(self, tenant: str, session: str, generator: Generator) -> Iterator[None]:
+    def walked(self, tenant: str, session: str, walked: Walked) -> Iterator[None]:
         """While a client walks in a session here, it lives where the client is joined, even if suspended."""
-        self._walked[tenant, session] = generator
+        self._walked[tenant, session] = walked
         try:
             yield
         finally:
-            if self._walked.get((tenant, session)) is generator:
+            if self._walked.get((tenant, session)) is walked:
                 del self._walked[tenant, session]
 
     async def _find(self, tenant: str, session: str) -> Generator | None:
         """The generator that says that a session lives on it."""
         walked = self._walked.get((tenant, session))
-        if home := walked or self._home(tenant, session):
+        if home := walked.generator if walked else self._home(tenant, session):
             await asyncio.wait([home.asking()])
-            if home.resident(tenant, session) or (home is walked and home.stats):
+            if home.resident(tenant, session) or (walked and home.stats):
                 return home
         await self.generators.look()
         return self._home(tenant, session)

@@ -105,6 +105,12 @@ class Unanswered:
         """All of it is to be sent again, to a session that knows what it has taken."""
         self._sent = 0
 
+    def taken_back(self, next: int) -> None:
+        """The session stands before chunk `next` again: what was sent is dropped there, unless it had its effect."""
+        for place in reversed(range(self._sent)):
+            self._drop(place)
+        self.next = next
+
     def moved(self, next: int) -> list[Missed]:
         """All of it is to be sent again, to a world that was read back from its kept chunks, those before `next`.
 

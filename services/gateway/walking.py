@@ -18,11 +18,12 @@ from typing import Any
 from grpc import aio
 
 from services.gateway.generators import Generator, metadata
-from services.gateway.routing import Place, Router
+from services.gateway.routing import Place, Router, Walked
 from services.gateway.unanswered import Unanswered, theirs
 from worldkv import wire
 from worldkv.client.policy import Deadline
 from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable
+from worldkv.v1 import chunk_pb2
 from worldkv.v1 import sessions_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,8 @@ class _Walk:
     async def _on(self, place: Place, taking: asyncio.Task[None]) -> Answers:
         """The walk on one generator, until it ends there. Raises Unavailable if the generator is lost."""
         generator, joined = place.generator, asyncio.Event()
-        with generator.calling(), self.router.walked(self.tenant, self.session, generator):
+        walked = Walked(generator, self._taken_back)
+        with generator.calling(), self.router.walked(self.tenant, self.session, walked):
             call = generator.sessions.Walk(metadata=metadata(self.tenant))
             seen = self.seen if place.resumed is None or not self._head else place.resumed.next
             tasks = [asyncio.create_task(self._tell(call, seen, joined)), asyncio.create_task(generator.silent.wait())]
@@ -183,6 +185,12 @@ class _Walk:
         metrics.lost.inc()
         words = f"session {self.session} lost generator {was.name} ({lost})"
         raise Unavailable(f"{words}, and no other took it over within {config.failover_seconds:g} s: {why}") from why
+
+    def _taken_back(self, world: chunk_pb2.World, next: int) -> None:
+        """The session stands before chunk `next` again."""
+        self._head, self.seen = wire.lineage_of(world.lineage).head, next
+        self._unanswered.taken_back(next)
+        self._answered.set()
 
     async def _settle(self, deadline: Deadline) -> Place:
         return await self.router.settle(self.tenant, self.session, deadline, self._root or None)

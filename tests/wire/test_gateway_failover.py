@@ -233,6 +233,23 @@ async def test_a_session_that_was_taken_back_goes_on_elsewhere_from_there(tmp_pa
         assert made.tier.record("default", session).moves == [1, 4, 5, 6]
 
 
+async def test_what_was_dropped_when_a_session_was_taken_back_holds_nothing_up(tmp_path):
+    async with fleet(tmp_path, "a") as made, made.gateway(most_unanswered=2) as gateway:
+        session = (await gateway.open()).session
+        toy = made.home(session)
+        async with gateway.walk(session) as client:
+            toy.draw_seconds = 0.2
+            for number in (1, 2, 3):
+                await client.move(number, number=number)
+            await client.drawn(1)
+            await gateway.stub.Rewind(pb.RewindRequest(session=session, at=0))
+            toy.draw_seconds = 0
+            for number in (4, 5, 6):
+                await client.move(number, number=number)
+            while (await client.next("drawn")).number != 6:
+                pass
+
+
 async def test_a_slow_client_costs_pictures_and_no_steps(tmp_path):
     async with setting(tmp_path, "a", picture_bytes=200_000, behind=4) as (made, gateway):
         session = (await gateway.open()).session
