@@ -359,7 +359,9 @@ def test_a_chunk_that_was_not_drawn_in_the_end_leaves_no_poses():
     astray.step(300, -15)
     astray.at -= 1
     straight.step(120, 5), astray.step(120, 5), new.step(120, 5)  # a jump, for those who know what was before
-    found, expected, unknowing = ([f.confidence for f in each.prefetcher._forecasts] for each in (astray, straight, new))
+    found, expected, unknowing = (
+        [f.confidence for f in each.prefetcher._forecasts] for each in (astray, straight, new)
+    )
     assert found == expected != unknowing
 
 
