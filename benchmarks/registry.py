@@ -63,6 +63,10 @@ class Case:
             raise InvalidInput(f"case {self.case!r} has figures that are not finite: {self}")
 
 
+class Skipped(Exception):
+    """What a benchmark raises where it cannot be measured; the words say what is not at hand."""
+
+
 class Bench(NamedTuple):
     """A benchmark that can be run.
 
@@ -83,7 +87,7 @@ class Bench(NamedTuple):
         return comparison(value, bound)
 
     def run(self) -> Iterator[Case]:
-        """Its cases, as they are measured; imports its module and no other benchmark."""
+        """Its cases, as they are measured; imports its module and no other benchmark. May raise Skipped."""
         yield from getattr(importlib.import_module(self.module), self.function)()
 
 

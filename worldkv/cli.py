@@ -79,18 +79,21 @@ def bench(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON line per case instead of a table.")] = False,
 ) -> None:
     """Measure a claim, or several."""
-    from benchmarks.registry import catalogue, find
+    from benchmarks.registry import Skipped, catalogue, find
 
     if show_list:
         _print_list(catalogue())
     elif not ids:
         raise InvalidInput("name a benchmark, or ask for the list with --list")
     for each in [find(id) for id in ids or ()]:
-        if as_json:
-            for case in each.run():
-                print(json.dumps({"id": each.id, **asdict(case)}, allow_nan=False), flush=True)
-        else:
-            _print_cases(each, list(each.run()))
+        try:
+            if as_json:
+                for case in each.run():
+                    print(json.dumps({"id": each.id, **asdict(case)}, allow_nan=False), flush=True)
+            else:
+                _print_cases(each, list(each.run()))
+        except Skipped as why:
+            print(json.dumps({"id": each.id, "skipped": str(why)}) if as_json else f"{each.id}: skipped, {why}")
 
 
 @app.command()

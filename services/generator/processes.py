@@ -29,11 +29,15 @@ SHARD_BYTES = 256 << 20
 class Service(NamedTuple):
     """A service that runs here.
 
-    address    host:port of its gateway
+    address    host:port of its gateway; without gateways, of its first generator; empty: it has neither
+    shards     host:port of each
+    replica    host:port of the index
     processes  that it is made of, by kind
     """
 
     address: str
+    shards: tuple[str, ...]
+    replica: str
     processes: dict[str, int]
 
     @property
@@ -47,7 +51,6 @@ def service(generator: Mapping[str, str], shards: int = 2, generators: int = 1, 
     """A service of its own, ready to serve, that ends with the block.
 
     generator  settings of the generators, by the names of their variables without `WORLDKV_GENERATOR_`
-    gateways   0: the address is that of the only generator
 
     Raises Unavailable with what a process said, if one ends by itself before it serves.
     """
@@ -71,7 +74,8 @@ def service(generator: Mapping[str, str], shards: int = 2, generators: int = 1, 
         drawn = ",".join(each.address() for each in drawing)
         doors = [start("gateway", {"GENERATORS": drawn, "WEB__ADDRESS": ""}) for _ in range(gateways)]
         counts = {"kvstore": shards, "retriever": 1, "generator": generators, "gateway": gateways}
-        yield Service((doors or drawing)[0].address(), {kind: count for kind, count in counts.items() if count})
+        address = next((each.address() for each in (*doors, *drawing)), "")
+        yield Service(address, tuple(stores), index, {kind: count for kind, count in counts.items() if count})
 
 
 def free_addresses(count: int) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import registry
-from benchmarks.registry import Bench, Case
+from benchmarks.registry import Bench, Case, Skipped
 from worldkv import cli, errors
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +71,18 @@ def test_the_table_says_whether_the_bar_is_met(monkeypatch, capsys):
 
 def figures() -> list[Case]:
     return [Case("good", 1, "s", 5), Case("bad", 3, "s")]
+
+
+def test_what_cannot_be_measured_is_skipped_with_words(monkeypatch, capsys):
+    skipped = Bench("a.b", "<= 2", "a thing", "tests.unit.test_cli", "nothing_to_measure")
+    monkeypatch.setattr(registry, "catalogue", lambda: {"a.b": skipped})
+    assert run(monkeypatch, capsys, "bench", "a.b") == (0, "a.b: skipped, no rope\n", "")
+    code, out, _ = run(monkeypatch, capsys, "bench", "a.b", "--json")
+    assert (code, json.loads(out)) == (0, {"id": "a.b", "skipped": "no rope"})
+
+
+def nothing_to_measure() -> list[Case]:
+    raise Skipped("no rope")
 
 
 def test_the_list_shows_ids_and_bars(monkeypatch, capsys):
