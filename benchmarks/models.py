@@ -107,7 +107,7 @@ def against_clip_of(adapter: WanWorldModel, other: WanWorldModel) -> float:
         window.fill(0, entries, begin, [entry.begin for entry in entries])
         condition = [Conditioning(poses[part], state.conditioning(poses[part]), state)]
         time = variant.levels[1].time if i == CHUNKS - 1 else 0.0
-        told = adapter.tell(condition)
+        told = adapter.teller.tell(condition)
         flows.append(adapter.run(latents[None, part], time, window.view([0]), told, keep=False).flow[0])
         (kv,) = adapter.encode(latents[None, part], window.view([0]), condition)
         entries.append(Entry(i, begin, frames, kv))

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.wan_clip import Clip, WanClip
-from services.generator.adapters.wan.adapter import Prompt, WanWorldModel, more_noise
+from services.generator.adapters.wan.adapter import WanWorldModel, more_noise
 from services.generator.adapters.wan.camera import rays
 from services.generator.adapters.wan.config import MASK_CHANNELS, ActionConfig, WanConfig
 from services.generator.adapters.wan.model import WanModel
 from services.generator.adapters.wan.moves import motion, since_before, wasd
+from services.generator.adapters.wan.told import Prompt
 from services.generator.adapters.wan.vae import VAE, LatentsOnly
 from services.generator.adapters.wan.variants import Variant
 from worldkv.pose import Matrix

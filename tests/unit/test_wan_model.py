@@ -100,6 +100,20 @@ def test_weights_have_the_names_and_shapes_of_the_published_files(name):
     assert shapes(name) == PUBLISHED[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "grid", "wanted"),
+    [
+        ("lingbot-world-fast-cam", (58, 104), 3_706_060_800),
+        ("lingbot-world-fast-act", (60, 104), 3_833_856_000),
+        ("lingbot-world-v2-1.3b", (60, 104), 1_150_156_800),
+        ("matrix-game-2.0-universal", (44, 80), 486_604_800),
+        ("self-forcing", (60, 104), 862_617_600),
+    ],
+)
+def test_a_chunk_is_as_large_as_the_published_models_chunks(name, grid, wanted):
+    assert VARIANTS[name].spec("0" * 32, "", grid, "bfloat16").raw_bytes == wanted
+
+
 def test_models_have_as_many_parameters_as_the_published_ones():
     (case,) = benches.params()
     assert case.value == 0
@@ -172,7 +186,7 @@ def test_a_pass_compiles_as_one_graph():
     adapter, poses = random_adapter(MATRIX_GTA), np.eye(4)[None].repeat(3, 0)
     window = Window(adapter.spec, [18, 18]).view([0])
     state = adapter.start()
-    told = adapter.tell([Conditioning(poses, state.conditioning(poses), state)])
+    told = adapter.teller.tell([Conditioning(poses, state.conditioning(poses), state)])
     latents = torch.randn(1, 3, *adapter.spec.latent)
     eager = adapter.run(latents, 500.0, window, told, keep=True)
     torch.compiler.reset()

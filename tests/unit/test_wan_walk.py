@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from benchmarks.wan_small import GRID, ClipWalk, random_adapter
-from services.generator.adapters.wan.adapter import Prompt, WanWorldModel, more_noise
+from services.generator.adapters.wan.adapter import WanWorldModel, more_noise
 from services.generator.adapters.wan.state import Lead, WanState
+from services.generator.adapters.wan.told import Prompt
 from services.generator.adapters.wan.vae import LatentsOnly
 from services.generator.adapters.wan.variants import (
     LINGBOT_CAM,
@@ -216,7 +217,7 @@ def test_bytes_that_are_no_state_of_this_model_are_refused(spoil):
 def test_a_model_that_looks_back_wants_to_know_what_led_to_a_chunk():
     adapter = adapter_of(LINGBOT_CAM)
     with pytest.raises(InvalidInput, match="what led to it"):
-        adapter.tell([Conditioning(np.eye(4)[None].repeat(3, 0))])
+        adapter.teller.tell([Conditioning(np.eye(4)[None].repeat(3, 0))])
 
 
 def test_a_prompt_must_fit_the_model():

@@ -58,9 +58,9 @@ class UnweightedNorm(nn.Module):
         return functional.rms_norm(x, x.shape[-1:], eps=self.eps)
 
 
-def window_phase(config: ActionConfig, frames: int, device: torch.device | str = "cpu") -> Tensor:
-    """Turns of a window of `frames` frames: [frames, 1, pairs] complex64."""
-    return phases(config.rope, torch.arange(frames, device=device), 1, 1)[:, None]
+def window_phase(config: ActionConfig, device: torch.device | str = "cpu") -> Tensor:
+    """Turns of the window's frames: [W, 1, pairs] complex64."""
+    return phases(config.rope, torch.arange(config.window, device=device), 1, 1)[:, None]
 
 
 class ActionModule(nn.Module):

@@ -110,4 +110,5 @@ class WanState:
 
 def _rolled(past: Tensor, own: Tensor) -> Tensor:
     """The newest frames of both, as many as `past` has; frames are the third axis from the end."""
-    return torch.cat([past, own], -3)[..., own.shape[-3] :, :, :]
+    room, new = past.shape[-3], own.shape[-3]
+    return torch.cat([past[..., new:, :, :], own[..., max(0, new - room) :, :, :]], -3)

@@ -7,10 +7,12 @@ compared with published weights is named in `docs/models.md`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, cast
 
 from services.generator.adapters.wan.config import ActionConfig, CameraConfig, ContextConfig, WanConfig
 from services.generator.adapters.wan.moves import Controls, driving, running, walking
 from services.generator.adapters.wan.schedule import Level, picked, warped
+from worldkv.chunk import ModelSpec
 
 GIVEN = 36
 """Channels of a latent cell where a first picture is given: 16 drawn, 4 of mask, 16 of the picture."""
@@ -57,6 +59,32 @@ class Variant:
     history: int
     step: float
     controls: Controls | None = None
+
+    def spec(self, weights: str, vae: str, grid: tuple[int, int], dtype: str) -> ModelSpec:
+        """What makes its keys and values interchangeable.
+
+        weights, vae  digests, hex
+        grid          rows and columns of latent cells
+        dtype         of keys and values
+        """
+        c = self.backbone
+        return ModelSpec(
+            model=self.name,
+            weights=weights,
+            vae=vae,
+            layers=c.layers,
+            heads=c.heads,
+            head_dim=c.head_dim,
+            dtype=cast(Literal["float32", "float16", "bfloat16"], dtype),  # checked by ModelSpec
+            frame_tokens=(grid[0] // c.patch) * (grid[1] // c.patch),
+            latent=(c.out_channels, *grid),
+            frames=c.frames,
+            rope=(c.rope.time, c.rope.height, c.rope.width),
+            theta=c.rope.theta,
+            kv_sets=1,  # all of them are distilled: no guidance
+            view_range=self.view_range,
+            camera_in_keys="none",  # motion since the frame before is all that they are told
+        )
 
 
 def lingbot_world_fast(act: bool = False, shift: float = 10.0) -> Variant:
