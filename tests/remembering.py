@@ -150,8 +150,10 @@ def memory_of(store: RamStore | None = None, **config: Any) -> Memory:
 
 
 async def remember(memory: Memory, *indices: int) -> None:
+    """Remember chunks as if they had been drawn long ago: nothing of them is at hand."""
     for index in indices:
         await memory.remember(part_of(memory.lineage, index), kv_of(index))
+    memory._hot.clear()
 
 
 async def recall(memory: Memory, *names: int, spares: Sequence[int] = ()) -> list[Recalled]:

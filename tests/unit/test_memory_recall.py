@@ -19,6 +19,7 @@ from tests.remembering import (
     kv_of,
     memory_of,
     numbers,
+    part_of,
     query,
     recall,
     remember,
@@ -48,6 +49,16 @@ async def test_a_step_fetches_only_what_is_not_at_hand() -> None:
     assert [same(each.entry, kv_of(each.hit.key.index)) for each in found] == [True, True]
     assert (memory.stats.recalled, memory.stats.at_hand) == (4, 1)
     assert memory.stats.fetched_bytes == 3 * CHUNK
+
+
+async def test_what_was_drawn_lately_is_at_hand_as_the_store_would_give_it() -> None:
+    coding = Coding("int8", "int4")
+    here, there = memory_of(coding=coding), memory_of(coding=coding, hot_bytes=0)
+    for memory in (here, there):
+        await memory.remember(part_of(memory.lineage, 1), kv_of(1))
+    (now,), (fetched,) = await recall(here, 1), await recall(there, 1)
+    assert (here.store.asked_kv(), there.store.asked_kv()) == ([], [1])
+    assert same(now.entry, fetched.entry.kv)
 
 
 async def test_what_is_late_is_left_out_and_at_hand_when_it_has_come() -> None:

@@ -75,6 +75,7 @@ class Memory:
         self.listener: Callable[[], None] = _nobody
         self.slot_tokens = stored_tokens(config.coding, spec)
         self.slots = window.recalled * spec.frame_tokens // self.slot_tokens
+        self._chunk_bytes = spec.raw_bytes * self.slot_tokens // (spec.frames * spec.frame_tokens)
         backoff = Backoff(config.retry_seconds)
         before = kept or Kept(lineage.start, Level.ONE)
         self._hot = HotSet(config.hot_bytes)
@@ -161,14 +162,10 @@ class Memory:
         if not self.config.prefetch or not self.slots or self._query is None:
             return
         if self._ahead is None:
-            lens, config = self._query, self.config
-            prefetcher = Prefetcher(
-                PrefetchConfig(self.slots, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
-            )
+            prefetcher = self._prefetcher(self._query)
             self.stats.ahead = prefetcher.stats
-            chunk_bytes = self.spec.raw_bytes * self.slot_tokens // (self.spec.frames * self.spec.frame_tokens)
             self._ahead = Ahead(
-                prefetcher, self.finder, self._fetches, self._hot, chunk_bytes, self._queue, self._changed
+                prefetcher, self.finder, self._fetches, self._hot, self._chunk_bytes, self._queue, self._changed
             )
         self._ahead.step(index, poses, held, [each.hit.key for each in recalled], visible, exclude)
 
@@ -209,6 +206,12 @@ class Memory:
         await self._fetches.close()
         await self._queue.close()
         await self._keeper.close()
+
+    def _prefetcher(self, lens: Query) -> Prefetcher:
+        config = self.config
+        return Prefetcher(
+            PrefetchConfig(self.slots, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
+        )
 
     def _holds(self, key: ChunkKey) -> bool:
         return key in self._hot or key in self._queue
@@ -259,7 +262,7 @@ class Memory:
             return {}
         made = reencode(part, sorted(before.values(), key=lambda e: e.begin))
         kv = await made if inspect.isawaitable(made) else made
-        coded = (await self._code(key, kv)).as_reencoded()
+        coded = (await self._encode(key, kv)).as_reencoded()
         await self._keep(key, coded)
         entry = await self._decoder.entry(key, coded)
         self._hot.keep(key, entry)
@@ -288,6 +291,13 @@ class Memory:
             self.stats.dropped += 1
 
     async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
+        """A chunk that was drawn as it will be stored; it is at hand from then on as the store would give it."""
+        coded = await self._encode(key, kv)
+        if self._hot.room_bytes >= self._chunk_bytes:
+            self._hot.keep(key, await self._decoder.entry(key, coded))
+        return coded
+
+    async def _encode(self, key: ChunkKey, kv: KV) -> KVPart:
         return await asyncio.to_thread(encode_kv, kv, self.config.coding, self.spec, first=key.index == 0)
 
     async def _put(self, key: ChunkKey, kv: KVPart) -> None:
