@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from services.generator.engine import Engine, EngineConfig
-from services.generator.session import Session, Step
+from services.generator.session import Session, SessionConfig, Step
 from tests.toys import TOY, toy_model
 from tests.unit.test_session import START, TURN, pictures_of, session_of
 from worldkv.actions import Action
 from worldkv.errors import Conflict, OverBudget, Unavailable
+from worldkv.window import WindowConfig
 
 ACTIONS = [Action(turn=20.0), Action(turn=-15.0), Action(forward=0.2), Action(strafe=0.2, turn=5.0)]
 BAD = Action(forward=0.125)
@@ -289,7 +290,20 @@ async def test_sessions_are_admitted_until_there_is_no_room(spy: Spy) -> None:
         assert engine.room == 1
 
 
+async def test_room_is_for_sessions_like_the_one_that_came_last(spy: Spy) -> None:
+    small, large = (SessionConfig(window=WindowConfig(recalled=frames)) for frames in (6, 60))
+    budget = 100 * spy.model.spec.raw_bytes  # a small one takes 6 chunks, a large one 24
+    rooms = []
+    async with Engine(spy.model, EngineConfig(rows=64, resident_bytes=budget)) as engine:
+        for owner, config in enumerate((small, large, small)):
+            engine.admit(owner, config)
+            rooms.append(engine.room)
+    assert rooms == [15, 2, 10]
+
+
 async def test_the_time_of_a_step_is_measured(engine: Engine) -> None:
+    assert engine.step_seconds == 0
+    await show(engine, session_of("window"), torch.rand(3, 3, TOY.height, TOY.width))
     assert engine.step_seconds == 0
     await step(engine, session_of("window"))
     assert engine.step_seconds > 0

@@ -43,10 +43,14 @@ def _row(spec: ModelSpec, sizes: tuple[int, ...]) -> int:
 
 
 class Admission:
-    """Sessions that were let in."""
+    """Sessions that were let in.
+
+    latest  what the one that came last takes; None: nobody came yet
+    """
 
     def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
         self.spec, self.config = spec, config
+        self.latest: Needs | None = None
         self._needs: dict[Hashable, Needs] = {}
 
     def __len__(self) -> int:
@@ -66,7 +70,7 @@ class Admission:
             return
         if reason := self._refusal(1, wanted, step_seconds):
             raise OverBudget(reason)
-        self._needs[owner] = wanted
+        self._needs[owner] = self.latest = wanted
 
     def grow(self, owner: Hashable, sizes: tuple[int, ...]) -> None:
         """A session's own window is to have these slots. Raises OverBudget if there is no room for it."""

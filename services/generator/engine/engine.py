@@ -77,7 +77,7 @@ class Engine:
 
     @property
     def step_seconds(self) -> float:
-        """Expected time of a pass over a whole batch; 0: nothing was drawn yet."""
+        """Expected time of a step of a whole batch; 0: nothing was generated yet."""
         return self._means.of(self.config.batch)
 
     @property
@@ -87,8 +87,9 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """How many more sessions of the usual kind would be admitted now."""
-        return self._admission.room(needs(self.model.spec, SessionConfig(), Coding()), self.step_seconds)
+        """How many more sessions like the one that came last would be admitted now."""
+        wanted = self._admission.latest or needs(self.model.spec, SessionConfig(), Coding())
+        return self._admission.room(wanted, self.step_seconds)
 
     def admit(self, owner: Hashable, config: SessionConfig, coding: Coding | None = None) -> None:
         """Let a session in, before it draws its first chunk; `forget` lets it out.
@@ -168,7 +169,8 @@ class Engine:
         results = await self._attempt(batch.owners, [waiting.draft for waiting in taken])
         now, drawn = self.clock(), sum(isinstance(each, Drawn) for each in results)
         if drawn == len(taken):
-            self._means.add(drawn, now - began)
+            if not batch.shape.shown:  # what is shown takes a part of a step
+                self._means.add(drawn, now - began)
             self._schedule.answered(batch, now - began, now)
         else:
             self._schedule.failed(now)
