@@ -50,6 +50,7 @@ class Stream:
             answer = await asyncio.wait_for(self.call.read(), 20)
         assert answer, "the stream has ended"
         self.told.append(answer)
+        assert isinstance(answer, pb.WalkResponse)
         return answer
 
     async def next(self, kind: str) -> Any:
@@ -61,7 +62,9 @@ class Stream:
 
     async def step(self, *actions: pb.Action, number: int = 0) -> pb.Drawn:
         await self.move(*actions, number=number)
-        return await self.next("drawn")
+        drawn = await self.next("drawn")
+        assert isinstance(drawn, pb.Drawn)
+        return drawn
 
     async def steps(self, chunks: int) -> list[pb.Drawn]:
         return [await self.step() for _ in range(chunks)]

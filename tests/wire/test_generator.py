@@ -277,8 +277,9 @@ async def test_a_tour_is_shown_before_the_walker_takes_over():
         assert [each.number for each in drawn] == [0, 0, 0, 0, 1]
         assert drawn[3].walker.yaw == pytest.approx(opened.walker.yaw + 90)
         assert caller.figure("chunks_total", kind="shown") == 4
-        truth = caller.made.live.maker.scene("rooms:7").pictures
-        seen = truth([caller.made.live.maker.scene("rooms:7").start])[0].permute(1, 2, 0).numpy()
+        place = caller.made.live.maker.scene("rooms:7")
+        assert place.pictures is not None
+        seen = place.pictures([place.start])[0].permute(1, 2, 0).numpy()
         first = np.frombuffer(drawn[0].pictures[0].data, "<f4").reshape(seen.shape)
         assert np.allclose(first, seen, atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ async def test_a_damaged_state_falls_back_to_the_one_before(damage):
         session = (await first.open(**WALK)).session
         await steps(first, session, 4)
         await first.call("Suspend", session=session)
-        snapshots = tiers("default").snapshots
+        snapshots: Any = tiers("default").snapshots
         good = snapshots._held[session]
         harmed = Snapshot(good[0].chunks, Frame.of(damage(join(good[0].state))))
         snapshots._held[session] = [harmed, *good[1:]]
@@ -133,10 +134,9 @@ async def test_nobody_else_finds_a_session_or_what_is_kept_of_it():
         opened = await caller.open(**WALK)
         await steps(caller, opened.session, 2)
         stranger = caller.of("stranger")
-        calls = (("Fork", {}), ("Rewind", {}), ("Close", {}), ("Suspend", {}), ("Resume", {}))
-        for method, fields in calls:
+        for method in ("Fork", "Rewind", "Close", "Suspend", "Resume"):
             with pytest.raises(NotFound):
-                await stranger.call(method, session=opened.session, **fields)
+                await stranger.call(method, session=opened.session)
         with pytest.raises(NotFound):
             await elsewhere.of("stranger").call("Resume", session=opened.session)
         with pytest.raises(NotFound):
