@@ -199,6 +199,23 @@ def test_a_session_that_takes_its_time_is_waited_for_once() -> None:
     assert waits == [True, False, False, False]
 
 
+def test_after_one_long_pause_a_session_is_soon_waited_for_again() -> None:
+    schedule, now, waits = Schedule(EngineConfig(gather_seconds=0.2)), 0.0, []
+    for pause in (0.05, 0.05, 60.0, 0.05, 0.05, 0.05, 0.05, 0.05):
+        for owner in ("quick", "other"):
+            schedule.add(owner, SMALL, now, now)
+        batch = schedule.next(now)
+        assert batch == Batch(SMALL, ("quick", "other"))
+        now += STEP
+        schedule.answered(batch, STEP, now)
+        schedule.add("quick", SMALL, now, now)
+        waits.append(isinstance(schedule.next(now), float))
+        schedule.cancel("quick")
+        now += pause
+    assert waits[:3] == [True] * 3
+    assert waits[-3:] == [True] * 3
+
+
 def test_nobody_who_is_in_time_is_made_late_by_waiting_for_others() -> None:
     schedule = Schedule(EngineConfig(gather_seconds=0.2))
     for owner in ("a", "b"):

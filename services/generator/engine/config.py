@@ -26,7 +26,7 @@ class EngineConfig:
     """
 
     batch: int = 4
-    gather_seconds: float = 0.1
+    gather_seconds: float = 0.25
     rows: int = 8
     resident_bytes: int = 8 << 30
     most_sessions: int = 64

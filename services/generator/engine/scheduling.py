@@ -19,6 +19,8 @@ PATIENCE = 10.0
 long goes before everybody who comes now, whatever they say."""
 GATHER_SHARE = 0.25
 """Of a step's time, that a model which could draw waits for others at most."""
+LONG = 4
+"""Times `gather_seconds` that a pause counts at most: one long look round is soon forgotten."""
 RECENT = 0.25
 """Weight of the newest of some times in their recent mean."""
 
@@ -97,7 +99,8 @@ class Schedule:
         self._count += 1
         self._waiting[owner] = _Request(due, self._count, now, owner, shape)
         if before := self._answered.get(owner):
-            self._answered[owner] = before._replace(pause=_mean(before.pause or None, now - before.at))
+            pause = min(now - before.at, LONG * self.config.gather_seconds)
+            self._answered[owner] = before._replace(pause=_mean(before.pause or None, pause))
 
     def cancel(self, owner: Hashable) -> None:
         """An owner does not wait any more."""
