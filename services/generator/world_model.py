@@ -55,8 +55,12 @@ class WorldModel(Protocol):
     codecs: Mapping[str, tuple[Codec, Codec]]
     """Codecs fitted to this model, by name: of keys, and of values."""
 
-    def start(self) -> State:
-        """Fresh state of a session."""
+    def start(self, begin: int = 0, before: Matrix | None = None) -> State:
+        """Fresh state of a session; of one that goes on from what is kept, where nobody saved its state.
+
+        begin   first latent frame of its coming chunk
+        before  [n, 4, 4]: poses of the frames just before that one, those that are known
+        """
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         """Denoise the coming chunks: noise and result [batch, frames, channels, height, width] float32."""

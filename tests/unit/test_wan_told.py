@@ -129,13 +129,16 @@ def test_an_action_that_is_held_fills_all_rows_of_its_mouse_from_the_first_chunk
     poses = np.stack([walker.pose for walker in follow(Walker(0.0, 0.0), [Action(turn=3.0)] * 12)[1:]])
     state = adapter.start()
     for i in range(chunk):
-        state.advance(poses[3 * i : 3 * i + 3], None)
+        state.advance(poses[3 * i : 3 * i + 3], state.past)
     part = poses[3 * chunk : 3 * chunk + 3]
     acts = adapter.teller.tell([Conditioning(part, state.conditioning(part), state)]).acts
     assert acts.mouse.shape == (1, 3, 24)
     assert torch.allclose(acts.mouse[..., 1::2], torch.tensor(0.05))
     assert torch.equal(acts.mouse[..., 0::2], torch.zeros(1, 3, 12))
     assert acts.valid.sum() == 3 + min(3, 3 * chunk)
+    again = adapter.teller.tell([Conditioning(part, state.conditioning(part))]).acts  # outside a walk
+    assert torch.equal(again.mouse, acts.mouse)
+    assert again.valid.sum() == 3
 
 
 def test_the_first_picture_is_given_to_the_first_frame_and_its_latents_settle():

@@ -117,9 +117,7 @@ async def test_what_the_model_is_told_and_remembers_of_actions_matters(variant):
     await walk(there, range(2))
     await walk(elsewhere, range(2))
     assert isinstance(elsewhere.state, WanState)
-    forgetful = WanState(adapter.variant.history, adapter.start().past)
-    forgetful.frames = elsewhere.state.frames
-    elsewhere.state = forgetful
+    elsewhere.state = adapter.start(elsewhere.state.begin)
     assert error(await walk(elsewhere, range(2, 3)), await walk(there, range(2, 3))) > 1e-3
 
 
@@ -182,6 +180,15 @@ def test_a_chunk_is_made_again_from_what_was_kept_with_it(variant):
     assert torch.equal(first.values, again.values)
 
 
+@pytest.mark.parametrize("variant", [LINGBOT_CAM, MATRIX_GTA])
+def test_a_state_that_nobody_saved_begins_again_from_the_poses_before_it(variant):
+    adapter = adapter_of(variant)
+    told, _ = conditions_at(adapter, 4, 5.0)
+    before = np.concatenate([each.poses for each in told[:3]])
+    assert adapter.start(9, before).conditioning(told[3].poses) == told[3].extra
+    assert adapter.start(9).conditioning(told[3].poses) != told[3].extra
+
+
 def test_more_noise_follows_from_the_first_and_is_its_own_for_every_session():
     noise = torch.randn(2, 3, *GRID)
     more = more_noise(noise, 2)
@@ -199,7 +206,15 @@ def test_a_lead_comes_back_from_its_bytes():
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x00", b"\x81\xa5begin\x01", b"not a lead at all", Lead(3, np.eye(4)).to_bytes()[:-1]]
+    "data",
+    [
+        b"",
+        b"\x00",
+        b"\x81\xa5begin\x01",
+        b"not a lead at all",
+        Lead(3, np.eye(4)).to_bytes()[:-1],
+        Lead(0, np.eye(4)[None]).to_bytes(),
+    ],
 )
 def test_bytes_that_are_no_lead_are_refused(data):
     with pytest.raises(InvalidInput, match="led to a chunk"):

@@ -80,7 +80,7 @@ class PocketWorldModel:
         """The model of a weights file, with the codecs that lie beside it; raises WeightsMissing or WeightsMismatch."""
         return cls(*load(path), levels, load_codecs(path.with_name(CODECS.name)))
 
-    def start(self) -> State:
+    def start(self, begin: int = 0, before: Matrix | None = None) -> State:
         return NoState()
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:

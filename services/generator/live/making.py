@@ -104,13 +104,14 @@ class Maker:
             assert memory is not None, f"mode {record.mode} has nothing to go on from"
             rebuilder = self.rebuilder(record, memory.store, memory.lineage)
             held = await rebuilder.held(record.next, known or {})
+        before = next((each.poses for each in held if each.index == record.next - 1), None)
         state = SessionState(
             spec=self.model.spec.digest,
             seed=record.seed,
             next=record.next,
             walker=record.walker,
             held=held,
-            model=self.model.start().to_bytes(),
+            model=self.model.start(record.next * self.model.spec.frames, before).to_bytes(),
         )
         return self.restored(record, state, memory)
 

@@ -20,6 +20,7 @@ from services.generator.adapters.wan.variants import Variant
 from services.generator.world_model import Conditioning, State
 from worldkv.codec import Codec
 from worldkv.coding import KV, NAMES
+from worldkv.pose import Matrix
 from worldkv.window import View
 
 SEED_BITS = (1 << 63) - 1
@@ -48,8 +49,8 @@ class WanWorldModel:
         with torch.inference_mode():
             self._context = model.hear(prompt.tokens[None].to(self.device))
 
-    def start(self) -> WanState:
-        return WanState(self.variant.history, self.teller.no_past())
+    def start(self, begin: int = 0, before: Matrix | None = None) -> WanState:
+        return WanState(self.variant.history, self.teller.no_past(), begin, before)
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         levels = self.variant.levels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from typing import NamedTuple
 
 import msgpack
@@ -39,9 +40,12 @@ class Lead(NamedTuple):
         try:
             fields = msgpack.unpackb(data)
             before = np.frombuffer(fields["before"], "<f8").reshape(-1, 4, 4).astype(np.float64)
-            return cls(int(fields["begin"]), before)
+            lead = cls(operator.index(fields["begin"]), before)
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise InvalidInput(f"expected what led to a chunk, got {len(data)} bytes: {error!r}") from error
+        if lead.begin < len(before) or not np.isfinite(before).all():
+            raise InvalidInput(f"expected what led to a chunk, got {len(before)} poses before frame {lead.begin}")
+        return lead
 
 
 def no_past(config: WanConfig, places: int, device: torch.device | str, dtype: torch.dtype) -> ActionPast:
@@ -57,55 +61,59 @@ def no_past(config: WanConfig, places: int, device: torch.device | str, dtype: t
 class WanState:
     """Moved on by the clean pass of each chunk, and by its decoding; tensors are replaced, never written into.
 
-    frames    latent frames since the world began
-    before    [n, 4, 4]: the newest poses, at most `history`
+    history   poses that the model looks back
     past      rolling caches of the action modules, see `no_past`
+    known     latent frames that they have seen, however many they still hold
+    begin     first latent frame of the coming chunk
+    before    [n, 4, 4]: poses just before it, at most `history`
     features  of the VAE's decoder
     """
 
-    def __init__(self, history: int, past: ActionPast) -> None:
-        self.history, self.past = history, past
-        self.frames = 0
-        self.before: Matrix = np.zeros((0, 4, 4))
+    def __init__(self, history: int, past: ActionPast, begin: int = 0, before: Matrix | None = None) -> None:
+        self.history, self.past, self.known, self.begin = history, past, 0, begin
+        self.before = self._newest(np.zeros((0, 4, 4)) if before is None else before)
         self.features: Features = {}
 
     def __copy__(self) -> WanState:
-        other = WanState(self.history, self.past)
-        other.frames, other.before, other.features = self.frames, self.before, copy.copy(self.features)
+        other = WanState(self.history, self.past, self.begin, self.before)
+        other.known, other.features = self.known, copy.copy(self.features)
         return other
 
     def conditioning(self, poses: Matrix) -> bytes:
-        return Lead(self.frames, self.before).to_bytes()
+        return Lead(self.begin, self.before).to_bytes()
 
     def advance(self, poses: Matrix, own: ActionPast | None) -> None:
         """After a chunk at these poses, whose frames left `own` in the action modules, where there are any."""
-        self.frames += len(poses)
-        if self.history:
-            self.before = np.concatenate([self.before, poses])[-self.history :]
+        self.begin += len(poses)
+        self.before = self._newest(np.concatenate([self.before, poses]))
         if own:
+            self.known += len(poses)
             self.past = ActionPast(_rolled(self.past.mouse, own.mouse), _rolled(self.past.keyboard, own.keyboard))
 
     def to_bytes(self) -> bytes:
         tensors = {f"features.{name}": each for name, each in self.features.items()}
         tensors |= {"mouse": self.past.mouse, "keyboard": self.past.keyboard}
-        tensors |= {"frames": torch.tensor(self.frames), "before": torch.from_numpy(self.before)}
+        tensors |= {"counts": torch.tensor([self.begin, self.known]), "before": torch.from_numpy(self.before)}
         return save({name: each.contiguous().cpu() for name, each in tensors.items()})
 
     def from_bytes(self, data: bytes) -> None:
         """Raises InvalidInput for bytes that are not a state of this model."""
         try:
             tensors = load(data)
-            frames, before = int(tensors.pop("frames")), tensors.pop("before").numpy()
+            (begin, known), before = tensors.pop("counts").tolist(), tensors.pop("before").numpy()
             past = ActionPast(tensors.pop("mouse"), tensors.pop("keyboard"))
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, ValueError) as error:
             raise InvalidInput(f"expected the state of a walk, got {len(data)} bytes: {error!r}") from error
         for mine, given in zip(self.past, past, strict=True):
             if given.shape != mine.shape or given.dtype != mine.dtype:
                 raise InvalidInput(f"a state of this model has caches {tuple(mine.shape)}, got {tuple(given.shape)}")
         device = self.past.keyboard.device
-        self.frames, self.before = frames, before
+        self.begin, self.known, self.before = begin, known, before
         self.past = ActionPast(*(each.to(device) for each in past))
         self.features = {name.removeprefix("features."): each.to(device) for name, each in tensors.items()}
+
+    def _newest(self, poses: Matrix) -> Matrix:
+        return poses[max(0, len(poses) - self.history) :]
 
 
 def _rolled(past: Tensor, own: Tensor) -> Tensor:

@@ -78,10 +78,10 @@ class Teller:
         camera = self._camera(c.camera, walked) if c.camera else None
         if c.actions is None or variant.controls is None:
             return Told(given, camera, None, None)
-        states = [cast(WanState | None, each.state) for each in conditions]
-        pasts = [self.no_past() if state is None else state.past for state in states]
-        past = ActionPast(*(torch.stack(part, 2) for part in zip(*pasts, strict=True)))
-        known = [0 if state is None else lead.begin for lead, state in zip(leads, states, strict=True)]
+        # A chunk that is made again outside a walk is told what was done, and has no past to remember it by.
+        states = [cast(WanState, each.state) if each.state else WanState(0, self.no_past()) for each in conditions]
+        past = ActionPast(*(torch.stack(part, 2) for part in zip(*(state.past for state in states), strict=True)))
+        known = [state.known for state in states]
         return Told(given, camera, self._acts(c.actions, variant.controls, leads, walked, known), past)
 
     def _lead(self, condition: Conditioning) -> Lead:
