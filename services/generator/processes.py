@@ -30,12 +30,13 @@ class Service(NamedTuple):
     """A service that runs here.
 
     address    host:port of its gateway; without gateways, of its first generator; empty: it has neither
-    shards     host:port of each
+    generators, shards  host:port of each
     replica    host:port of the index
     processes  that it is made of, by kind
     """
 
     address: str
+    generators: tuple[str, ...]
     shards: tuple[str, ...]
     replica: str
     processes: dict[str, int]
@@ -71,11 +72,11 @@ def service(generator: Mapping[str, str], shards: int = 2, generators: int = 1, 
         drawing = [start("generator", {**generator, **found, "INDEX__REPLICAS": index}) for _ in range(generators)]
         for each in parts:
             each.address()
-        drawn = ",".join(each.address() for each in drawing)
-        doors = [start("gateway", {"GENERATORS": drawn, "WEB__ADDRESS": ""}) for _ in range(gateways)]
+        drawn = tuple(each.address() for each in drawing)
+        doors = [start("gateway", {"GENERATORS": ",".join(drawn), "WEB__ADDRESS": ""}) for _ in range(gateways)]
         counts = {"kvstore": shards, "retriever": 1, "generator": generators, "gateway": gateways}
         address = next((each.address() for each in (*doors, *drawing)), "")
-        yield Service(address, tuple(stores), index, {kind: count for kind, count in counts.items() if count})
+        yield Service(address, drawn, tuple(stores), index, {kind: count for kind, count in counts.items() if count})
 
 
 def free_addresses(count: int) -> list[str]:
@@ -88,13 +89,16 @@ def free_addresses(count: int) -> list[str]:
 
 
 class Process:
-    """`python -m services.KIND`, as a context manager; it starts at once, and serves when `address` is known."""
+    """`python -m services.KIND`, as a context manager; it starts at once, and serves when `address` is known.
+
+    running  the process itself
+    """
 
     def __init__(self, kind: str, settings: Mapping[str, str]) -> None:
         self.kind = kind
         chosen = {"SERVICE__ADDRESS": "127.0.0.1:0", "SERVICE__LOG": "text", "SERVICE__DRAIN_SECONDS": "5", **settings}
         variables = {f"WORLDKV_{kind.upper()}_{name}": value for name, value in chosen.items()}
-        self._process = subprocess.Popen(
+        self.running = subprocess.Popen(
             [sys.executable, "-m", f"services.{kind}"],
             cwd=Path(__file__).parents[2],
             env={**os.environ, **variables},
@@ -112,12 +116,12 @@ class Process:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        self.running.terminate()
         try:
-            self._process.wait(END_SECONDS)
+            self.running.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.running.kill()
+            self.running.wait()
         self._reading.join()
 
     def address(self) -> str:
@@ -129,8 +133,8 @@ class Process:
 
     def _read(self) -> None:
         """Read all it says, or it would wait for room to say more."""
-        assert self._process.stderr is not None
-        with self._process.stderr as said:
+        assert self.running.stderr is not None
+        with self.running.stderr as said:
             for line in said:
                 self._said.append(line)
                 if self._address is None and (found := SERVES.search(line)):

@@ -10,11 +10,12 @@ import torch
 from pocket.weights_file import SHIPPED
 from services.generator.adapters.pocket import PocketWorldModel
 from services.generator.crew import Crew, passes
-from services.generator.processes import Process, Service, service
+from services.generator.processes import Process, Service, free_addresses, service
 from services.generator.scenarios import SCENARIOS, path
 from services.generator.served import served_walk
 from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, run_walk
 from worldkv.client import WalkClient
+from worldkv.client.walk_events import Drawn, Notice, NoticeKind
 from worldkv.errors import InvalidInput, Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -65,6 +66,28 @@ async def test_what_a_service_does_not_have_is_refused(whole, model):
             await served_walk(client, model, SCENARIOS["pan90"](0), PAPER)
         with pytest.raises(InvalidInput, match="rooms that no seed gives"):
             await served_walk(client, model, SCENARIOS["open"](0), DEFAULT)
+
+
+async def test_every_chunk_comes_once_though_the_gateway_is_killed(whole):
+    (address,) = free_addresses(1)
+    settings = {"GENERATORS": ",".join(whole.generators), "WEB__ADDRESS": "", "SERVICE__ADDRESS": address}
+    first = Process("gateway", settings)
+    await asyncio.to_thread(first.address)
+    drawn = list[Drawn]()
+    async with WalkClient(address) as client, client.open("rooms:7", lockstep=True) as walk:
+        events = walk.events()
+        path = walk.path("R135", ahead=3)
+        drawn.append(await anext(path))
+        first.running.kill()
+        with first, Process("gateway", settings):
+            drawn += [chunk async for chunk in path]
+            assert [chunk.key.index for chunk in drawn] == [*range(5)]
+            assert walk.walker.yaw == pytest.approx(walk.opened.walker.yaw + 135)
+            assert (await walk.close()).end == 5
+    told = [event async for event in events]
+    assert [event.key for event in told if isinstance(event, Drawn)] == [chunk.key for chunk in drawn]
+    kinds = [event.kind for event in told if isinstance(event, Notice)]
+    assert kinds == [NoticeKind.DISCONNECTED, NoticeKind.RECONNECTED]
 
 
 def test_a_process_that_ends_by_itself_says_why():
