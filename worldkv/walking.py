@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn
 
 from worldkv.actions import parse_path
 from worldkv.admin_rows import Row
@@ -108,11 +108,10 @@ class Bars:
 
     def __init__(self, shown: bool) -> None:
         columns = (
-            TextColumn("{task.description:<16}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total} chunks"),
+            TextColumn("{task.description:<12.12}"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[said]}"),
-            TimeElapsedColumn(),
         )
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
 
@@ -128,8 +127,8 @@ class Bars:
         task = self._progress.add_task(tally.world, total=chunks, said="")
 
         def changed() -> None:
-            kept = f"kept up to {tally.remembered.end} at {tally.level}" if tally.level else "nothing kept yet"
-            said = f"{tally.fps or 0:5.1f} FPS  {tally.counts.recalled} recalled  {tally.late} late  {kept}"
+            kept = f"kept up to {tally.remembered.end} at {tally.level}" if tally.level else "nothing kept"
+            said = f"{tally.fps or 0:4.1f} FPS, {tally.counts.recalled} recalled, {tally.late} late, {kept}"
             self._progress.update(task, completed=tally.chunks, said=said)
 
         return changed
