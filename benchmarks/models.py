@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from benchmarks.registry import Case, bench
 from benchmarks.wan_diffusers import flow_of_diffusers
-from benchmarks.wan_small import GRID, ClipWalk, random_adapter, random_model, small
+from benchmarks.wan_small import GRID, random_adapter, random_model, small
+from benchmarks.wan_walks import ClipWalk, errors, recorded_adapter, session_of, walk, walk_as_clip
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.model import WanModel
 from services.generator.adapters.wan.rotation import Rotation
@@ -32,7 +34,7 @@ PARAMETERS = {
 }
 """What the published models have; nothing is published of LingBot's act variant."""
 SEEDS = range(3)
-CHUNKS = 5
+CHUNKS, EXACT_CHUNKS = 5, 12
 STARTS = (0, 37, 5000)
 """Latent frames at which a chunk begins; the published tables of phases end at 1024."""
 
@@ -99,7 +101,7 @@ def against_clip_of(adapter: WanWorldModel, other: WanWorldModel) -> float:
     """The flow of clean chunks behind each other, the last one noisy: by one, and by the masked pass of the other."""
     variant, frames = adapter.variant, adapter.spec.frames
     window, state = Window(adapter.spec, [frames * adapter.spec.frame_tokens] * (CHUNKS - 1)), adapter.start()
-    latents, poses = torch.randn(CHUNKS * frames, *adapter.spec.latent), walk(adapter)
+    latents, poses = torch.randn(CHUNKS * frames, *adapter.spec.latent), _poses(adapter)
     entries: list[Entry] = []
     flows = []
     for i in range(CHUNKS):
@@ -115,11 +117,22 @@ def against_clip_of(adapter: WanWorldModel, other: WanWorldModel) -> float:
     return _relative(torch.cat(flows), wanted)
 
 
-def walk(adapter: WanWorldModel) -> Matrix:
-    """Poses of a clip that walks, turns and looks up: [frames, 4, 4]."""
+def _poses(adapter: WanWorldModel) -> Matrix:
+    """Of a clip that walks, turns and looks up: [frames, 4, 4]."""
     action = Action(forward=0.8 * adapter.variant.step, turn=5.0, look=2.0)
     walked = follow(Walker(0.0, 0.0), [action] * (CHUNKS * adapter.spec.frames))
     return np.stack([walker.pose for walker in walked[1:]])
+
+
+@bench("exact.wan", bar="<= 1e-4", about="recalling everything uncoded against a walk that evicts nothing, relative")
+def exact() -> Iterator[Case]:
+    for variant in VARIANTS.values():
+        adapter = recorded_adapter(variant)
+        drawn = asyncio.run(walk(session_of(adapter, recalled=EXACT_CHUNKS), range(EXACT_CHUNKS)))
+        forgetful = asyncio.run(walk(session_of(adapter, "window", recalled=1), range(EXACT_CHUNKS)))
+        wanted = walk_as_clip(adapter, EXACT_CHUNKS)
+        runs = errors(drawn, wanted)
+        yield Case(variant.name, max(runs), "relative error", max(errors(forgetful, wanted)), runs)
 
 
 def _relative(got: Tensor, wanted: Tensor) -> float:

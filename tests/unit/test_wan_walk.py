@@ -4,103 +4,53 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.wan_small import GRID, ClipWalk, random_adapter
+from benchmarks.wan_small import GRID
+from benchmarks.wan_walks import START, errors, recorded_adapter, session_of, walk, walk_as_clip
 from services.generator.adapters.wan.adapter import WanWorldModel, more_noise
 from services.generator.adapters.wan.state import Lead, WanState
 from services.generator.adapters.wan.told import Prompt
-from services.generator.adapters.wan.vae import LatentsOnly
 from services.generator.adapters.wan.variants import (
     LINGBOT_CAM,
     MATRIX_GTA,
     MATRIX_UNIVERSAL,
     SELF_FORCING,
     VARIANTS,
-    Variant,
 )
-from services.generator.session import Session, SessionConfig
+from services.generator.session import Session
 from services.generator.world_model import Conditioning
-from tests.unit.test_session import memory_of
-from worldkv.actions import Action, Walker, follow
+from worldkv.actions import Action, follow
 from worldkv.errors import InvalidInput
-from worldkv.window import Entry, Window, WindowConfig
+from worldkv.window import Entry, Window
 
 CHUNKS = 7
-START = Walker(1.0, -2.0, 30.0)
 
 
-class Recorder(LatentsOnly):
-    """Also keeps the latents that it is given."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-        self.latents: list[torch.Tensor] = []
-
-    def decode(self, latents, features):
-        self.latents += list(latents)
-        return super().decode(latents, features)
-
-
-def adapter_of(variant: Variant) -> WanWorldModel:
-    return random_adapter(variant, seed=2, vae=Recorder(variant.backbone.out_channels))
-
-
-def action_of(variant: Variant, chunk: int) -> Action:
-    """Something else in every chunk."""
-    return Action(forward=variant.step * (-1) ** chunk, strafe=variant.step * (chunk % 2), turn=9.0 - 4 * chunk)
-
-
-def session_of(adapter: WanWorldModel, mode: str = "worldkv", recalled: int = 10) -> Session:
-    frames = adapter.spec.frames
-    window = WindowConfig(frames, recalled * frames, frames, placement="original")
-    memory = memory_of(adapter, window, "latest") if mode == "worldkv" else None
-    return Session(adapter, SessionConfig(mode=mode, window=window, seed=4), START, memory)
-
-
-async def walk(session: Session, chunks: range) -> list[torch.Tensor]:
-    """Latents of the chunks, as they were decoded."""
-    adapter = session.model
-    assert isinstance(adapter, WanWorldModel)
-    assert isinstance(adapter.vae, Recorder)
-    for chunk in chunks:
-        await session.step(action_of(adapter.variant, chunk))
-    return adapter.vae.latents[-len(chunks) :]
-
-
-def walk_as_clip(adapter: WanWorldModel) -> list[torch.Tensor]:
-    """The same walk without a cache."""
-    clip, frames, session = ClipWalk(adapter), adapter.spec.frames, session_of(adapter, "full")
-    actions = [action_of(adapter.variant, i) for i in range(CHUNKS) for _ in range(frames)]
-    poses = np.stack([walker.pose for walker in follow(START, actions)[1:]])
-    return [clip.draw(poses[: (i + 1) * frames], session.noise(i)) for i in range(CHUNKS)]
-
-
-def error(got: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
-    """Of the worst chunk, relative."""
-    return max(float((a - b).norm() / b.norm()) for a, b in zip(got, wanted, strict=True))
+def max_error(got, wanted) -> float:
+    return max(errors(got, wanted))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 async def test_recalling_everything_uncoded_equals_a_walk_that_evicts_nothing(name):
-    adapter = adapter_of(VARIANTS[name])
-    drawn, wanted = await walk(session_of(adapter), range(CHUNKS)), walk_as_clip(adapter)
-    assert error(drawn, wanted) <= 1e-4
+    adapter = recorded_adapter(VARIANTS[name])
+    drawn, wanted = await walk(session_of(adapter), range(CHUNKS)), walk_as_clip(adapter, CHUNKS)
+    assert max_error(drawn, wanted) <= 1e-4
 
 
 async def test_full_equals_a_walk_that_evicts_nothing():
-    adapter = adapter_of(MATRIX_UNIVERSAL)
-    assert error(await walk(session_of(adapter, "full"), range(CHUNKS)), walk_as_clip(adapter)) <= 1e-4
+    adapter = recorded_adapter(MATRIX_UNIVERSAL)
+    assert max_error(await walk(session_of(adapter, "full"), range(CHUNKS)), walk_as_clip(adapter, CHUNKS)) <= 1e-4
 
 
 async def test_a_window_forgets_what_has_left_it():
-    adapter = adapter_of(MATRIX_UNIVERSAL)
-    drawn, wanted = await walk(session_of(adapter, "window", recalled=1), range(CHUNKS)), walk_as_clip(adapter)
-    assert error(drawn[:3], wanted[:3]) <= 1e-4
-    assert error(drawn, wanted) > 1e-3
+    adapter = recorded_adapter(MATRIX_UNIVERSAL)
+    drawn, wanted = await walk(session_of(adapter, "window", recalled=1), range(CHUNKS)), walk_as_clip(adapter, CHUNKS)
+    assert max_error(drawn[:3], wanted[:3]) <= 1e-4
+    assert max_error(drawn, wanted) > 1e-3
 
 
 @pytest.mark.parametrize("variant", [MATRIX_GTA, LINGBOT_CAM])
 async def test_a_walk_that_was_saved_goes_on_as_it_would_have(variant):
-    adapter = adapter_of(variant)
+    adapter = recorded_adapter(variant)
     session = session_of(adapter, "window", recalled=1)
     await walk(session, range(4))
     saved = session.save()
@@ -112,17 +62,17 @@ async def test_a_walk_that_was_saved_goes_on_as_it_would_have(variant):
 
 @pytest.mark.parametrize("variant", [MATRIX_UNIVERSAL, LINGBOT_CAM])
 async def test_what_the_model_is_told_and_remembers_of_actions_matters(variant):
-    adapter = adapter_of(variant)
+    adapter = recorded_adapter(variant)
     there, elsewhere = session_of(adapter), session_of(adapter)
     await walk(there, range(2))
     await walk(elsewhere, range(2))
     assert isinstance(elsewhere.state, WanState)
     elsewhere.state = adapter.start(elsewhere.state.begin)
-    assert error(await walk(elsewhere, range(2, 3)), await walk(there, range(2, 3))) > 1e-3
+    assert max_error(await walk(elsewhere, range(2, 3)), await walk(there, range(2, 3))) > 1e-3
 
 
 async def test_shown_latents_become_a_chunk_and_the_walk_goes_on():
-    adapter = adapter_of(SELF_FORCING)
+    adapter = recorded_adapter(SELF_FORCING)
     session = session_of(adapter)
     pictures = torch.rand(3, 3, *GRID)
     step = await session.show(pictures, [START] * 3)
@@ -151,7 +101,7 @@ def conditions_at(adapter: WanWorldModel, chunks: int, turn: float) -> tuple[lis
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sessions_drawn_together_are_drawn_as_alone(name):
     """Two sessions that are at different chunks, one of them with an empty slot."""
-    adapter = adapter_of(VARIANTS[name])
+    adapter = recorded_adapter(VARIANTS[name])
     whole = adapter.spec.frames * adapter.spec.frame_tokens
     noise = torch.randn(2, adapter.spec.frames, *adapter.spec.latent)
     sessions = [conditions_at(adapter, 3, 5.0), conditions_at(adapter, 2, -8.0)]
@@ -165,12 +115,12 @@ def test_sessions_drawn_together_are_drawn_as_alone(name):
             window.fill(place, filled, last * adapter.spec.frames, at)
         alone.append(adapter.generate(single.view([0]), [told[last]], noise[row : row + 1])[0])
     together = adapter.generate(both.view([0, 1]), [told[-1] for told, _ in sessions], noise)
-    assert error(list(together), alone) <= 1e-5
+    assert max_error(list(together), alone) <= 1e-5
 
 
 @pytest.mark.parametrize("variant", [LINGBOT_CAM, SELF_FORCING])
 def test_a_chunk_is_made_again_from_what_was_kept_with_it(variant):
-    adapter = adapter_of(variant)
+    adapter = recorded_adapter(variant)
     (_, told), _ = conditions_at(adapter, 2, 5.0)
     window, latents = Window(adapter.spec, ()).view([0]), torch.randn(1, adapter.spec.frames, *adapter.spec.latent)
     (first,), (again,) = (
@@ -182,7 +132,7 @@ def test_a_chunk_is_made_again_from_what_was_kept_with_it(variant):
 
 @pytest.mark.parametrize("variant", [LINGBOT_CAM, MATRIX_GTA])
 def test_a_state_that_nobody_saved_begins_again_from_the_poses_before_it(variant):
-    adapter = adapter_of(variant)
+    adapter = recorded_adapter(variant)
     told, _ = conditions_at(adapter, 4, 5.0)
     before = np.concatenate([each.poses for each in told[:3]])
     assert adapter.start(9, before).conditioning(told[3].poses) == told[3].extra
@@ -223,20 +173,20 @@ def test_bytes_that_are_no_lead_are_refused(data):
 
 @pytest.mark.parametrize("spoil", ["cut", "other model"])
 def test_bytes_that_are_no_state_of_this_model_are_refused(spoil):
-    state = adapter_of(MATRIX_GTA).start()
-    data = state.to_bytes()[:-3] if spoil == "cut" else adapter_of(MATRIX_UNIVERSAL).start().to_bytes()
+    state = recorded_adapter(MATRIX_GTA).start()
+    data = state.to_bytes()[:-3] if spoil == "cut" else recorded_adapter(MATRIX_UNIVERSAL).start().to_bytes()
     with pytest.raises(InvalidInput, match="state"):
         state.from_bytes(data)
 
 
 def test_a_model_that_looks_back_wants_to_know_what_led_to_a_chunk():
-    adapter = adapter_of(LINGBOT_CAM)
+    adapter = recorded_adapter(LINGBOT_CAM)
     with pytest.raises(InvalidInput, match="what led to it"):
         adapter.teller.tell([Conditioning(np.eye(4)[None].repeat(3, 0))])
 
 
 def test_a_prompt_must_fit_the_model():
-    adapter = adapter_of(LINGBOT_CAM)
+    adapter = recorded_adapter(LINGBOT_CAM)
     tokens, given = adapter.prompt.tokens, adapter.prompt.given
     assert given is not None
     for wrong in (Prompt(tokens[1:], given), Prompt(tokens), Prompt(tokens, given[:, 1:]), Prompt(tokens, given[:0])):
@@ -248,11 +198,11 @@ def test_a_prompt_must_fit_the_model():
 
 
 def test_a_spec_says_what_makes_keys_interchangeable():
-    spec = adapter_of(LINGBOT_CAM).spec
+    spec = recorded_adapter(LINGBOT_CAM).spec
     assert (spec.frame_tokens, spec.latent, spec.frames, spec.rope) == (6, (16, *GRID), 3, (6, 4, 4))
     assert (spec.kv_sets, spec.camera_in_keys, spec.dtype) == (1, "none", "float32")
 
 
 async def test_the_same_seed_and_actions_draw_the_same_walk():
-    first, second = [await walk(session_of(adapter_of(LINGBOT_CAM)), range(2)) for _ in range(2)]
+    first, second = [await walk(session_of(recorded_adapter(LINGBOT_CAM)), range(2)) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(first, second))
