@@ -233,6 +233,52 @@ async def test_a_walk_goes_on_when_the_service_is_there_again():
             await walk.close()
 
 
+async def test_a_walk_goes_on_elsewhere_from_what_was_kept():
+    async with service() as (toy, client), client.open() as walk:
+        events = walk.events()
+        before = [each async for each in walk.path([TURN] * FRAMES * 4)]
+        toy.sittings[walk.session].move(2)
+        after = await walk.move(TURN)
+        assert after.key.index == 2, "drawn a second time, for it was not kept the first time"
+        assert after.key.branch != before[2].key.branch
+        assert walk.next == 3
+        told = [await anext(events) for _ in range(15)]
+        assert Notice(NoticeKind.MOVED, 2, "elsewhere") in told
+
+
+@pytest.mark.parametrize("drawn_meanwhile", [0, 1, 2])
+async def test_a_walk_that_moved_while_nobody_was_joined_misses_nothing(drawn_meanwhile):
+    async with service() as (toy, client), client.open() as walk:
+        before = [each async for each in walk.path([TURN] * FRAMES * 4)]
+        events, made = walk.events(), toy.sittings[walk.session]
+        made.out.put_nowait(Unavailable("cut"))
+        async for event in events:
+            if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
+                break
+        made.move(2)
+        for _ in range(drawn_meanwhile):
+            made.draw([TURN] * FRAMES, 0)
+        last = await walk.move(TURN)
+        await walk.close()
+        told = [each.key async for each in events if isinstance(each, Drawn)]
+        assert told == [made.world.lineage.key(2 + i) for i in range(drawn_meanwhile + 1)]
+        assert told[-1] == last.key
+        assert not {each.key for each in before} & {*told}
+
+
+async def test_a_hold_outlives_its_connection():
+    async with service(cuts=[1, 1]) as (toy, client), client.open() as walk:
+        events = walk.events()
+        await walk.hold(Action(turn=90.0))
+        number = await walk.hold(TURN)
+        told = list[object]()
+        while len(indices([each for each in told if isinstance(each, Drawn)])) < 3:
+            told.append(await anext(events))
+        made = toy.sittings[walk.session]
+        assert made.taken[-1:] == [number]
+        assert made.moves[-3:] == [(TURN,) * FRAMES] * 3
+
+
 async def test_who_cannot_be_reached_for_too_long_is_given_up():
     toy, config = ToySessions(), WalkClientConfig(reconnect_seconds=0.2)
     async with serving(toy) as address:

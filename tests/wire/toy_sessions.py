@@ -12,7 +12,7 @@ from worldkv.actions import Action, Walker, parse_path
 from worldkv.catalog import World
 from worldkv.chunk import Lineage
 from worldkv.client.pictures import picture_messages
-from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.service import Host, ServiceConfig, serve
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
@@ -33,7 +33,7 @@ class Sitting:
     before: int = 0
     taken: list[int] = field(default_factory=list)
     moves: list[tuple[Action, ...]] = field(default_factory=list)
-    out: asyncio.Queue[pb.WalkResponse | None] = field(default_factory=asyncio.Queue)
+    out: asyncio.Queue[pb.WalkResponse | WorldKVError] = field(default_factory=asyncio.Queue)
 
     @property
     def next(self) -> int:
@@ -81,6 +81,12 @@ class Sitting:
         if form == "rgb32f":
             return picture_messages(np.full(shape, self.next / 100, np.float32))
         return picture_messages(np.full(shape, self.next, np.uint8), jpeg=95 if form == "jpeg" else None)
+
+    def move(self, at: int) -> None:
+        """Go on elsewhere from chunk `at`: what came after was not kept."""
+        self.world = World(self.world.name, self.world.lineage.fork(at))
+        del self.drawn[at - self.before :]
+        self.say(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=at, text="elsewhere"))
 
     def say(self, **message: object) -> None:
         self.out.put_nowait(pb.WalkResponse(**message))
@@ -143,7 +149,7 @@ class ToySessions(SessionsServicer):
         join = (await anext(aiter(request_iterator))).join
         self.joins.append(join.seen)
         made = self.sitting(join.session)
-        made.out.put_nowait(None)
+        made.out.put_nowait(Conflict("another client has joined"))
         out = made.out = asyncio.Queue()
         made.say(joined=made.response())
         for chunk in made.drawn:
@@ -154,8 +160,8 @@ class ToySessions(SessionsServicer):
         try:
             while limit is None or limit > 0:
                 answer = await out.get()
-                if answer is None:
-                    raise Conflict("another client has joined")
+                if isinstance(answer, WorldKVError):
+                    raise answer
                 yield answer
                 limit = limit and limit - 1
             raise Unavailable("cut")
