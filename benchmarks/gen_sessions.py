@@ -1,0 +1,188 @@
+"""What sessions cost a generator, how fast one begins, how exactly it goes on elsewhere, and that worlds stay apart.
+
+Real processes on this machine: a shard of the store, a replica of the index, and generators with the shipped model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import statistics
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.gen_soak import soak
+from benchmarks.registry import Case, bench
+from services.generator.processes import Process, free_addresses, service
+from worldkv import rpc
+from worldkv.actions import Action, parse_path
+from worldkv.client import WalkClient
+from worldkv.client.walk import Walk
+from worldkv.v1.generator_pb2 import ResumeRequest, SuspendRequest
+from worldkv.v1.generator_pb2_grpc import GeneratorStub
+
+ACTIVE, OPEN = 8, 64
+"""Sessions that walk, and sessions that are open in all."""
+WARM = 6
+"""Chunks that an active session has drawn before anything is measured."""
+READINGS = 7
+"""Of memory; the median counts."""
+SCENES = (7, 8, 9)
+OPENINGS = 12
+SOAKS = (1, 2)
+ROUNDS = 45
+TURN = Action(turn=9.0)
+
+
+class Generators(NamedTuple):
+    """Generators over one tier: where they serve, and where their pages of metrics are."""
+
+    addresses: list[str]
+    pages: list[str]
+
+
+@contextmanager
+def generators(count: int, **settings: str) -> Iterator[Generators]:
+    """So many generators over a shard and a replica of their own."""
+    with ExitStack() as stack:
+        tier = stack.enter_context(service({}, shards=1, generators=0, gateways=0))
+        pages = free_addresses(count)
+        made = [
+            stack.enter_context(
+                Process(
+                    "generator",
+                    {
+                        "STORE__SHARDS": tier.shards[0],
+                        "INDEX__REPLICAS": tier.replica,
+                        "SERVICE__METRICS": page,
+                        **settings,
+                    },
+                )
+            )
+            for page in pages
+        ]
+        yield Generators([each.address() for each in made], pages)
+
+
+@bench("gen.idle", bar="<= 1", about="memory of a generator per suspended session, 64 open and 8 active, MB")
+def idle() -> Iterator[Case]:
+    settings = {"LIVE__IDLE_SECONDS": "600", "ENGINE__ROUND_SECONDS": "0"}
+    with generators(1, **settings) as made:
+        runs, awake = asyncio.run(_idle(made))
+    yield Case(f"{OPEN} open, {ACTIVE} active", statistics.median(runs), "MB", awake, runs)
+
+
+async def _idle(made: Generators) -> tuple[list[float], float]:
+    """Growth of memory per suspended session by several readings, and per active session; MB."""
+    (address,), (page,) = made.addresses, made.pages
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(WalkClient(address))
+        stub = GeneratorStub(await stack.enter_async_context(rpc.channel(address)))
+
+        async def opened(chunks: int) -> Walk:
+            walk = await stack.enter_async_context(client.open(scene="rooms:7"))
+            for _ in range(chunks):
+                await walk.move(TURN)
+            return walk
+
+        async def suspended() -> None:
+            walk = await opened(2)
+            await walk.leave()
+            await stub.Suspend(SuspendRequest(session=walk.session))
+
+        await suspended()  # what only the first one takes
+        none = await _resident(page)
+        active = [await opened(WARM) for _ in range(ACTIVE)]
+        before = await _resident(page)
+        for n in range(OPEN - ACTIVE):
+            await asyncio.gather(suspended(), active[n % ACTIVE].move(TURN))
+        runs = []
+        for _ in range(READINGS):
+            await asyncio.gather(*(each.move(TURN) for each in active))
+            runs.append((await _resident(page) - before) / (OPEN - ACTIVE))
+        return runs, (before - none) / ACTIVE
+
+
+async def _resident(page: str) -> float:
+    """Resident memory of the process with this page of metrics, MB."""
+    text = await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://{page}/metrics", timeout=30).read().decode())
+    (found,) = re.findall(r"^process_resident_memory_bytes (\S+)", text, re.MULTILINE)
+    return float(found) / 1e6
+
+
+@bench(
+    "gen.resume.suspend",
+    bar="<= 1e-5",
+    about="suspended and resumed on another generator against an uninterrupted walk, largest difference of pictures",
+)
+def resume_suspend() -> Iterator[Case]:
+    settings = {"ENGINE__BATCH": "1", "ENGINE__ROWS": "1", "THREADS": "1"}
+    with generators(2, **settings) as made:
+        for seed in SCENES:
+            value, baseline = asyncio.run(_resumed(made, seed))
+            yield Case(f"rooms:{seed}, 12 chunks, then 9 elsewhere", value, "of 0..1", baseline)
+
+
+async def _resumed(made: Generators, seed: int) -> tuple[float, float]:
+    """Largest difference of the walk that moved, and of one that did not, to an uninterrupted one."""
+    path = [*parse_path("R270_L270")]
+    chunks = [path[n : n + 3] for n in range(0, 63, 3)]
+    async with AsyncExitStack() as stack:
+        here, there = [await stack.enter_async_context(WalkClient(address)) for address in made.addresses]
+        stubs = [GeneratorStub(await stack.enter_async_context(rpc.channel(each))) for each in made.addresses]
+
+        async def uninterrupted(client: WalkClient) -> NDArray[np.float32]:
+            async with client.open(f"rooms:{seed}", seed=seed, lockstep=True, pictures="rgb32f") as walk:
+                return np.concatenate([(await walk.move(each)).pictures for each in chunks])
+
+        whole, again = await uninterrupted(here), await uninterrupted(there)
+        walk = await stack.enter_async_context(here.open(f"rooms:{seed}", seed=seed, lockstep=True, pictures="rgb32f"))
+        drawn = [(await walk.move(each)).pictures for each in chunks[:12]]
+        await walk.leave()
+        await stubs[0].Suspend(SuspendRequest(session=walk.session))
+        await stubs[1].Resume(ResumeRequest(session=walk.session))
+        async with there.join(walk.session) as further:
+            drawn += [(await further.move(each)).pictures for each in chunks[12:]]
+            await further.close()
+    moved = np.concatenate(drawn)
+    return float(np.abs(moved - whole).max()), float(np.abs(again - whole).max())
+
+
+@bench("gen.first_frame", bar="<= 1", about="from opening a session to its first pictures, warm service, worst")
+def first_frame() -> Iterator[Case]:
+    with generators(1) as made:
+        seconds, steps = asyncio.run(_first_frames(made.addresses[0]))
+    yield Case(f"worst of {OPENINGS}, one after the other", max(seconds), "s", statistics.median(steps), seconds)
+
+
+async def _first_frames(address: str) -> tuple[list[float], list[float]]:
+    """Seconds from each opening to its first pictures, and from a later move to its pictures."""
+    seconds, steps = [], []
+    async with WalkClient(address) as client:
+        for n in range(-1, OPENINGS):
+            began = time.perf_counter()
+            async with client.open(f"rooms:{n + 1}") as walk:
+                await walk.move(TURN)
+                first = time.perf_counter() - began
+                began = time.perf_counter()
+                await walk.move(TURN)
+                if n >= 0:
+                    seconds.append(first)
+                    steps.append(time.perf_counter() - began)
+    return seconds, steps
+
+
+@bench("gen.isolation", bar="== 0", about="chunks recalled from outside a session's lineage or tenant, seeded soak")
+def isolation() -> Iterator[Case]:
+    settings = {"MEMORY__SELECTOR": "pose", "ENGINE__ROUND_SECONDS": "0", "LIVE__IDLE_SECONDS": "1"}
+    with generators(1, **settings) as made:
+        for seed in SOAKS:
+            seen = asyncio.run(soak(made.addresses[0], seed, ROUNDS))
+            case = f"seed {seed}: two tenants, {seen.chunks} chunks, forks, rewinds, suspensions"
+            yield Case(case, len(seen.strays), "strays", seen.recalled)
