@@ -182,7 +182,8 @@ class Watched:
         if code:
             said = self.run_dir.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             words = next((line.removeprefix("worldkv: ") for line in said if line.startswith("worldkv: ")), "")
-            raise Unavailable(words or f"it ended with {code}, see {self.run_dir.log}")
+            last = said[-1] if said else f"it ended with {code}"
+            raise Unavailable(words or f"{last} (all of it is in {self.run_dir.log})")
 
 
 async def _bring_up(watched: Watched, detach: bool) -> None:

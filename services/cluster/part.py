@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from services.cluster.kinds import Place, figures, placed, reachable
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
 from worldkv.errors import Unavailable
-from worldkv.service import Servicers, Serving, configure_logs, serve
+from worldkv.service import Servicers, Serving, serve
 
 BEAT_SECONDS = 0.5
 """Between signs of life of what serves."""
@@ -53,7 +53,6 @@ class PartProcess:
         """
         self.publish(roster)
         own = placed(self.kind, settings, self._place, node)
-        configure_logs(self._place.name, own.service)
         begun: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
         self._running = asyncio.create_task(self._run(own, begun))
         both: list[asyncio.Future[Any]] = [self._running, begun]

@@ -20,6 +20,7 @@ from services.cluster.kinds import Place, place_of, servicers
 from services.cluster.part import PartProcess, log_to
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
+from worldkv.service import configure_logs
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +44,10 @@ class ServiceActor:
 
     @ray.method(concurrency_group="serve")
     async def start(self, settings: bytes, roster: Roster) -> Where:
+        kept = pickle.loads(settings)
+        configure_logs(self._place.name, kept.service)
         part = PartProcess(self._place, servicers(parsed(self._place.name)[0]))
-        where = await part.start(pickle.loads(settings), roster, node_address())
+        where = await part.start(kept, roster, node_address())
         self._part = part
         return where
 

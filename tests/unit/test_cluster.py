@@ -166,20 +166,24 @@ def test_the_run_directory_is_never_in_the_home_directory():
 def test_what_is_up_is_read_as_it_was_written_and_gone_when_it_has_ended(tmp_path):
     run_dir = RunDir(tmp_path / "run")
     assert run_dir.read() is None
-    assert not run_dir.locked
+    assert not locked(run_dir)
     run_dir.make()
     run_dir.write(UP)
     Roster(1).write(run_dir.path)
     assert run_dir.read() == UP
     lock = run_dir.lock()
-    assert run_dir.locked
+    assert locked(run_dir)
     with pytest.raises(AlreadyExists, match="up already"):
         run_dir.lock()
     os.close(lock)
-    assert not run_dir.locked
+    assert not locked(run_dir)
     run_dir.clean(UP)
     assert run_dir.read() is None
     assert sorted(os.listdir(run_dir.path)) == ["lock", "logs"]
+
+
+def locked(run_dir: RunDir) -> bool:
+    return run_dir.locked
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"fleet": "a"}'])

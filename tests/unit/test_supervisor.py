@@ -291,10 +291,11 @@ EVENTS = st.lists(
 @settings(max_examples=25)
 @given(EVENTS)
 async def test_whatever_dies_or_freezes_in_the_end_all_that_is_wanted_is_there(events):
-    units, wanted, seen = FakeUnits(), dict(SMALL), []
+    units, wanted = FakeUnits(), dict(SMALL)
+    seen: list[Roster] = []
     made = Supervisor(units, QUICK, wanted, listener=seen.append)
     made.begin()
-    scaling: list[asyncio.Task] = []
+    scaling: list[asyncio.Task[None]] = []
     try:
         for what, kind, number in events:
             name = name_of(kind, number)
@@ -336,10 +337,10 @@ async def test_whatever_dies_or_freezes_in_the_end_all_that_is_wanted_is_there(e
         numbers = [roster.number for roster in seen]
         assert numbers == sorted(set(numbers))
     finally:
-        for each in scaling:
-            each.cancel()
+        for task in scaling:
+            task.cancel()
         await asyncio.gather(*scaling, return_exceptions=True)
         await made.leave()
-    for told in units.published.values():
-        numbers = [roster.number for roster in told]
+    for rosters in units.published.values():
+        numbers = [roster.number for roster in rosters]
         assert numbers == sorted(numbers)
