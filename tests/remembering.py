@@ -142,21 +142,28 @@ class Layers(Held):
                     yield key, made
 
 
-def memory_of(store: RamStore | None = None, **config: Any) -> Memory:
+class Toy(Memory):
+    """A memory over such a store and such a finder."""
+
+    store: Any
+    finder: Any
+
+
+def memory_of(store: RamStore | None = None, **config: Any) -> Toy:
     """A memory of two recalled chunks; what it wants is what `memory.finder.names` says."""
     lineage = Lineage.begin()
     settings = MemoryConfig(**{"coding": RAW, "retry_seconds": RETRY, **config})
-    return Memory(SPEC, WindowConfig(), settings, store or Held(), Named(lineage), lineage)
+    return Toy(SPEC, WindowConfig(), settings, store or Held(), Named(lineage), lineage)
 
 
-async def remember(memory: Memory, *indices: int) -> None:
+async def remember(memory: Toy, *indices: int) -> None:
     """Remember chunks as if they had been drawn long ago: nothing of them is at hand."""
     for index in indices:
         await memory.remember(part_of(memory.lineage, index), kv_of(index))
     memory._hot.clear()
 
 
-async def recall(memory: Memory, *names: int, spares: Sequence[int] = ()) -> list[Recalled]:
+async def recall(memory: Toy, *names: int, spares: Sequence[int] = ()) -> list[Recalled]:
     memory.finder.names, memory.finder.spares = list(names), list(spares)
     return await memory.recall(query(), (), again)
 

@@ -5,10 +5,11 @@ import asyncio
 import numpy as np
 import pytest
 
-from tests.remembering import SPEC, Held, Named, down, memory_of, numbers, query, recall, remember, tasks, until
+from tests.remembering import SPEC, Held, Named, Toy, down, memory_of, numbers, query, recall, remember, tasks, until
 from worldkv.actions import Action
 from worldkv.errors import DeadlineExceeded, SpecMismatch, WorldKVError
-from worldkv.memory import Memory, Recalled
+from worldkv.index import Hit
+from worldkv.memory import Recalled
 from worldkv.pose import camera
 from worldkv.store import PartKey
 
@@ -16,7 +17,7 @@ CHUNK = SPEC.raw_bytes
 TURN = Action(turn=9.0)
 
 
-async def walking(**config: object) -> Memory:
+async def walking(**config: object) -> Toy:
     """A memory of 12 chunks that fetches ahead, and has been asked once: it knows the lens."""
     memory = memory_of(**{"prefetch": True, **config})
     await remember(memory, *range(12))
@@ -24,7 +25,7 @@ async def walking(**config: object) -> Memory:
     return memory
 
 
-async def ahead(memory: Memory, step: int, *names: int, recalled: tuple[Recalled, ...] = ()) -> None:
+async def ahead(memory: Toy, step: int, *names: int, recalled: tuple[Recalled, ...] = ()) -> None:
     """Chunk 12 + `step` is drawn, turning; the index names these chunks for what comes next."""
     memory.finder.names = list(names)
     poses = np.stack([camera(0, 0, 0, 27 * step + 9 * i) for i in range(3)])
@@ -140,7 +141,7 @@ async def test_what_is_gone_is_not_fetched_again_and_what_failed_is() -> None:
 @pytest.mark.parametrize("error", [down(), DeadlineExceeded("slow"), SpecMismatch("another")])
 async def test_an_index_that_does_not_answer_only_ends_the_looking_ahead(error: WorldKVError) -> None:
     class Silent(Named):
-        async def nearest(self, *_: object) -> list:
+        async def nearest(self, *_: object) -> list[Hit]:
             raise error
 
     memory = await walking()

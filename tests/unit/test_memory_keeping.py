@@ -9,6 +9,7 @@ from tests.remembering import (
     RAW,
     SPEC,
     Held,
+    Toy,
     down,
     kv_of,
     memory_of,
@@ -30,12 +31,12 @@ CHUNK = SPEC.raw_bytes
 ROOM = 100 * CHUNK
 
 
-def behind(store: Held | None = None, **config: object) -> Memory:
+def behind(store: Held | None = None, **config: object) -> Toy:
     """A memory that puts everything behind the caller's back."""
     return memory_of(store, **{"keep_seconds": 0.0, "queue_bytes": ROOM, **config})
 
 
-def listening(memory: Memory) -> list[Kept]:
+def listening(memory: Toy) -> list[Kept]:
     """What was kept each time that the memory had news."""
     heard: list[Kept] = []
     memory.listener = lambda: heard.append(memory.kept)
