@@ -84,8 +84,7 @@ class _Sessions(SessionsServicer):
     async def Fork(self, request: pb.ForkRequest, context: rpc.Context) -> pb.ForkResponse:
         walking = self._live.find(rpc.tenant(context), request.session)
         at = _number("at", request.at) if request.HasField("at") else None
-        async with walking.lock:
-            world = await walking.resident.fork(request.world, at)
+        world = await walking.resident.fork(request.world, at)
         return pb.ForkResponse(world=wire.world_message(world))
 
     async def Rewind(self, request: pb.RewindRequest, context: rpc.Context) -> pb.RewindResponse:
@@ -137,11 +136,11 @@ class _Generator(GeneratorServicer):
         self, request: generator_pb.GeneratorStatsRequest, context: rpc.Context
     ) -> generator_pb.GeneratorStatsResponse:
         maker = self._live.maker
-        awake = [walking for walking in self._live if walking.resident.session is not None]
+        here = [each for each in self._live if each.resident.session is not None or each.outbox is not None]
         return generator_pb.GeneratorStatsResponse(
             generator=self._generator.name,
             model=maker.model.spec.model,
-            sessions=map(_resident, awake),
+            sessions=map(_resident, here),
             room=self._live.room,
             step_seconds=maker.engine.step_seconds,
             batch=maker.engine.config.batch,

@@ -12,7 +12,16 @@ from services.generator.live.table import YIELD_SECONDS
 from tests.wire.generator import CONFIG, TURN, Caller, generating, inside, pictures
 from tests.wire.shard import until
 from worldkv.catalog import Snapshot
-from worldkv.errors import AlreadyExists, ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
+from worldkv.errors import (
+    AlreadyExists,
+    ChunkCorrupt,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    OverBudget,
+    SpecMismatch,
+    Unavailable,
+)
 from worldkv.format import Frame, join
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import walker_of
@@ -60,7 +69,7 @@ async def test_a_session_that_was_suspended_here_walks_on_when_it_is_told_to():
             assert live.maker.engine.resident_bytes == 0
             (listed,) = (await caller.call("List")).sessions
             assert (listed.suspended, listed.joined, listed.next, listed.kept) == (True, True, 3, 3)
-            assert not (await caller.call("GeneratorStats")).sessions
+            assert [each.joined for each in (await caller.call("GeneratorStats")).sessions] == [True]
             assert before + pictures(await walk.steps(3)) == whole
         assert caller.figure("suspended_total") >= 1
 
@@ -201,6 +210,45 @@ async def test_a_fork_is_a_second_name_and_disturbs_nobody():
         assert len(await steps(caller, entered.session, 3)) == 9
         assert (await caller.open(world=empty.name)).walker == opened.walker
         assert (await caller.open(world=named.name, at=1)).next == 1
+
+
+async def test_a_world_of_another_model_is_not_entered_and_its_sessions_not_resumed():
+    tiers = inside()
+    async with generating(tiers) as caller, generating(tiers, weights=1) as other:
+        session = (await caller.open(**WALK)).session
+        await steps(caller, session, 2)
+        await caller.call("Suspend", session=session)
+        with pytest.raises(SpecMismatch):
+            await other.open(world="harbour")
+        with pytest.raises(SpecMismatch):
+            await other.call("Resume", session=session)
+        assert (await caller.call("Resume", session=session)).opened.next == 2
+
+
+async def test_a_rewind_of_which_nobody_knows_what_became_is_found_out_about():
+    tiers = inside()
+    async with generating(tiers) as caller:
+        session = (await caller.open(**WALK)).session
+        await steps(caller, session, 4)
+        worlds: Any = tiers("default").worlds
+        read, swap, gone = worlds.read, worlds.swap, list[bool]()
+
+        async def swap_unanswered(*given: Any) -> None:
+            await swap(*given)
+            gone.append(True)
+            raise Unavailable("the answer was lost")
+
+        async def read_unanswered(name: str) -> Any:
+            if gone:
+                raise Unavailable("nobody answers")
+            return await read(name)
+
+        worlds.read, worlds.swap = read_unanswered, swap_unanswered
+        with pytest.raises(Unavailable):
+            await caller.call("Rewind", session=session, at=2)
+        worlds.read, worlds.swap = read, swap
+        async with caller.walk(session, 1 << 40) as walk:
+            assert (await walk.step()).key.index == 2
 
 
 @pytest.mark.parametrize(

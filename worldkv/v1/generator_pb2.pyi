@@ -196,7 +196,7 @@ class GeneratorStatsResponse(_message.Message):
     """Chunks drawn since it started."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidentSession]:
-        """Sessions that hold memory here."""
+        """Sessions that hold memory here, or that a client is joined to here."""
 
     def __init__(
         self,
