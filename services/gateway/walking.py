@@ -123,16 +123,23 @@ class _Walk:
                             yield each
                         joined.set()
                         continue
-                    self._patience = None
-                    self._unanswered.answered(answer)
-                    self._answered.set()
-                    if answer.HasField("drawn"):
-                        self.seen, self._head = answer.drawn.key.index + 1, answer.drawn.key.branch
+                    self._hear(answer)
                     yield answer
             finally:
                 for task in tasks:
                     task.cancel()
                 call.cancel()
+
+    def _hear(self, answer: pb.WalkResponse) -> None:
+        """Take note of what the session says, and make it what the client is told."""
+        self._patience = None
+        if answer.HasField("drawn"):
+            key = answer.drawn.key
+            self.seen = key.index + 1
+            if key.index >= self._unanswered.next:  # not sent again: a session that slept wakes on another branch
+                self._head = key.branch
+        self._unanswered.answered(answer)
+        self._answered.set()
 
     def _joined(self, answer: pb.WalkResponse, generator: Generator) -> Iterator[pb.WalkResponse]:
         """What the client is told when the session is joined, the first time or elsewhere."""
@@ -154,9 +161,8 @@ class _Walk:
                 number = theirs(entry.number) if entry else 0
                 if entry and entry.chunk is None:
                     yield pb.WalkResponse(applied=pb.Applied(number=number, chunk=chunk))
-                drawn = pb.Drawn(key=wire.chunk_message(lineage.key(chunk)), number=number, pictures_dropped=True)
-                if chunk == joined.next - 1:
-                    drawn.walker.CopyFrom(joined.walker)
+                key = wire.chunk_message(lineage.key(chunk))
+                drawn = pb.Drawn(key=key, number=number, walker=joined.walker, pictures_dropped=True)
                 yield pb.WalkResponse(drawn=drawn)
             self.seen = joined.next
 

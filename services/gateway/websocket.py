@@ -51,14 +51,16 @@ class Conversation:
         code, reason = int(WSCloseCode.OK), b""
         sending = asyncio.create_task(self._send())
         try:
-            await _first_of(self._talk(), self._told_to_end(), asyncio.shield(sending))
-        except WorldKVError as error:
-            code, reason = closing(error)
-        finally:
-            self.router.metrics.dropped.inc(self._waiting.dropped)
+            try:
+                await _first_of(self._talk(), self._told_to_end(), asyncio.shield(sending))
+            except WorldKVError as error:
+                code, reason = closing(error)
             await self._waiting.end()
-        await sending
-        await self._socket.close(code=code, message=reason)
+            await sending
+            await self._socket.close(code=code, message=reason)
+        finally:
+            sending.cancel()
+            self.router.metrics.dropped.inc(self._waiting.dropped)
 
     async def _talk(self) -> None:
         """Raises why the conversation ends, if not because the client wants it to end."""
