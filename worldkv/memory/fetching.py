@@ -14,8 +14,8 @@ from worldkv.memory.stats import MemoryStats
 from worldkv.store import Miss
 from worldkv.window import Entry
 
-WANTED, AHEAD = 4, 2
-"""Fetches at a time that steps wait for, and that are made ahead: few, so that the first ones come first."""
+AHEAD = 2
+"""Fetches ahead at a time: few, so that the first ones come first. What a step wants is fetched at once."""
 
 Outcome = Entry | Miss
 Told = Callable[[ChunkKey, Outcome | None], None]
@@ -40,8 +40,8 @@ class _Fetch:
 class Fetches:
     """Brings chunks from a source into a hot set.
 
-    What a step wants goes before what is fetched ahead; a fetch that a step has asked for is not given up, however late
-    it comes: it is at hand for later steps then.
+    What a step wants is fetched at once, what is fetched ahead in turn. A fetch that a step has asked for is not given
+    up, however late it comes: it is at hand for later steps then.
     """
 
     def __init__(self, source: Source, hot: HotSet, stats: MemoryStats) -> None:
@@ -55,12 +55,15 @@ class Fetches:
         """What will come of a chunk, which is asked for unless it is already. Shield it when awaiting."""
         fetch = self._under_way.get(key) or self._add(key)
         fetch.wanted = True
-        self._go_on()
+        self._begin(fetch)
         return fetch.result
 
     def ahead(self, keys: Collection[ChunkKey], told: Told) -> None:
         """Fetch chunks for steps to come, the first ones first; each is told of when it ends, unless it is given up."""
         for key in keys:
+            if (entry := self.hot.get(key)) is not None:  # a step has brought it meanwhile
+                told(key, entry)
+                continue
             fetch = self._under_way.get(key) or self._add(key)
             fetch.result.add_done_callback(partial(_tell, told, key))
         self._go_on()
@@ -92,13 +95,16 @@ class Fetches:
             fetch.task.cancel()
 
     def _go_on(self) -> None:
-        """Begin what may begin."""
-        for wanted, most in ((True, WANTED), (False, AHEAD)):
-            some = [fetch for fetch in self._under_way.values() if fetch.wanted is wanted]
-            room = most - sum(fetch.task is not None for fetch in some)
-            for fetch in [fetch for fetch in some if fetch.task is None][: max(room, 0)]:
-                fetch.task = asyncio.create_task(self.source.fetch(fetch.key), name=f"fetch {fetch.key}")
-                fetch.task.add_done_callback(partial(self._ended, fetch))
+        """Begin what may begin of what is fetched ahead."""
+        ahead = [fetch for fetch in self._under_way.values() if not fetch.wanted]
+        room = AHEAD - sum(fetch.task is not None for fetch in ahead)
+        for fetch in [fetch for fetch in ahead if fetch.task is None][: max(room, 0)]:
+            self._begin(fetch)
+
+    def _begin(self, fetch: _Fetch) -> None:
+        if fetch.task is None:
+            fetch.task = asyncio.create_task(self.source.fetch(fetch.key), name=f"fetch {fetch.key}")
+            fetch.task.add_done_callback(partial(self._ended, fetch))
 
     def _ended(self, fetch: _Fetch, task: asyncio.Task[Fetched | Miss]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
 from worldkv.coding import KV, encode_kv, stored_tokens
-from worldkv.errors import Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
+from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
 from worldkv.finder import Finder
 from worldkv.format import decode_part as read_part
 from worldkv.format import encode_kv as write_kv
@@ -21,7 +21,7 @@ from worldkv.memory.config import MemoryConfig
 from worldkv.memory.fetching import Fetches, Outcome
 from worldkv.memory.hot import HotSet
 from worldkv.memory.keeping import Backoff, Keeper
-from worldkv.memory.queue import KVQueue
+from worldkv.memory.queue import KVQueue, Waiting
 from worldkv.memory.source import Decoder, get, source
 from worldkv.memory.stats import Kept, MemoryStats
 from worldkv.motion import Held
@@ -80,9 +80,10 @@ class Memory:
         before = kept or Kept(lineage.start, Level.ONE)
         self._hot = HotSet(config.hot_bytes)
         self._decoder = Decoder(spec, config.coding)
-        self._fetches = Fetches(source(store, self._decoder, config.layered_bytes), self._hot, self.stats)
         self._keeper = Keeper(store, finder, before, config.most_unkept, backoff, self._changed)
         self._queue = KVQueue(config.queue_bytes, self._code, self._put_behind, backoff, self._dropped)
+        stored = source(store, self._decoder, config.layered_bytes)
+        self._fetches = Fetches(Waiting(self._queue, self._decoder, stored), self._hot, self.stats)
         self._budget = Budget(config.budget_bytes, lineage, spec.view_range, store, finder)
         self._ahead: Ahead | None = None
         self._query: Query | None = None
@@ -224,9 +225,6 @@ class Memory:
         for key in keys:
             if (entry := self._hot.get(key)) is not None:
                 found[key] = entry
-            elif (kv := await self._queue.part(key)) is not None:
-                found[key] = await self._decoder.entry(key, kv)
-                self._hot.keep(key, found[key])
             else:
                 coming[key] = self._fetches.want(key)
         if coming:
@@ -277,7 +275,10 @@ class Memory:
         if frame in (Miss.DELETED, Miss.NEVER_STORED):
             with suppress(Unavailable, DeadlineExceeded):  # it will be named again
                 await self.finder.remove([key])
-        return None if isinstance(frame, Miss) else read_part(frame)
+        try:
+            return None if isinstance(frame, Miss) else read_part(frame)
+        except ChunkCorrupt:
+            return None
 
     async def _keep(self, key: ChunkKey, kv: KV | KVPart) -> None:
         """Code a chunk's KV and put it, or have that done. What the store or the queue does not take is dropped."""

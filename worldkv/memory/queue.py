@@ -11,16 +11,29 @@ from worldkv.chunk import ChunkKey, KVPart
 from worldkv.coding import KV
 from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
 from worldkv.memory.keeping import Backoff
+from worldkv.memory.source import Decoder, Fetched, Source
+from worldkv.store import Miss
 
 Code = Callable[[ChunkKey, KV], Awaitable[KVPart]]
 Put = Callable[[ChunkKey, KVPart], Awaitable[None]]
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _Held:
     nbytes: int
     coded: asyncio.Task[KVPart]
     kept: asyncio.Task[None] | None = None
+
+
+class Waiting:
+    """Chunks that wait to be kept, as the store will give them; all others from another source."""
+
+    def __init__(self, queue: KVQueue, decoder: Decoder, others: Source) -> None:
+        self.queue, self.decoder, self.others = queue, decoder, others
+
+    async def fetch(self, key: ChunkKey) -> Fetched | Miss:
+        kv = await self.queue.part(key)
+        return await self.others.fetch(key) if kv is None else Fetched(await self.decoder.entry(key, kv), 0)
 
 
 class KVQueue:
@@ -36,7 +49,7 @@ class KVQueue:
     ) -> None:
         self.room_bytes, self.used_bytes = room_bytes, 0
         self.code, self.put, self.backoff, self.dropped = code, put, backoff, dropped
-        self._waiting: dict[ChunkKey, _Waiting] = {}
+        self._waiting: dict[ChunkKey, _Held] = {}
         self._coding, self._putting = asyncio.Lock(), asyncio.Lock()
 
     def __contains__(self, key: ChunkKey) -> bool:
@@ -52,7 +65,7 @@ class KVQueue:
         if self.used_bytes + kv.nbytes > self.room_bytes:
             return False
         self.used_bytes += kv.nbytes
-        waiting = _Waiting(kv.nbytes, asyncio.create_task(self._code(key, kv), name=f"code {key}"))
+        waiting = _Held(kv.nbytes, asyncio.create_task(self._code(key, kv), name=f"code {key}"))
         self._waiting[key] = waiting
         waiting.kept = asyncio.create_task(self._keep(key, waiting), name=f"keep KV of {key}")
         return True
@@ -85,7 +98,7 @@ class KVQueue:
         async with self._coding:
             return await self.code(key, kv)
 
-    async def _keep(self, key: ChunkKey, waiting: _Waiting) -> None:
+    async def _keep(self, key: ChunkKey, waiting: _Held) -> None:
         try:
             kv = await waiting.coded
             self.used_bytes += kv.nbytes - waiting.nbytes
