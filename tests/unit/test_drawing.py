@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from services.generator.adapters.pocket import PocketWorldModel
 from services.generator.drawing import Draft, Drawn, draw
-from services.generator.session import Session
+from services.generator.session import Session, SessionConfig
 from tests.toys import TOY
-from tests.unit.test_session import START, session_of
+from tests.unit.test_session import START, memory_of, session_of
 from worldkv.actions import Action
 from worldkv.errors import InvalidInput
-from worldkv.window import Window
+from worldkv.window import Window, WindowConfig
 
 APART = 1e-4
 """How far pictures of 0..1 may be apart where a batch is summed in another order than a chunk by itself."""
@@ -77,3 +78,17 @@ async def test_one_bad_picture_is_told_by_the_latents_it_gives() -> None:
     draft = await session.begin_shown(torch.full((3, 3, TOY.height, TOY.width), float("nan")), [START] * 3)
     with pytest.raises(InvalidInput, match="finite"):
         draw(session.model, Window(session.model.spec, draft.shape.sizes), [0], [draft])
+
+
+@pytest.mark.slow
+async def test_the_shipped_model_draws_in_a_batch_what_it_draws_alone() -> None:
+    model = PocketWorldModel.load()
+    sessions = [Session(model, SessionConfig(seed=i), START, memory_of(model, WindowConfig())) for i in range(3)]
+    for age, session in enumerate(sessions):
+        for _ in range(2 * age):
+            await session.step(Action(turn=5.0 + age))
+    drafts = await drafts_of(sessions)
+    together = draw(model, Window(model.spec, drafts[0].shape.sizes, 3), range(3), drafts)
+    for draft, drawn in zip(drafts, together, strict=True):
+        (alone,) = draw(model, Window(model.spec, draft.shape.sizes), [0], [draft])
+        assert_close(drawn, alone)
