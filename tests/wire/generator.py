@@ -134,15 +134,15 @@ def inside() -> Inside:
 
 @asynccontextmanager
 async def generating(
-    tiers: Tiers | None = None, config: GeneratorConfig = CONFIG, **live: Any
+    tiers: Tiers | None = None, config: GeneratorConfig = CONFIG, weights: int = 0, **live: Any
 ) -> AsyncIterator[Caller]:
-    """A generator over these tiers, or tiers of its own; `live`: fields of its `LiveConfig`."""
+    """A generator over these tiers, or tiers of its own; `weights`: which; `live`: fields of its `LiveConfig`."""
     config = replace(config, live=replace(config.live, **live))
     made: list[Generator] = []
 
     @asynccontextmanager
     async def servicers(host: Host) -> AsyncIterator[Sequence[str]]:
-        async with assembled(config, toy_model(), host, tiers or inside()) as generator:
+        async with assembled(config, toy_model(weights), host, tiers or inside()) as generator:
             made.append(generator)
             yield add(generator, host.server)
 

@@ -66,7 +66,7 @@ async def test_a_session_that_was_suspended_here_walks_on_when_it_is_told_to():
         async with caller.walk(session) as walk:
             before = pictures(await walk.steps(3))
             await until(lambda: live.find("default", session).resident.session is None)
-            assert live.maker.engine.resident_bytes == 0
+            await until(lambda: live.maker.engine.resident_bytes == 0)
             (listed,) = (await caller.call("List")).sessions
             assert (listed.suspended, listed.joined, listed.next, listed.kept) == (True, True, 3, 3)
             assert [each.joined for each in (await caller.call("GeneratorStats")).sessions] == [True]

@@ -77,29 +77,27 @@ class Resident:
 
     async def begin(self) -> None:
         """Begin a new world. Raises AlreadyExists, and OverBudget if there is no room."""
-        await self._admit(self.id, self.maker.walking(self.record))
         try:
+            await self._admit(self.id, self.maker.walking(self.record))
             branch, tier = new_branch(), self._tier
             self.record = replace(self.record, heads=(branch,))
             await self._save(self.record)
             await self._save_scene(branch)
             spec = self.maker.model.spec.digest
             await self._stand(await worlds.begin(tier.worlds, self.record.world, spec, branch), None)
-        except WorldKVError:
+        finally:
             await self._undo()
-            raise
 
     async def enter(self, at: int | None) -> None:
         """Walk on in a world that is there, before chunk `at`; None: after its last.
 
         Raises what `worlds.fork` does, and OverBudget if there is no room.
         """
-        await self._admit(self.id, self.maker.walking(self.record))
         try:
+            await self._admit(self.id, self.maker.walking(self.record))
             await self._stand(await self._fork(at, self.record), None)
-        except WorldKVError:
+        finally:
             await self._undo()
-            raise
 
     async def wake(self) -> None:
         """Hold memory again, after the last chunk that is kept; nothing if it is awake.
@@ -151,12 +149,12 @@ class Resident:
         known = {each.index: each for each in before.held if each.index < at} if before else {}
         walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)
         record = replace(self.record, tour="", next=at, walker=walker)
+        await self._release()  # if it is not known what became of the world, the session finds out when it wakes
         stored = await self._fork(at if remembers else 0, record)
         if before is None:
             self._note(stored)
-            return
-        await self._release()
-        await self._stand(stored, before if at == before.next else None, known)
+        else:
+            await self._stand(stored, before if at == before.next else None, known)
 
     async def fork(self, name: str, at: int | None) -> World:
         """A second name for the world before chunk `at`, None: after the last that is kept.
@@ -284,10 +282,11 @@ class Resident:
         self.session = None
 
     async def _undo(self) -> None:
-        """A session that could not be opened leaves nothing behind, if that can be had."""
-        await self.let_go()
-        with suppress(WorldKVError):
-            await self._tier.snapshots.delete(self.id)
+        """A session that could not be opened leaves nothing behind, if that can be had; one that was is left alone."""
+        if self.session is None:
+            await self.let_go()
+            with suppress(WorldKVError):
+                await self._tier.snapshots.delete(self.id)
 
 
 def _nobody() -> None:

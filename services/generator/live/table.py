@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from time import monotonic
+from weakref import WeakValueDictionary
 
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
@@ -56,7 +57,7 @@ class Live:
     def __init__(self, maker: Maker, metrics: Metrics) -> None:
         self.maker, self.metrics, self.config = maker, metrics, maker.config.live
         self._sessions: dict[str, Walking] = {}
-        self._resuming: dict[str, asyncio.Lock] = {}
+        self._resuming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._ending: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -107,7 +108,8 @@ class Live:
         self._require_open()
         if session.startswith(HIDDEN):
             raise NotFound(f"no session {session[:80]!r}")
-        async with self._resuming.setdefault(session, asyncio.Lock()):
+        lock = self._resuming.setdefault(session, asyncio.Lock())
+        async with lock:
             try:
                 walking = self.find(tenant, session)
             except NotFound:
@@ -116,10 +118,11 @@ class Live:
                 await resident.wake()
                 self.metrics.woken()
                 return self._walks(resident), False
+            if walking.resident.session is not None:
+                return walking, True
             async with walking.lock:
-                lived = walking.resident.session is not None
                 await walking.awake()
-                return walking, lived
+            return walking, False
 
     async def suspend(self, walking: Walking) -> None:
         """Let go of a session's memory; whoever is joined is told to resume it."""

@@ -132,6 +132,11 @@ class Walking:
         return self.resident.next < len(self._tour)
 
     @property
+    def _holds(self) -> bool:
+        """Whether it walks by itself: something is held, and somebody is there who takes what is drawn."""
+        return self._held is not None and self.outbox is not None and not self.outbox.full
+
+    @property
     def _session(self) -> Session:
         assert self.resident.session is not None, "a session is awake when it draws"
         return self.resident.session
@@ -157,9 +162,8 @@ class Walking:
         now = monotonic()
         if len(self._inbox) or (self._touring and self.outbox):
             return 0.0
-        if self._held is not None and self.outbox:
-            ahead = self._played_until - self.resident.maker.playing_seconds
-            return None if self.outbox.full else max(0.0, ahead - now)
+        if self._holds:
+            return max(0.0, self._played_until - self.resident.maker.playing_seconds - now)
         if self.resident.session is not None:
             return max(0.0, self.active + self.config.idle_seconds - now)
         return None
@@ -204,8 +208,8 @@ class Walking:
                 else:
                     self._held = None
                     await self._draw(told, by_client=True)
-            elif self._held is not None and self._held.action is not None and self.outbox:
-                await self._draw(Moving((self._held.action,)), by_client=False)
+            elif self._holds and (action := self._held and self._held.action) is not None:
+                await self._draw(Moving((action,)), by_client=False)
             else:
                 await self._fall_asleep()
         except WorldKVError as error:
