@@ -36,7 +36,9 @@ class _MemoryModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemoryMode
     """Every chunk."""
 
 class MemoryMode(_MemoryMode, metaclass=_MemoryModeEnumTypeWrapper):
-    """What stands in the window besides the newest chunks."""
+    """What stands in the window besides the newest chunks. Sessions of the modes WINDOW and FULL, which are there to compare
+    with, keep nothing: their worlds have no chunks, they enter other worlds before chunk 0 alone, and are rewound to it.
+    """
 
 MEMORY_MODE_UNSPECIFIED: MemoryMode.ValueType  # 0
 """WORLDKV."""
@@ -160,7 +162,9 @@ Global___Walker: _TypeAlias = Walker  # noqa: Y015
 
 @_typing.final
 class Action(_message.Message):
-    """What a person does during one latent frame. All zero: standing still."""
+    """What a person does during one latent frame. All zero: standing still. Not finite, more than 10 units or more than 360
+    degrees is INVALID_ARGUMENT.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -210,7 +214,9 @@ class OpenRequest(_message.Message):
     world: _builtins.str
     """The world. Empty: a new one, named by the server. Unknown: a new one of that name."""
     at: _builtins.int
-    """Begin before this chunk of the world's lineage. Missing: after the last kept chunk. Zero: at the very begin."""
+    """Begin before this chunk of the world's lineage. Missing: after the last kept chunk. Zero: at the very begin. NOT_FOUND
+    past the last kept chunk; other than zero with a new world it is INVALID_ARGUMENT.
+    """
     scene: _builtins.str
     """What a new world begins as, in the model's own words (a scene, a prompt). Empty: the model's default. With an
     existing world it must be empty.
@@ -222,14 +228,14 @@ class OpenRequest(_message.Message):
     lockstep: _builtins.bool
     """True: wait for memory instead of leaving out what is late, so that a walk can be repeated exactly."""
     format: Global___PictureFormat.ValueType
-    """How pictures are to travel."""
+    """How pictures are to travel. INVALID_ARGUMENT if those of a chunk are larger than a message so."""
     tour: _builtins.str
     """Path through a new world that is shown from its true pictures before the walker takes over, in the path grammar
     (R360, W2_L90). Empty: none. INVALID_ARGUMENT with an existing world, or where there are no true pictures.
     """
     @_builtins.property
     def start(self) -> Global___Walker:
-        """Where a new world is entered. Missing: where the scene begins."""
+        """Where a new world is entered. Missing: where the scene begins. INVALID_ARGUMENT with an existing world."""
 
     def __init__(
         self,
@@ -344,7 +350,9 @@ Global___Join: _TypeAlias = Join  # noqa: Y015
 
 @_typing.final
 class Move(_message.Message):
-    """Draws the next chunk."""
+    """Draws the next chunk. Moves and shows are drawn in the order in which they come; if too many wait the stream ends with
+    RESOURCE_EXHAUSTED, and those that were taken are drawn.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -407,7 +415,8 @@ Global___Picture: _TypeAlias = Picture  # noqa: Y015
 @_typing.final
 class Hold(_message.Message):
     """Walks on by itself: from the next chunk on this action is held for every latent frame, and chunks are drawn as fast as
-    they are played, until another hold or a move. Of several that come during one chunk the last one wins.
+    they are played, until another hold or a move. Of several that come during one chunk the last one wins. Nothing is drawn
+    while nobody is joined, or while whoever is joined takes nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -98,7 +98,8 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Rewind(self, request, context):
-        """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more.
+        """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
+        wait are dropped, and nothing is held.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class SessionsStub:
     Fork: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ForkRequest, _sessions_pb2.ForkResponse]
     """Gives the session's world, up to a chunk, a second name. The session walks on undisturbed."""
     Rewind: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.RewindRequest, _sessions_pb2.RewindResponse]
-    """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more."""
+    """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
+    wait are dropped, and nothing is held.
+    """
     Close: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CloseRequest, _sessions_pb2.CloseResponse]
     """Ends a walk once all its chunks are kept. The world stays."""
     List: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListRequest, _sessions_pb2.ListResponse]
@@ -70,7 +72,9 @@ class SessionsAsyncStub(SessionsStub):
     Fork: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ForkRequest, _sessions_pb2.ForkResponse]  # type: ignore[assignment]
     """Gives the session's world, up to a chunk, a second name. The session walks on undisturbed."""
     Rewind: _aio.UnaryUnaryMultiCallable[_sessions_pb2.RewindRequest, _sessions_pb2.RewindResponse]  # type: ignore[assignment]
-    """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more."""
+    """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
+    wait are dropped, and nothing is held.
+    """
     Close: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CloseRequest, _sessions_pb2.CloseResponse]  # type: ignore[assignment]
     """Ends a walk once all its chunks are kept. The world stays."""
     List: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListRequest, _sessions_pb2.ListResponse]  # type: ignore[assignment]
@@ -115,7 +119,9 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.RewindRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.RewindResponse, _abc.Awaitable[_sessions_pb2.RewindResponse]]:
-        """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more."""
+        """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
+        wait are dropped, and nothing is held.
+        """
 
     @_abc_1.abstractmethod
     def Close(
