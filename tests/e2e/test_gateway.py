@@ -3,9 +3,11 @@
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.e2e.generator_process import toy_weights
 from tests.e2e.part_process import PartProcess, part
 from tests.e2e.retriever_process import replica
 from tests.e2e.shard_process import shard
@@ -39,14 +41,18 @@ class Whole:
 
 
 @asynccontextmanager
-async def whole(generators: int = 2, **routing: str) -> AsyncIterator[Whole]:
+async def whole(folder: Path, **routing: str) -> AsyncIterator[Whole]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(shard(RAM__BUDGET_BYTES=str(64 << 20)))
         index = await stack.enter_async_context(replica(store.address))
-        found = {"STORE__SHARDS": store.address, "INDEX__REPLICAS": index.address, "THREADS": "1"}
-        made = {
-            name: await stack.enter_async_context(part("generator", NAME=name, **found)) for name in "abc"[:generators]
+        found = {"STORE__SHARDS": store.address, "INDEX__REPLICAS": index.address}
+        small = {
+            "WEIGHTS": str(toy_weights(folder)),
+            "MEMORY__CODEC": "int8",
+            "MEMORY__SELECTOR": "pose",
+            "THREADS": "1",
         }
+        made = {name: await stack.enter_async_context(part("generator", NAME=name, **found, **small)) for name in "ab"}
         named = ",".join(f"{name}={each.address}" for name, each in made.items())
         gateway = await stack.enter_async_context(
             part("gateway", GENERATORS=named, WEB__ADDRESS="127.0.0.1:0", **routing)
@@ -59,8 +65,8 @@ def turned(walk: Walk, drawn: Drawn) -> float:
     return round(drawn.walker.yaw - walk.opened.walker.yaw, 6) % 360
 
 
-async def test_a_walk_outlives_its_generators_however_they_end():
-    async with whole(ROUTING__SILENT_SECONDS="3") as service, WalkClient(service.address) as client:
+async def test_a_walk_outlives_its_generators_however_they_end(tmp_path):
+    async with whole(tmp_path, ROUTING__SILENT_SECONDS="3") as service, WalkClient(service.address) as client:
         async with client.open(scene="rooms:7") as walk:
             events, drawn = walk.events(), [await walk.move(TURN) for _ in range(2)]
             for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP):
@@ -84,8 +90,8 @@ async def test_a_walk_outlives_its_generators_however_they_end():
     assert moved == [2, 4, 6]
 
 
-async def test_moves_on_their_way_outlive_a_generator_and_its_gateway():
-    async with whole() as service, WalkClient(service.address) as client, client.open(scene="rooms:7") as walk:
+async def test_moves_on_their_way_outlive_a_generator_and_its_gateway(tmp_path):
+    async with whole(tmp_path) as service, WalkClient(service.address) as client, client.open(scene="rooms:7") as walk:
         drawn = []
         async for each in walk.path([TURN] * 36, ahead=4):
             drawn.append(each)
