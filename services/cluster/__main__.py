@@ -48,7 +48,7 @@ def main(config: Config = None, address: Address = "", with_input: WithInput = F
     try:
         settings = load(TopologyConfig, "WORLDKV_CLUSTER_", config, os.environ)
         run_dir.make()
-        lock = run_dir.lock()
+        run_dir.lock()  # until this process is gone
         told = threading.Event()
         with _ray(settings, address, run_dir) as up:
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -56,7 +56,6 @@ def main(config: Config = None, address: Address = "", with_input: WithInput = F
             if with_input:
                 threading.Thread(target=_until_input_ends, args=(told,), daemon=True).start()
             _watch(_supervisor(settings, run_dir, bool(address)), run_dir, up, told, bool(address) and leave)
-        os.close(lock)
     except (AlreadyExists, InvalidConfig, Unavailable) as error:
         print(f"worldkv: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,10 +66,11 @@ class PartProcess:
         return self._where
 
     async def end(self) -> None:
-        """Drain, and return when all is closed; harmless if it does not serve."""
+        """Drain, and return when all is closed and its memberships are gone; harmless if it does not serve."""
         self._told.set()
         if self._running is not None:
             await self._running
+        shutil.rmtree(self._place.folder, ignore_errors=True)
 
     def publish(self, roster: Roster) -> None:
         """Have this roster from now on, unless a newer one is there already. Unavailable if it cannot be written."""

@@ -80,10 +80,11 @@ class RayUnits:
 
     plan    what there is to run
     folder  for logs and memberships, the same on every node
+    fixed   whether the cluster has what it will ever have: what it has not got is not waited for
     """
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self._plan, self._folder = plan, folder
+    def __init__(self, plan: Plan, folder: Path, fixed: bool) -> None:
+        self._plan, self._folder, self._fixed = plan, folder, fixed
 
     async def found(self) -> dict[str, Pulse]:
         """Parts that run already and serve. Actors that do not are ended."""
@@ -149,13 +150,16 @@ class RayUnits:
         return None
 
     def _wanted(self, kind: Kind) -> dict[str, Any]:
-        """What Ray sets aside for a part. Raises Unavailable, in words, if the cluster has not got it at all."""
+        """What Ray sets aside for a part. Raises Unavailable, in words, if it has not got it and never will."""
         part, has = self._plan.cluster.parts.of(kind), ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = part.gpus if part.gpus is not None else float(kind == "generator" and has.get("GPU", 0) > 0)
-        for name, key, number in (("CPUs", "CPU", part.cpus), ("GPUs", "GPU", gpus)):
-            if number > has.get(key, 0):
-                raise Unavailable(f"a {kind} asks for {number:g} {name}, the whole cluster has {has.get(key, 0):g}")
         wanted = {"num_cpus": part.cpus, "num_gpus": gpus}
+        if self._fixed:
+            free = ray.available_resources()  # type: ignore[no-untyped-call]
+            for key, number in (("CPU", part.cpus), ("GPU", gpus)):
+                if number > free.get(key, 0):
+                    left = f"{free.get(key, 0):g} of {has.get(key, 0):g} are free"
+                    raise Unavailable(f"it asks for {number:g} {key} and {left}; see parts.{kind} of the configuration")
         return {**wanted, "memory": part.memory_bytes} if part.memory_bytes else wanted
 
 

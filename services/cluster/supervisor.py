@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -50,6 +50,7 @@ class Part:
     """A part, as it is known.
 
     where     it served last; None: it never did
+    serves    whether it does, as far as is known: what does not is not ended in order
     restarts  times it was started again
     failures  starts and ends since it was last steady
     seen      number of the roster that it was told
@@ -63,6 +64,7 @@ class Part:
     kind: Kind
     state: State = "starting"
     where: Where | None = None
+    serves: bool = False
     restarts: int = 0
     failures: int = 0
     seen: int = 0
@@ -124,7 +126,7 @@ class Supervisor:
         """Start what is wanted and does not run; end what runs and is not wanted."""
         now = asyncio.get_running_loop().time()
         for name, pulse in self._found.items():
-            part = Part(name, parsed(name)[0], "ready", pulse.where, heard=now, begun=now)
+            part = Part(name, parsed(name)[0], "ready", pulse.where, serves=True, heard=now, begun=now)
             self._add(part)
         self._settle()
 
@@ -182,9 +184,9 @@ class Supervisor:
         """Have a keeper for every part that is wanted, and end the others."""
         names = self._names()
         for part in [part for name, part in self._parts.items() if name not in names and part.state != "leaving"]:
-            part.state = "leaving"
-            keeper = self._keepers[part.name]
-            self._keepers[part.name] = asyncio.create_task(self._end(part, keeper))
+            part.state, keeper = "leaving", self._keepers[part.name]
+            keeper.cancel()
+            self._look_after(part, self._end(part, keeper))
         for name in names:
             if name not in self._parts:
                 self._add(Part(name, parsed(name)[0]))
@@ -192,7 +194,11 @@ class Supervisor:
 
     def _add(self, part: Part) -> None:
         self._parts[part.name] = part
-        self._keepers[part.name] = asyncio.create_task(self._keep(part))
+        self._look_after(part, self._keep(part))
+
+    def _look_after(self, part: Part, doing: Coroutine[None, None, None]) -> None:
+        keeper = self._keepers[part.name] = asyncio.create_task(doing)
+        keeper.add_done_callback(_tell_defect)
 
     async def _keep(self, part: Part) -> None:
         """Start a part if it does not serve, and look after it; does not end."""
@@ -213,11 +219,12 @@ class Supervisor:
             async with asyncio.timeout(self._config.start_seconds):
                 where = await self._units.start(part.name, roster)
         except (WorldKVError, TimeoutError) as error:
-            trouble = str(error) or f"it did not start within {self._config.start_seconds:g} s"
+            seconds = f"{self._config.start_seconds:g} s"
+            trouble = str(error) or f"it did not start within {seconds}: the cluster has no room, or its log says more"
             await self._lost(part, trouble)
             return
         part.begun = part.heard = asyncio.get_running_loop().time()
-        part.state, part.where, part.seen, part.trouble = "ready", where, roster.number, ""
+        part.state, part.where, part.seen, part.trouble, part.serves = "ready", where, roster.number, "", True
         _log.info("%s serves on %s", part.name, where.address)
         self._renew()
 
@@ -257,7 +264,7 @@ class Supervisor:
     async def _lost(self, part: Part, why: str) -> None:
         """A part that does not serve: kill what may be left of it. It keeps its place in the roster."""
         _log.warning("%s is started again: %s", part.name, why)
-        part.state, part.trouble, part.figures = "starting", why, {}
+        part.state, part.trouble, part.figures, part.serves = "starting", why, {}, False
         part.restarts, part.failures = part.restarts + 1, part.failures + 1
         self._tell()
         await self._units.stop(part.name, 0)
@@ -266,24 +273,23 @@ class Supervisor:
 
     async def _end(self, part: Part, keeper: asyncio.Task[None]) -> None:
         """End a part that the roster says is leaving: itself and those who stay know it first."""
-        keeper.cancel()
         await asyncio.gather(keeper, return_exceptions=True)
         with suppress(NotFound, Unavailable, TimeoutError):
             async with asyncio.timeout(self._config.silent_seconds):
                 await self._units.publish(part.name, self.roster)
         await self._until_known()
-        await self._units.stop(part.name, self._config.end_seconds)
+        await self._units.stop(part.name, self._config.end_seconds if part.serves else 0)
         _log.info("%s has ended", part.name)
         del self._parts[part.name], self._keepers[part.name]
         self._settle()  # it may be wanted again
 
     async def _end_with_all(self, part: Part) -> None:
         """End a part together with all others: it hands nothing to those that end as well."""
-        if part.where is not None:
+        if part.serves:
             with suppress(NotFound, Unavailable, TimeoutError):
                 async with asyncio.timeout(self._config.ping_seconds):
                     await self._units.publish(part.name, self.roster.alone(part.kind, part.name))
-        await self._units.stop(part.name, self._config.end_seconds)
+        await self._units.stop(part.name, self._config.end_seconds if part.serves else 0)
 
     # Who there is, and who waits for it.
 
@@ -351,3 +357,9 @@ class Supervisor:
 
 def _well(part: Part) -> bool:
     return part.state == "ready"
+
+
+def _tell_defect(keeper: asyncio.Task[None]) -> None:
+    """Log what a keeper ended of, which none should."""
+    if not keeper.cancelled() and (error := keeper.exception()) is not None:
+        _log.error("a keeper failed", exc_info=error)

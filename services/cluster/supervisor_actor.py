@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from threading import Event, Thread
@@ -20,6 +21,8 @@ from worldkv.errors import WorldKVError
 from worldkv.service import ServiceConfig, configure_logs, serve
 
 NAME = "supervisor"
+
+_log = logging.getLogger(__name__)
 
 
 class Life(NamedTuple):
@@ -45,7 +48,7 @@ class SupervisorActor:
 
     plan    what there is to run
     folder  for logs and memberships, the same on every node
-    stays   whether the actor stays when all has ended, so that it can be asked
+    stays   whether Ray is only there for this service: the actor stays when all has ended, and goes with Ray
     """
 
     def __init__(self, plan: Plan, folder: Path, stays: bool) -> None:
@@ -84,7 +87,7 @@ class SupervisorActor:
         host = config.host or node_address()
         service = ServiceConfig(f"{host}:{config.fleet_port}", tls=config.tls, drain_seconds=2.0)
         configure_logs(NAME, service)
-        units = RayUnits(self._plan, self._folder)
+        units = RayUnits(self._plan, self._folder, self._stays)
         supervisor = self._supervisor = Supervisor(
             units,
             config.supervision,
@@ -104,7 +107,10 @@ class SupervisorActor:
 
     def _see(self, roster: Roster) -> None:
         """There is a new roster: memberships are where people and programs of this node look for them."""
-        roster.write(self._folder)
+        try:
+            roster.write(self._folder)
+        except OSError as error:  # parts have theirs
+            _log.warning("memberships in %s are those of before: %s", self._folder, error.strerror)
         parts = self._supervisor.parts() if self._supervisor else ()
         doors = [part.where for part in parts if part.kind == "gateway" and part.where]
         self._tell(gateway=tuple(door.address for door in doors), web=tuple(door.web for door in doors if door.web))

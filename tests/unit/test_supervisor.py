@@ -34,6 +34,8 @@ class FakeUnits:
     trouble    how many of the next starts fail, by name
     log        what was done, in order: ("start" or "stop", name)
     published  every roster that any part was told, in order, by name
+    given      seconds that each had when it was last stopped, by name
+    stuck      names whose starts never end
     """
 
     def __init__(self) -> None:
@@ -46,11 +48,13 @@ class FakeUnits:
         self.ports = iter(range(1, 1 << 16))
         self.where: dict[str, Where] = {}
         self.slow_ends = 0.0
+        self.stuck: set[str] = set()
+        self.given: dict[str, float] = {}
 
     async def start(self, name: str, roster: Roster) -> Where:
         if name not in self.running:
             self.log.append(("start", name))
-            await asyncio.sleep(0)
+            await asyncio.sleep(1e9 if name in self.stuck else 0)
             if self.trouble.get(name, 0) > 0:
                 self.trouble[name] -= 1
                 raise Unavailable(f"{name}: no room")
@@ -59,6 +63,7 @@ class FakeUnits:
         return self.where[name]
 
     async def stop(self, name: str, seconds: float) -> None:
+        self.given[name] = seconds
         if name in self.running:
             self.log.append(("stop" if seconds else "kill", name))
             await asyncio.sleep(self.slow_ends if seconds else 0)
@@ -233,6 +238,18 @@ async def test_all_ends_in_order_and_shards_that_end_together_hand_nothing_to_ea
             assert names(units.published[name][-1].members["kvstore"]) == [name]
         with pytest.raises(Unavailable):
             await made.scale({"kvstore": 2})
+
+
+async def test_what_does_not_serve_is_not_ended_in_order():
+    units = FakeUnits()
+    units.stuck = {"kvstore-2", "gateway-1"}
+    async with supervised(units) as made:
+        await until(lambda: "generator-1" in units.running)
+        await made.scale({"kvstore": 1})
+        assert units.given["kvstore-2"] == 0
+        await made.stop()
+        assert units.given["gateway-1"] == 0
+        assert units.given["generator-1"] == units.given["kvstore-1"] == QUICK.end_seconds
 
 
 async def test_an_end_goes_on_if_nobody_waits_for_it():
