@@ -43,10 +43,9 @@ class Generator:
         self.stats: pb.GeneratorStatsResponse | None = None
         self.silent, self.asked, self.leaves, self.calls = asyncio.Event(), False, False, 0
         self._residents: dict[tuple[str, str], pb.ResidentSession] = {}
-        self._arrived: dict[
-            tuple[str, str], pb.ResidentSession
-        ] = {}  # of which it has not said yet that they live here
+        self._arrived: dict[tuple[str, str], pb.ResidentSession] = {}  # it has not yet said so of them
         self._asking: asyncio.Task[None] | None = None
+        self._closed = False
 
     @property
     def name(self) -> str:
@@ -93,6 +92,8 @@ class Generator:
     def calling(self) -> Iterator[None]:
         """Around a call: raises what the generator raised, Unavailable if it broke off. While there are calls the line
         is kept."""
+        if self._closed:
+            raise Unavailable(f"generator {self.name} has left the membership")
         self.calls += 1
         try:
             with rpc.translated():
@@ -119,6 +120,7 @@ class Generator:
 
     async def close(self) -> None:
         """End the line, and the calls on it."""
+        self._closed = True
         if self._asking is not None:
             self._asking.cancel()
         await self._channel.close()

@@ -171,8 +171,10 @@ class Router:
                 raise
             else:
                 self._arrived(generator, tenant, resumed.opened)
-                self.metrics.resumed.inc(not resumed.lived)
-                return Place(generator, None if resumed.lived else resumed.opened)
+                if resumed.lived:
+                    return Place(generator, None)
+                self.metrics.resumed.inc()
+                return Place(generator, resumed.opened)
         raise self._nowhere(f"session {session} lives nowhere", refused)
 
     async def _placeable(self, root: bytes | None) -> list[Generator]:
