@@ -65,7 +65,25 @@ async def test_remember_waits_for_the_part_while_there_is_time() -> None:
     memory.store.hold("put kv")
     await remember(memory, 0)
     assert memory.kept == Kept(1, Level.ONE)
-    assert memory.finder.told == [(0, False), (0, True)]
+    await until(lambda: memory.finder.told == [(0, False), (0, True)])
+    await memory.close()
+    assert tasks() == set()
+
+
+async def test_an_index_that_does_not_answer_leaves_nothing_unkept_and_holds_up_no_put() -> None:
+    memory = behind(budget_bytes=CHUNK, most_unkept=1)
+    never = asyncio.Event()
+
+    async def silent(*_: object, kept: bool = True) -> None:
+        if kept:
+            await never.wait()
+
+    memory.finder.least_useful = memory.finder.add = silent
+    await memory.remember(part_of(memory.lineage, 0), kv_of(0))
+    await memory.remember(part_of(memory.lineage, 1), kv_of(1))
+    await until(lambda: memory.kv_bytes == 2 * CHUNK)
+    await memory.paused()
+    assert (memory.unkept, memory.kept.end) == (0, 2)
     await memory.close()
     assert tasks() == set()
 

@@ -58,6 +58,7 @@ class Keeper:
         self.refused: WorldKVError | None = None
         self._before, self._end, self._beyond = kept.level, kept.end, set[int]()
         self._waiting: dict[ChunkKey, tuple[Part, asyncio.Task[None]]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
         self._levels: Counter[Level] = Counter()
         self._low: dict[ChunkKey, Level] = {}
         self._best, self._better = Level.ONE, Backoff(backoff.first_seconds)
@@ -101,13 +102,14 @@ class Keeper:
             await self._fewer.wait()
 
     async def settle(self) -> None:
-        """Wait until none waits."""
-        while self._waiting:
-            await asyncio.wait([task for _, task in self._waiting.values()])
+        """Wait until none waits, and the index was told or does not answer."""
+        while tasks := [task for _, task in self._waiting.values()] + [*self._telling]:
+            await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Give up."""
-        tasks = [task for _, task in self._waiting.values()] + ([self._raising] if self._raising else [])
+        tasks = [task for _, task in self._waiting.values()] + [*self._telling]
+        tasks += [self._raising] if self._raising else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -120,12 +122,22 @@ class Keeper:
                     break
                 except PASSING:
                     await self.backoff.wait(attempt)
-            await self.finder.add(part.meta)
+            telling = asyncio.create_task(self._tell(part), name=f"index {part.meta.key}")
+            self._telling.add(telling)
+            telling.add_done_callback(self._telling.discard)
         except WorldKVError as error:
             self.refused = error
         finally:
             del self._waiting[part.meta.key]
             self._fewer.set()
+            self.changed()
+
+    async def _tell(self, part: Part) -> None:
+        """Let the index know, which may not answer: nobody waits for that."""
+        try:
+            await self.finder.add(part.meta)
+        except WorldKVError as error:
+            self.refused = error
             self.changed()
 
     def _note(self, key: ChunkKey, level: Level) -> None:

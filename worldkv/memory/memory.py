@@ -88,6 +88,8 @@ class Memory:
         self._ahead: Ahead | None = None
         self._query: Query | None = None
         self._refused: WorldKVError | None = None
+        self._newest = -1
+        self._demoting: asyncio.Task[None] | None = None
 
     @property
     def kv_bytes(self) -> int:
@@ -199,6 +201,8 @@ class Memory:
         """Wait until everything that was remembered is kept, or dropped. While the store does not answer this waits."""
         await self._keeper.settle()
         await self._queue.settle()
+        if self._demoting:
+            await asyncio.wait([self._demoting])
 
     async def close(self) -> None:
         """End everything that goes on; what is not kept by then is lost: `settle` first."""
@@ -207,6 +211,9 @@ class Memory:
         await self._fetches.close()
         await self._queue.close()
         await self._keeper.close()
+        if self._demoting:
+            self._demoting.cancel()
+            await asyncio.gather(self._demoting, return_exceptions=True)
 
     def _prefetcher(self, lens: Query) -> Prefetcher:
         config = self.config
@@ -307,7 +314,17 @@ class Memory:
 
     async def _put_behind(self, key: ChunkKey, kv: KVPart) -> None:
         await self._put(key, kv)
-        await self._demote(key.index)
+        self._newest = max(self._newest, key.index)
+        if self._demoting is None or self._demoting.done():
+            self._demoting = asyncio.create_task(self._demote_behind(), name="keep the budget")
+        self._changed()
+
+    async def _demote_behind(self) -> None:
+        """Keep the budget, again if more was kept meanwhile; no put waits for an index that does not answer."""
+        newest = -1
+        while newest < self._newest:
+            newest = self._newest
+            await self._demote(newest)
         self._changed()
 
     async def _demote(self, newest: int) -> None:
