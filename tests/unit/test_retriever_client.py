@@ -112,6 +112,21 @@ async def test_chunks_stay_pending_until_the_index_has_them():
     assert (index.lookups[-1].pending, index.lookups[-1].published) == ([], 101)
 
 
+async def test_what_is_not_kept_yet_is_a_candidate_of_the_session_and_of_nobody_else():
+    index = Index()
+    made = finder(index)
+    await made.add(meta(LINEAGE.key(5)), kept=False)
+    await made.add(meta(LINEAGE.key(6)))
+    assert index.added == [[6]]
+    await made.nearest(query(), 3)
+    (asked,) = index.lookups
+    assert ([each.key.index for each in asked.pending], asked.published) == ([5], 5)
+    await made.add(meta(LINEAGE.key(5)))
+    assert index.added == [[6], [5]]
+    await made.nearest(query(), 3)
+    assert (index.lookups[-1].pending, index.lookups[-1].published) == ([], 7)
+
+
 async def test_what_is_published_has_no_holes():
     index = Index()
     made = finder(index)
