@@ -42,7 +42,7 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.tier, self.running = Tier(), dict[str, Running]()
-        self.members, self._number = folder / "generators.toml", 0
+        self.members, self._number, self.leaving = folder / "generators.toml", 0, set[str]()
 
     async def start(self, name: str, **settings: Any) -> Toy:
         self.running[name] = await start(Toy(self.tier, name, **settings))
@@ -55,6 +55,11 @@ class Fleet:
         if leaves:
             del self.running[name]
             self._tell()
+
+    def leave(self, name: str) -> None:
+        """Say that one leaves."""
+        self.leaving.add(name)
+        self._tell()
 
     def toys(self) -> list[Toy]:
         return [each.toy for each in self.running.values()]
@@ -84,9 +89,11 @@ class Fleet:
 
     def _tell(self) -> None:
         self._number += 1
-        names = ", ".join(f'"{name}={each.address}"' for name, each in self.running.items())
+        named = {name: f'"{name}={each.address}"' for name, each in self.running.items()}
+        stay = ", ".join(text for name, text in named.items() if name not in self.leaving)
+        leave = ", ".join(text for name, text in named.items() if name in self.leaving)
         written = self.members.with_suffix(".new")
-        written.write_text(f"number = {self._number}\nshards = [{names}]\n")
+        written.write_text(f"number = {self._number}\nshards = [{stay}]\nleaving = [{leave}]\n")
         written.replace(self.members)
 
 

@@ -66,6 +66,36 @@ async def test_without_generators_calls_are_unavailable(tmp_path):
         await until(lambda: gateway.figure("generators", state="silent") == 2)
 
 
+async def test_who_leaves_keeps_its_sessions_and_gets_no_more(tmp_path):
+    async with setting(tmp_path, "a", "b", most=20) as (made, gateway):
+        old = (await gateway.open()).session
+        home = made.home(old)
+        made.leave(home.name)
+        assert {(await gateway.open()).model for _ in range(6)} == {f"toy on {'ab'.replace(home.name, '')}"}
+        async with gateway.walk(old) as client:
+            await client.move(1)
+            await client.drawn(1)
+        assert made.home(old) is home
+
+
+async def test_who_is_no_member_any_more_is_forgotten_once_nobody_walks_there(tmp_path):
+    async with setting(tmp_path, "a", "b") as (made, gateway):
+        session = (await gateway.open()).session
+        home, other = made.home(session).name, "ab".replace(made.home(session).name, "")
+        async with gateway.walk(session) as client:
+            await client.move(1)
+            await client.drawn(1)
+            gone = made.running.pop(home)
+            made.leave(home)
+            await until(lambda: gateway.figure("generators", state="answering") == 2)
+            await client.move(2)
+            assert (await client.drawn(1))[0].key.index == 1
+        await until(lambda: gateway.figure("generators", state="answering") == 1)
+        async with gateway.walk(session) as client:
+            assert (await client.next("joined")).model == f"toy on {other}"
+        await gone.kill()
+
+
 async def test_a_known_world_is_opened_where_its_root_lives(tmp_path):
     async with setting(tmp_path, "a", "b") as (made, gateway):
         first = await gateway.open(world="rooms")
