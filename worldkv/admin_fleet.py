@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
@@ -35,6 +36,9 @@ ASK_SECONDS = 5.0
 """That the supervisor may take to say how all is."""
 GIVE_UP = 3
 """Times that a part may be started again until `up` gives up."""
+
+SILENT_SECONDS = 60.0
+"""That the supervisor may not answer at all while it is waited for; it may be started again meanwhile."""
 
 Count = Annotated[int | None, typer.Option(min=0, help="How many, over what the configuration says.")]
 Authority = Annotated[
@@ -198,7 +202,7 @@ async def _bring_up(watched: Watched, detach: bool) -> None:
             watched.check()
             print("WorldKV has ended")
     except (WorldKVError, asyncio.CancelledError) as error:
-        if watched.process is not None and watched.process.poll() is None:
+        if watched.process is not None:
             print("ending ...", file=sys.stderr)
             asyncio.current_task().uncancel()  # type: ignore[union-attr]  # a second Ctrl-C is one again
             await _end(watched)
@@ -213,9 +217,14 @@ async def _until_ready(watched: Watched) -> FleetStatusResponse:
     from worldkv.v1.fleet_pb2 import PART_STATE_STARTING
 
     with _live("starting Ray; this takes some seconds ...") as live:
+        heard = monotonic()
         while True:
             watched.check()
-            now = await watched.status_if_any()
+            now, there = await watched.status_if_any(), watched.run_dir.read()
+            if now is not None or there is None:
+                heard = monotonic()
+            elif monotonic() > heard + SILENT_SECONDS:
+                raise Unavailable(f"the supervisor at {there.fleet} does not answer")
             if now is not None:
                 live.update(table(now))
                 starting = [part for part in now.parts if part.state == PART_STATE_STARTING and _can(part, now)]
@@ -247,15 +256,15 @@ async def _end(watched: Watched) -> None:
     """End everything, and wait until it has."""
     from worldkv.v1.fleet_pb2 import StopRequest
 
-    there = watched.run_dir.read()
-    if there is None:  # it is just about to come up
-        assert watched.process is not None
-        watched.process.terminate()
-        await asyncio.to_thread(watched.process.wait)
-        return
-    await _while_shown(watched, lambda fleet: fleet.Stop(StopRequest()))
-    if not there.pid:
-        watched.run_dir.clean(there)
+    process, there = watched.process, watched.run_dir.read()
+    if process is not None and process.poll() is None:  # it may be just about to come up
+        process.terminate()
+        while process.poll() is None:  # noqa: ASYNC110 - another process has no event
+            await asyncio.sleep(LOOK_SECONDS)
+    elif there is not None:
+        await _while_shown(watched, lambda fleet: fleet.Stop(StopRequest()))
+        if not there.pid:
+            watched.run_dir.clean(there)
     while watched.run_dir.locked:  # noqa: ASYNC110 - another process has no event
         await asyncio.sleep(LOOK_SECONDS / 5)
 

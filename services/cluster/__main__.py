@@ -50,15 +50,20 @@ def main(config: Config = None, address: Address = "", with_input: WithInput = F
         run_dir.make()
         run_dir.lock()  # until this process is gone
         told = threading.Event()
+        _listen(told)
         with _ray(settings, address, run_dir) as up:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: told.set())
+            _listen(told)  # again: Ray listens as well
             if with_input:
                 threading.Thread(target=_until_input_ends, args=(told,), daemon=True).start()
             _watch(_supervisor(settings, run_dir, bool(address)), run_dir, up, told, bool(address) and leave)
     except (AlreadyExists, InvalidConfig, Unavailable) as error:
         print(f"worldkv: {error}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def _listen(told: threading.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told.set())
 
 
 @contextmanager

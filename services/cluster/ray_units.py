@@ -24,8 +24,6 @@ from worldkv.service import configure_logs
 
 _log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 5.0
-"""That a part which runs already may take to say so."""
 NAME_SECONDS = 15.0
 """Until the name of an actor that was killed is free: one that is frozen is given some seconds by Ray."""
 LOOK_SECONDS = 0.1
@@ -88,16 +86,10 @@ class RayUnits:
 
     async def found(self) -> dict[str, Pulse]:
         """Parts that run already and serve. Actors that do not are ended."""
-        parts = {}
-        for name in list_named_actors():
-            with suppress(InvalidInput):
-                parsed(name)
-                pulse = await self._serves(name)
-                if pulse is None:
-                    await self.stop(name, 0)
-                else:
-                    parts[name] = pulse
-        return parts
+        names = list(filter(_is_part, list_named_actors()))
+        pulses = dict(zip(names, await asyncio.gather(*map(self._serves, names)), strict=True))
+        await asyncio.gather(*(self.stop(name, 0) for name, pulse in pulses.items() if pulse is None))
+        return {name: pulse for name, pulse in pulses.items() if pulse is not None}
 
     async def start(self, name: str, roster: Roster) -> Where:
         pulse = await self._serves(name)
@@ -145,7 +137,7 @@ class RayUnits:
     async def _serves(self, name: str) -> Pulse | None:
         """How a part is that runs already; None if it does not."""
         with suppress(NotFound, Unavailable, TimeoutError):
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._plan.cluster.supervision.silent_seconds):
                 return await self.ping(name)
         return None
 
@@ -161,6 +153,13 @@ class RayUnits:
                     left = f"{free.get(key, 0):g} of {has.get(key, 0):g} are free"
                     raise Unavailable(f"it asks for {number:g} {key} and {left}; see parts.{kind} of the configuration")
         return {**wanted, "memory": part.memory_bytes} if part.memory_bytes else wanted
+
+
+def _is_part(name: str) -> bool:
+    try:
+        return bool(parsed(name))
+    except InvalidInput:
+        return False
 
 
 def _actor(name: str) -> Any:
