@@ -88,9 +88,6 @@ class Schedule:
         self._count = 0
         self._free_since = 0.0
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     def add(self, owner: Hashable, shape: Shape, due: float, now: float) -> None:
         """An owner asks for a chunk. Raises Conflict if it waits for one already."""
         if owner in self._waiting:
