@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
+
+from grpc import aio
 
 from worldkv import rpc
 from worldkv.actions import Action
@@ -93,7 +96,7 @@ async def soak(address: str, seed: int, rounds: int) -> Soaked:
 
 
 async def _happen(
-    rng: random.Random, one: _Walker, names: list[str], walkers: list[_Walker], channel: rpc.aio.Channel
+    rng: random.Random, one: _Walker, names: list[str], walkers: list[_Walker], channel: aio.Channel
 ) -> None:
     """Something happens to a session."""
     match rng.choice(("nothing", "rewind", "fork", "suspend", "close")):
@@ -105,7 +108,8 @@ async def _happen(
             names.append(forked.name)
         case "suspend":
             metadata = ((rpc.TENANT_KEY, one.tenant),)
-            await GeneratorStub(channel).Suspend(SuspendRequest(session=one.walk.session), metadata=metadata)
+            stub: Any = GeneratorStub(channel)
+            await stub.Suspend(SuspendRequest(session=one.walk.session), metadata=metadata)
         case "close":
             await one.walk.close()
             walkers.remove(one)

@@ -208,8 +208,8 @@ class Walking:
                 else:
                     self._held = None
                     await self._draw(told, by_client=True)
-            elif self._holds and (action := self._held and self._held.action) is not None:
-                await self._draw(Moving((action,)), by_client=False)
+            elif self._holds and self._held is not None and self._held.action is not None:
+                await self._draw(Moving((self._held.action,)), by_client=False)
             else:
                 await self._fall_asleep()
         except WorldKVError as error:
