@@ -110,11 +110,11 @@ def _tls(tls: rpc.TLS) -> ssl.SSLContext | None:
         return None
     if tls.certificate is None:
         raise InvalidConfig("web.tls.authority needs web.tls.certificate and web.tls.key too")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.authority)
     try:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=tls.authority)
         context.load_cert_chain(tls.certificate, tls.key)
     except OSError as error:
-        raise InvalidConfig(f"web.tls: {tls.certificate} cannot be read: {error}") from error
+        raise InvalidConfig(f"web.tls: its files cannot be read: {error}") from error
     if tls.authority is not None:
         context.verify_mode = ssl.CERT_REQUIRED
     return context

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,8 @@ from aiohttp import WSMsgType
 
 from services.gateway.config import WebConfig
 from tests.wire.gateways import Fleet, Gateway, fleet, until
-from worldkv.errors import Unavailable
+from worldkv import rpc
+from worldkv.errors import InvalidConfig, Unavailable
 
 
 class Browser:
@@ -282,6 +284,27 @@ async def test_a_gateway_that_ends_says_so(tmp_path):
         assert (code, "this gateway ends" in words) == (4014, True)
         async with made.gateway() as other, other.walk(session) as client:
             await client.next("joined")
+
+
+async def test_browsers_come_in_over_tls_too(tmp_path, tls):
+    face = WebConfig(address="localhost:0", tls=rpc.TLS(tls.certificate, tls.key))
+    trusting = ssl.create_default_context(cafile=tls.authority)
+    async with fleet(tmp_path, "a") as made, made.gateway(face) as gateway, aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"https://{gateway.web}/v1/walk", ssl=trusting) as socket:
+            browser = Browser(socket)
+            await browser.say(open={})
+            await browser.reply("open")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [(("c", "k", None), "cannot be read"), ((None, None, "a"), "needs web.tls")]
+)
+async def test_half_a_certificate_is_refused(tmp_path, given, words):
+    tls = rpc.TLS(*(each and tmp_path / each for each in given))
+    async with fleet(tmp_path, "a") as made:
+        with pytest.raises(InvalidConfig, match=words):
+            async with made.gateway(WebConfig(address="localhost:0", tls=tls)):
+                pass
 
 
 async def test_a_taken_address_is_refused(tmp_path):
