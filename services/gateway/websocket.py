@@ -37,7 +37,9 @@ class Conversation:
 
     def __init__(self, socket: Socket, router: Router, tenant: str, config: WebConfig) -> None:
         self.router, self.tenant = router, tenant
-        self._socket, self._session, self._closing = socket, "", False
+        self._socket, self._session, self._closed = socket, "", False
+        self._idle = asyncio.Event()  # the session is not just being closed
+        self._idle.set()
         self._waiting = Waiting(config.picture_bytes, config.most_waiting)
         self._requests: asyncio.Queue[pb.WalkRequest] = asyncio.Queue(1)
         self._ended: asyncio.Queue[WorldKVError] = asyncio.Queue()
@@ -70,12 +72,13 @@ class Conversation:
         listening = asyncio.create_task(self._listen())
         try:
             await _first_of(self._walk(join), asyncio.shield(listening))
+            await self._idle.wait()  # the client may have closed its session: that is answered
         except WorldKVError:
-            if not self._closing:
+            await self._idle.wait()
+            if not self._closed:
                 raise
-        if self._closing:  # then it is no news that the walk ends
-            await listening
-        listening.cancel()
+        finally:
+            listening.cancel()
 
     async def _join(self, kind: str, message: Any) -> pb.Join:
         """The first thing that a client says, as a join."""
@@ -102,7 +105,7 @@ class Conversation:
 
     async def _listen(self) -> None:
         """Bring what the client says to where it belongs, until it leaves or closes its session."""
-        while not self._closing and (said := await self._said()) is not None:
+        while not self._closed and (said := await self._said()) is not None:
             kind, message = said
             if kind in ("move", "show", "hold"):
                 await self._requests.put(pb.WalkRequest(**{kind: message}))
@@ -117,12 +120,15 @@ class Conversation:
             raise InvalidInput(f"{kind}.session: this conversation is about session {self._session}")
         message.session = self._session
         calls: dict[str, Any] = {"fork": self.router.fork, "rewind": self.router.rewind, "close": self.router.close}
-        self._closing = kind == "close"
+        if kind == "close":
+            self._idle.clear()
         try:
             answer = await calls[kind](self.tenant, message, self._deadline())
+            self._closed = kind == "close"
         except WorldKVError as error:
-            answer, self._closing = error, False
+            answer = error
         await self._waiting.put(replied(kind, answer))
+        self._idle.set()
 
     async def _said(self) -> tuple[str, Any] | None:
         """The next thing that the client says; None: it left."""

@@ -207,6 +207,18 @@ async def test_calls_that_fail_end_no_conversation(tmp_path):
         await browser.next("drawn")
 
 
+async def test_a_close_that_fails_is_answered_and_the_walk_goes_on(tmp_path):
+    async with web(tmp_path, "a", "b") as (made, _, talk), talk() as browser:
+        await browser.say(open={})
+        session = (await browser.reply("open"))["value"]["session"]
+        made.home(session).dies = lambda stage: stage == "closing"
+        await browser.say(close={})
+        await browser.say(move={"actions": [{}], "number": 1})
+        found = [(await browser.hear())[0] for _ in range(6)]
+        assert [each["error"]["status"] for each in found if "reply" in each] == ["UNAVAILABLE"]
+        assert [each["drawn"]["number"] for each in found if "drawn" in each] == ["1"]
+
+
 async def test_where_nobody_answers_nothing_opens(tmp_path):
     async with web(tmp_path, "a") as (made, gateway, talk):
         await made.kill("a")
