@@ -18,8 +18,8 @@ from worldkv.store import Level, Miss, PartKey, Store
 
 PASSING = (Unavailable, DeadlineExceeded, OverBudget)
 """Why a store does not take something now, and may later."""
-LONGEST = 32
-"""Times the first wait that is waited between two attempts at most."""
+DOUBLINGS = 5
+"""How often the wait between two attempts doubles."""
 
 
 class Backoff:
@@ -39,7 +39,7 @@ class Backoff:
 
     async def wait(self, attempt: int) -> None:
         """Wait after so many attempts, from 0, that failed."""
-        seconds = self.first_seconds * min(2**attempt, LONGEST) * random.uniform(0.5, 1)
+        seconds = self.first_seconds * 2 ** min(attempt, DOUBLINGS) * random.uniform(0.5, 1)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._answers.wait()
@@ -56,7 +56,7 @@ class Keeper:
     ) -> None:
         self.store, self.finder, self.most, self.backoff, self.changed = store, finder, most, backoff, changed
         self.refused: WorldKVError | None = None
-        self._before, self._end, self._beyond = kept.level, kept.end, set[int]()
+        self._before, self._end, self._beyond = [kept.level] if kept.end else [], kept.end, set[int]()
         self._waiting: dict[ChunkKey, tuple[Part, asyncio.Task[None]]] = {}
         self._telling: set[asyncio.Task[None]] = set()
         self._levels: Counter[Level] = Counter()
@@ -68,7 +68,8 @@ class Keeper:
     @property
     def kept(self) -> Kept:
         """How far the world is safe."""
-        return Kept(self._end, min((level for level, n in self._levels.items() if n), default=self._before))
+        own = [level for level, n in self._levels.items() if n]
+        return Kept(self._end, min([*own, *self._before], default=Level.ONE))
 
     @property
     def unkept(self) -> int:

@@ -54,7 +54,8 @@ class Memory:
     A chunk is remembered by `remember` and a candidate from then on; `recall` never returns a chunk of another
     lineage, or one that is excluded because the window holds it anyway.
 
-    kept      what is kept already when it is made; None: the chunks of the branches before the last
+    kept      what is kept already when it is made, and how well; None: the chunks of the branches before the last, as
+              well as can be
     listener  is called when `kept`, `unkept` or `stats` have changed behind the caller's back
 
     What goes on behind the caller's back ends by itself, or with `close`; `settle` waits until all is kept.
@@ -77,7 +78,7 @@ class Memory:
         self.slots = window.recalled * spec.frame_tokens // self.slot_tokens
         self._chunk_bytes = spec.raw_bytes * self.slot_tokens // (spec.frames * spec.frame_tokens)
         backoff = Backoff(config.retry_seconds)
-        before = kept or Kept(lineage.start, Level.ONE)
+        before = kept or Kept(lineage.start, Level.REDIS)
         self._hot = HotSet(config.hot_bytes)
         self._decoder = Decoder(spec, config.coding)
         self._keeper = Keeper(store, finder, before, config.most_unkept, backoff, self._changed)
@@ -205,7 +206,7 @@ class Memory:
             await asyncio.wait([self._demoting])
 
     async def close(self) -> None:
-        """End everything that goes on; what is not kept by then is lost: `settle` first."""
+        """End everything that goes on, and hold nothing; what is not kept by then is lost: `settle` first."""
         if self._ahead:
             await self._ahead.close()
         await self._fetches.close()
@@ -214,6 +215,7 @@ class Memory:
         if self._demoting:
             self._demoting.cancel()
             await asyncio.gather(self._demoting, return_exceptions=True)
+        self._hot.clear()  # now, not when garbage is collected: sessions close while others walk on
 
     def _prefetcher(self, lens: Query) -> Prefetcher:
         config = self.config

@@ -42,7 +42,7 @@ class Kept(NamedTuple):
     """How far a world is safe.
 
     end    all chunks before this number are kept
-    level  the least level of those that this memory kept; ONE where there are none
+    level  the least level of them; ONE where there are none
     """
 
     end: int
