@@ -34,6 +34,8 @@ LOOK_SECONDS = 0.5
 """Between two looks at what goes on."""
 ASK_SECONDS = 5.0
 """That the supervisor may take to say how all is."""
+TRIES = 3
+"""Times that Ray is started until `up` gives up: on a busy machine it may not be there in the time it gives itself."""
 GIVE_UP = 3
 """Times that a part may be started again until `up` gives up."""
 
@@ -72,16 +74,19 @@ def up(
     words = [*(("--config", str(config)) if config else ()), *(("--address", address) if address else ())]
     words += [*(("--leave",) if address and detach else ()), *(() if detach else ("--with-input",))]
     run_dir.make()
-    with run_dir.log.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "services.cluster", *words],
-            env={**os.environ, **{PREFIX + name: text for name, text in chosen.items()}},
-            stdin=subprocess.DEVNULL if detach else subprocess.PIPE,  # which ends with us, however we end
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C here is not one there: all is ended in order
-        )
-    asyncio.run(_bring_up(Watched(run_dir, _tls(authority, certificate, key), process), detach))
+
+    def launch() -> subprocess.Popen[bytes]:
+        with run_dir.log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "services.cluster", *words],
+                env={**os.environ, **{PREFIX + name: text for name, text in chosen.items()}},
+                stdin=subprocess.DEVNULL if detach else subprocess.PIPE,  # which ends with us, however we end
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C here is not one there: all is ended in order
+            )
+
+    asyncio.run(_bring_up(Watched(run_dir, _tls(authority, certificate, key), launch), detach))
 
 
 def status(
@@ -140,11 +145,13 @@ class Watched:
 
     run_dir  of it
     tls      towards its supervisor
-    process  that keeps it up, if that is a child of this one
+    launch   starts the process that keeps it up, if that is to be a child of this one
+    process  that one
     """
 
-    def __init__(self, run_dir: RunDir, tls: TLS, process: subprocess.Popen[bytes] | None = None) -> None:
-        self.run_dir, self._tls, self.process = run_dir, tls, process
+    def __init__(self, run_dir: RunDir, tls: TLS, launch: Callable[[], subprocess.Popen[bytes]] | None = None) -> None:
+        self.run_dir, self._tls, self._launch, self._tries = run_dir, tls, launch, TRIES
+        self.process = launch() if launch else None
 
     @property
     def up(self) -> Up:
@@ -181,9 +188,14 @@ class Watched:
             return None
 
     def check(self) -> None:
-        """Raise Unavailable, in its words, if the process that should keep the service up failed."""
+        """Raise Unavailable, in its words, if the process that should keep the service up failed; where another try
+        may help it is tried again."""
+        from services.cluster.rundir import RAY_IS_LATE
+
         code = None if self.process is None else self.process.poll()
-        if code:
+        if code == RAY_IS_LATE and self._launch is not None and self._tries > 1:
+            self._tries, self.process = self._tries - 1, self._launch()
+        elif code:
             said = self.run_dir.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             words = next((line.removeprefix("worldkv: ") for line in said if line.startswith("worldkv: ")), "")
             last = said[-1] if said else f"it ended with {code}"

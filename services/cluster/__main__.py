@@ -24,7 +24,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import ray
 from ray.exceptions import ActorDiedError, RayError
 
-from services.cluster.rundir import RunDir, Up
+from services.cluster.rundir import RAY_IS_LATE, RunDir, Up
 from services.cluster.supervisor_actor import NAME, Life, SupervisorActor
 from services.cluster.topology import TopologyConfig
 from worldkv.config import load
@@ -84,17 +84,28 @@ def _ray(settings: TopologyConfig, address: str, run_dir: RunDir) -> Iterator[Up
     folder = run_dir.ray_folder()
     up = Up("", "", os.getpid(), str(folder), shared)
     try:
-        context: Any = ray.init(
-            "local",
-            include_dashboard=False,
-            object_store_memory=settings.object_store_bytes,
-            _temp_dir=str(folder),
-            **common,
-        )
-        yield replace(up, ray=context.address_info["address"])
+        yield replace(up, ray=_start_ray(folder, settings.object_store_bytes, common))
     finally:
         ray.shutdown()
         run_dir.clean(up)
+
+
+def _start_ray(folder: Path, object_store_bytes: int, settings: dict[str, Any]) -> str:
+    """Start Ray here; its address. Ends with RAY_IS_LATE if it is not there within the time that it gives itself."""
+    try:
+        context: Any = ray.init(
+            "local",
+            include_dashboard=False,
+            object_store_memory=object_store_bytes,
+            _temp_dir=str(folder),
+            **settings,
+        )
+    except Exception as error:  # what Ray raises then is just this
+        if type(error) is not Exception:
+            raise
+        print(f"worldkv: Ray did not start: {error}", file=sys.stderr)
+        raise SystemExit(RAY_IS_LATE) from error  # what did start ends with this process
+    return str(context.address_info["address"])
 
 
 def _supervisor(settings: TopologyConfig, run_dir: RunDir, joined: bool) -> Any:

@@ -19,6 +19,8 @@ MAX_SOCKET_BYTES = 107
 """Of the path of a unix socket; longer ones cannot be bound."""
 RAY_SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store.12")
 """That Ray's socket paths have beyond the folder it is given."""
+RAY_IS_LATE = os.EX_TEMPFAIL
+"""Exit code of the process that keeps a service up, if Ray did not start in its own time: another try may help."""
 
 
 @dataclass(frozen=True)
