@@ -219,7 +219,8 @@ class Resident:
 
     def _note(self, stored: Stored) -> None:
         """A new branch is this session's."""
-        self.world, self._kept = stored.world, Kept(stored.world.chunks, stored.level)
+        end = stored.world.chunks
+        self.world, self._kept = stored.world, Kept(end, stored.level if end else Level.REDIS)
 
     async def _stand(
         self, stored: Stored, state: SessionState | None, known: Mapping[int, HeldChunk] | None = None
