@@ -14,7 +14,7 @@ from worldkv.service import Host, ServiceConfig, Serving, serve
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsStub
 
-ROUTING: dict[str, Any] = {"ping_seconds": 0.05, "silent_seconds": 2.0, "failover_seconds": 30.0}
+ROUTING: dict[str, Any] = {"ping_seconds": 0.05, "silent_seconds": 20.0, "failover_seconds": 30.0}
 
 
 class Gateway:
