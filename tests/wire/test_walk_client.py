@@ -180,6 +180,23 @@ async def test_a_second_client_takes_the_session_over():
         assert len(toy.sittings) == 1, "neither of them closes it"
 
 
+async def test_who_joins_after_a_rewind_is_told_of_what_came_before_it():
+    async with service() as (_, client), client.open() as walk:
+        [_ async for _ in walk.path([TURN] * FRAMES * 4)]
+        await walk.rewind(2)
+        await walk.move(TURN)
+        async with client.join(walk.session) as other:
+            events, there = other.events(), other.walker
+            first = await anext(each async for each in other.events() if isinstance(each, Drawn))
+            assert (first.key.index, other.next, other.walker) == (0, 3, there)
+            last = await other.move(TURN)
+            assert (other.next, other.walker) == (4, last.walker)
+            await other.close()
+        told = [each.key async for each in events if isinstance(each, Drawn)]
+        assert told == [*walk.world.lineage.keys(4)]
+        assert told[-1] == last.key
+
+
 async def test_a_walk_that_was_left_lives_on():
     async with service() as (toy, client):
         async with client.open() as walk:

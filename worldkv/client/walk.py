@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 
 from worldkv import wire
@@ -99,7 +100,7 @@ class Walk:
         self._holding = 0
         self._answers: dict[int, asyncio.Future[Drawn]] = {}
         self._listeners: list[Events] = []
-        self._branch, self._left = b"", set[bytes]()
+        self._left: set[bytes] = set()
         self._go, self._leaving = asyncio.Event(), False
         self._ended: WorldKVError | None = None
         self._task: asyncio.Task[None] | None = None
@@ -215,7 +216,8 @@ class Walk:
         answer = await self._link.ask(
             self._link.stub.Rewind(pb.RewindRequest(session=self.session, at=at), metadata=self._link.metadata)
         )
-        self._stand(wire.world_of(answer.world), walker_of(answer.walker), at)
+        self._stand(wire.world_of(answer.world))
+        self.walker, self.next = walker_of(answer.walker), at
 
     async def fork(self, name: str = "", at: int | None = None) -> World:
         """Give the world, up to a chunk, a second name, chosen by the service if none is given; this walk goes on.
@@ -316,19 +318,22 @@ class Walk:
             await self._go.wait()
 
     async def _take_drawn(self, message: pb.Drawn) -> None:
-        branch = message.key.branch
-        if branch in self._left or (branch == self._branch and message.key.index < self._line.seen):
-            return  # drawn before a rewind, or seen already
+        key = wire.chunk_of(message.key)
+        if self.world.lineage.covers(key):
+            if key.index < self._line.seen:
+                return  # sent a second time
+        elif key.branch in self._left:
+            return  # drawn before the session went back, or elsewhere
+        else:
+            self._stand(replace(self.world, lineage=self.world.lineage.fork(key.index, key.branch)))
         size = self.opened.height, self.opened.width
         if any(each.format == pb.PICTURE_FORMAT_JPEG for each in message.pictures):
             drawn = await asyncio.to_thread(drawn_of, message, *size)
         else:
             drawn = drawn_of(message, *size)
-        if branch != self._branch:
-            self._left.add(self._branch)
-            self._branch = branch
-        self.walker, self.next = drawn.walker, drawn.key.index + 1
-        self._line.seen = self.next
+        self._line.seen = drawn.key.index + 1
+        if self._line.seen >= self.next:  # else it was drawn before this client came
+            self.walker, self.next = drawn.walker, self._line.seen
         self._tell(drawn)
         if drawn.number in self._answers:
             for number in [*self._answers]:  # in the order in which they were asked for, and are drawn
@@ -344,19 +349,21 @@ class Walk:
         """The session as it is now: joined for the first time, or again."""
         if not self._joined.done():
             self._joined.set_result(None)
-            self.opened = opened
-        seen = self._line.seen
-        self._stand(opened.world, opened.walker, opened.next)
-        if self._line.seen < seen:
-            self._line.join_again()
+            self.opened, self.world, self.next = opened, opened.world, opened.next
+        else:
+            seen = self._line.seen
+            self._stand(opened.world)
+            if self._line.seen < seen:
+                self._line.join_again()
+        self.walker, self.next = opened.walker, opened.next
 
-    def _stand(self, world: World, walker: Walker, next: int) -> None:
-        """The session is here now, and what it was told that we had seen may be another branch's."""
-        self.world, self.walker, self.next = world, walker, next
-        if world.lineage.head != self._branch:
-            self._left.add(self._branch)
-            self._branch = world.lineage.head
+    def _stand(self, world: World) -> None:
+        """The session writes to this world's head now: what was seen of another branch was not seen of this one."""
+        if (head := self.world.lineage.head) != world.lineage.head:
+            self._left.add(head)
             self._line.seen = min(self._line.seen, world.lineage.start)
+            self.next = min(self.next, world.lineage.start)
+        self.world = world
 
     def _told(self, up: bool, why: str) -> None:
         if not self._leaving:
