@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from services.generator.processes import Process, Service, free_addresses, servi
 from services.generator.scenarios import SCENARIOS, path
 from services.generator.served import served_walk
 from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, run_walk
+from worldkv.actions import Action
 from worldkv.client import WalkClient
-from worldkv.client.walk_events import Drawn, Notice, NoticeKind
-from worldkv.errors import InvalidInput, Unavailable
+from worldkv.client.walk import Events
+from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind
+from worldkv.errors import Conflict, InvalidInput, Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+T = TypeVar("T")
 ONE = {"THREADS": "1", "ENGINE__BATCH": "1"}
 
 
@@ -66,6 +70,47 @@ async def test_what_a_service_does_not_have_is_refused(whole, model):
             await served_walk(client, model, SCENARIOS["pan90"](0), PAPER)
         with pytest.raises(InvalidInput, match="rooms that no seed gives"):
             await served_walk(client, model, SCENARIOS["open"](0), DEFAULT)
+
+
+async def test_all_that_a_walk_can_do_it_does_with_a_real_service(whole):
+    turn = Action(turn=9.0)
+    async with WalkClient(whole.address, tenant="somebody") as client:
+        async with client.open("rooms:7", world="mine", tour="R45", lockstep=True) as walk:
+            events = walk.events()
+            await walk.hold(turn)
+            held = [await until(events, Drawn) for _ in range(4)]
+            assert [chunk.key.index for chunk in held] == [0, 1, 2, 3]
+            paused = await walk.pause()
+            while (await until(events, Applied)).number != paused:
+                pass
+            drawn = [chunk async for chunk in walk.path("R27_3")]
+            await walk.rewind(3)
+            again = await walk.move(turn)
+            assert (again.key.index, again.key.branch) == (3, walk.world.lineage.head)
+            assert again.key.branch != drawn[0].key.branch
+            forked = await walk.fork("other")
+            assert (await client.sessions())[0].world == "mine"
+            async with client.join(walk.session) as other:
+                assert (other.next, other.walker) == (4, walk.walker)
+                with pytest.raises(Conflict):
+                    await walk.move(turn)
+                assert (await other.move(turn)).key.index == 4
+                assert (await other.close()).end == 5
+        assert await client.sessions() == []
+        async with client.open(world=forked.name) as walk:
+            assert (await walk.move(turn)).key.index == walk.opened.next == 4
+            assert walk.world.lineage.key(2) == drawn[0].key._replace(index=2)
+    async with WalkClient(whole.address, tenant="nobody") as client:
+        assert await client.sessions() == []
+
+
+async def until(events: Events, kind: type[T]) -> T:
+    """The next event of a kind."""
+    async with asyncio.timeout(60):
+        async for event in events:
+            if isinstance(event, kind):
+                return event
+    raise AssertionError("the walk has ended")
 
 
 async def test_every_chunk_comes_once_though_the_gateway_is_killed(whole):
