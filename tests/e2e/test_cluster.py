@@ -5,7 +5,6 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -244,7 +243,6 @@ def test_nothing_is_left_after_down(service):
 
 
 def test_a_service_in_the_foreground_ends_in_order_when_whoever_began_it_is_killed(place):
-    shutil.rmtree(place.run_dir.logs)
     command = [*WORLDKV, "up", "--generator", "0"]
     with subprocess.Popen(command, env=place.environment, stdout=subprocess.PIPE, text=True) as process:
         try:
