@@ -38,7 +38,7 @@ from worldkv.select import Query, make_selector
 from worldkv.store import RamStore
 from worldkv.window import Window
 
-BLOCK, PAIRS = 4, 16
+BLOCK, PAIRS = 2, 32
 """Chunks that one walk is timed over before the other's turn, and turns."""
 SLOTS = (2, 4)
 WIDE = range(5)
