@@ -68,8 +68,8 @@ class Link:
             raise self.plain(error) from error
 
     def plain(self, error: WorldKVError) -> WorldKVError:
-        """An error that names the address, if the service did not raise it itself."""
-        if rpc.answered(error):
+        """What says where nobody answers; other errors, and what the service raised itself, as they are."""
+        if rpc.answered(error) or not isinstance(error, Unavailable):
             return error
         return Unavailable(f"nothing answers on {self.address}, `worldkv up` starts the service ({error})")
 
