@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from benchmarks.gen_soak import soak
 from benchmarks.registry import Case, bench
 from services.generator.processes import Process, service
+from services.generator.server import TICK_SECONDS
 from worldkv import rpc
 from worldkv.actions import Action, parse_path
 from worldkv.client import WalkClient
@@ -29,8 +30,8 @@ from worldkv.v1.generator_pb2_grpc import GeneratorStub
 
 ACTIVE, OPEN = 8, 64
 """Sessions that walk, and sessions that are open in all."""
-WARM = 10
-"""Chunks that an active session has drawn before anything is measured."""
+WARM = 20
+"""Chunks that an active session has drawn before anything is measured: what it holds grows no more after 15."""
 HOT_BYTES = 8 << 20
 """That a session keeps at hand, decoded: five chunks."""
 READINGS = 7
@@ -39,7 +40,8 @@ SCENES = (7, 8, 9)
 OPENINGS = 12
 SOAKS = (1, 2)
 ROUNDS = 45
-TURN = Action(turn=9.0)
+TURN = Action(turn=24.0)
+"""A full turn takes five chunks: from then on there is something to recall."""
 
 
 class Generators(NamedTuple):
@@ -94,7 +96,7 @@ async def _idle(made: Generators) -> tuple[list[float], float]:
             await asyncio.gather(suspended(), active[n % ACTIVE].move(TURN))
         runs = []
         for _ in range(READINGS):
-            await asyncio.gather(*(each.move(TURN) for each in active))
+            await asyncio.gather(*(each.move(TURN) for each in active), asyncio.sleep(2 * TICK_SECONDS))
             runs.append((_resident(pid) - before) / (OPEN - ACTIVE))
         return runs, (before - none) / ACTIVE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -86,9 +87,20 @@ def _picture_shape(model: WorldModel) -> tuple[int, int, int]:
 
 
 async def _tick(live: Live) -> None:
+    suspended = 0
     while True:
         live.tidy()
+        if live.metrics.suspensions > suspended:
+            suspended = live.metrics.suspensions
+            await asyncio.to_thread(_give_back)
         await asyncio.sleep(TICK_SECONDS)
+
+
+def _give_back() -> None:
+    """Have the C library return free memory to the system, where it can: it would keep it for who comes next."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 async def _drain(host: Host, live: Live) -> None:

@@ -27,7 +27,7 @@ class Metrics:
         def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"worldkv_generator_{name}", about, registry=registry, buckets=buckets)
 
-        self.chunks = 0
+        self.chunks = self.suspensions = 0
         self._chunks = counter("chunks", "Chunks drawn", "kind")
         self._seconds = histogram("chunk_seconds", "Seconds from a move to its pictures", SECONDS)
         self._recall_seconds = histogram("recall_seconds", "Seconds that a chunk waited for memory", RECALL_SECONDS)
@@ -62,6 +62,7 @@ class Metrics:
         self._refused.inc()
 
     def suspended(self) -> None:
+        self.suspensions += 1
         self._suspended.inc()
 
     def woken(self) -> None:
