@@ -268,7 +268,7 @@ async def test_a_world_that_is_there_is_entered_as_it_is(fields, error, words):
         await caller.call("Close", session=session)
         with pytest.raises(error, match=words):
             await caller.open(world="harbour", **fields)
-        assert caller.made.live.maker.engine.resident_bytes == 0
+        await until(lambda: caller.made.live.maker.engine.resident_bytes == 0)
         assert (await caller.open(world="harbour")).next == 2
 
 
