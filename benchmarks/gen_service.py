@@ -38,13 +38,15 @@ from worldkv.store import RamStore
 
 SAME = (("pan90", WINDOW), ("pan90", FULL), ("pan90", DEFAULT), ("door", DEFAULT), ("square", DEFAULT))
 """Walks that are compared picture by picture."""
+ALONE = {"THREADS": "1", "ENGINE__BATCH": "1", "MEMORY__HOT_BYTES": "0"}
+"""Settings of a generator that draws for one session at a time, and fetches all that it recalls."""
 WARM, BLOCK, ROUNDS = 12, 12, 7
 """Chunks before anything is measured, chunks that one way walks before it is the other's turn, and turns of each."""
 
 
 @bench("gen.same", bar="<= 1e-5", about="largest difference of pictures, walked through processes and in one")
 def same() -> Iterator[Case]:
-    with one_thread(), service({"THREADS": "1", "ENGINE__BATCH": "1"}) as made:
+    with one_thread(), service(ALONE) as made:
         for name, variant in SAME:
             scenario, here = SCENARIOS[name](0), list[Tensor]()
             there = asyncio.run(_walked(made.address, scenario, variant))

@@ -24,7 +24,8 @@ from worldkv.errors import Conflict, InvalidInput, Unavailable
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 T = TypeVar("T")
-ONE = {"THREADS": "1", "ENGINE__BATCH": "1"}
+ONE = {"THREADS": "1", "ENGINE__BATCH": "1", "MEMORY__HOT_BYTES": "0"}
+"""Settings of a generator that draws as one process does, and has nothing at hand that it can fetch."""
 
 
 @pytest.fixture(scope="module")
