@@ -34,8 +34,10 @@ WARM = 20
 """Chunks that an active session has drawn before anything is measured: what it holds grows no more after 15."""
 HOT_BYTES = 8 << 20
 """That a session keeps at hand, decoded: five chunks."""
-READINGS = 7
+READINGS = 5
 """Of memory; the median counts."""
+REST_SECONDS = 3 * TICK_SECONDS
+"""Between the last chunk and a reading: what is on its way to be kept is not what sessions cost."""
 SCENES = (7, 8, 9)
 OPENINGS = 12
 SOAKS = (1, 2)
@@ -91,12 +93,14 @@ async def _idle(made: Generators) -> tuple[list[float], float]:
         await suspended()  # what only the first one takes
         none = _resident(pid)
         active = [await opened(WARM) for _ in range(ACTIVE)]
+        await suspended()
+        await asyncio.sleep(REST_SECONDS)
         before = _resident(pid)
         for n in range(OPEN - ACTIVE):
             await asyncio.gather(suspended(), active[n % ACTIVE].move(TURN))
         runs = []
         for _ in range(READINGS):
-            await asyncio.gather(*(each.move(TURN) for each in active), asyncio.sleep(2 * TICK_SECONDS))
+            await asyncio.sleep(REST_SECONDS)
             runs.append((_resident(pid) - before) / (OPEN - ACTIVE))
         return runs, (before - none) / ACTIVE
 
