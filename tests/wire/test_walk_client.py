@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH, ToySessions, serving
 from worldkv.actions import Action, Walker, parse_path
 from worldkv.client import WalkClient, WalkClientConfig
+from worldkv.client.walk import EVENTS
 from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind, Remembered
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
 from worldkv.store import Level, Miss
@@ -127,6 +128,20 @@ async def test_events_that_nobody_reads_stop_no_move():
     assert indices([each async for each in events if isinstance(each, Drawn)]) == [*range(60)]
 
 
+async def test_events_that_were_let_go_of_hold_nothing_up():
+    async with service() as (_, client), client.open() as walk, asyncio.timeout(20):
+        await walk.move(TURN)
+        events, unread = walk.events(), walk.events()
+        for _ in range(12):
+            await walk.hold(TURN)
+        async for _ in walk.events():
+            break
+        seen = [await anext(events) for _ in range(EVENTS)]
+        del unread
+        seen += [await anext(events) for _ in range(12 * 7 - EVENTS)]
+        assert indices([each for each in seen if isinstance(each, Drawn)]) == [*range(1, 37)]
+
+
 async def test_rewind_and_fork():
     async with service() as (_, client), client.open(world="mine") as walk:
         first = [each async for each in walk.path([TURN] * FRAMES * 4)]
@@ -207,6 +222,18 @@ async def test_a_walk_that_was_left_lives_on():
         assert [*toy.sittings] == [walk.session]
         async with client.join(walk.session) as again:
             assert (await again.move(TURN)).key.index == 1
+
+
+async def test_a_walk_that_was_left_at_once_lives_on():
+    async with service() as (toy, client):
+        async with client.open() as walk:
+            events, path = walk.events(), walk.path([TURN])
+            asked = asyncio.ensure_future(anext(path))
+            await walk.leave()
+        assert [*toy.sittings] == [walk.session]
+        assert [each async for each in events] == []
+        with pytest.raises(Unavailable, match="ended"):
+            await asked
 
 
 async def test_an_error_of_the_user_is_what_he_sees():

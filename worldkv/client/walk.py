@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
+from weakref import WeakSet
 
 from worldkv import wire
 from worldkv.actions import Action, Walker, parse_path
@@ -41,7 +42,7 @@ NUMBERS = 1 << 52
 class Events(AsyncIterator[Event]):
     """What happens in a walk from the moment of asking, in order; ends with the walk, and raises what ended it.
 
-    taken  is called whenever one was read
+    taken  is called whenever one was read, and when nobody reads any more
     """
 
     def __init__(self, taken: Callable[[], None]) -> None:
@@ -49,6 +50,9 @@ class Events(AsyncIterator[Event]):
         self._more, self._taken = asyncio.Event(), taken
         self._failed: WorldKVError | None = None
         self.over = False
+
+    def __del__(self) -> None:
+        self._taken()
 
     @property
     def full(self) -> bool:
@@ -99,7 +103,7 @@ class Walk:
         self._number = random.randrange(1, NUMBERS)
         self._holding = 0
         self._answers: dict[int, asyncio.Future[Drawn]] = {}
-        self._listeners: list[Events] = []
+        self._listeners: WeakSet[Events] = WeakSet()  # whoever lets go of one reads it no more
         self._left: set[bytes] = set()
         self._go, self._leaving = asyncio.Event(), False
         self._ended: WorldKVError | None = None
@@ -196,12 +200,12 @@ class Walk:
     def events(self) -> Events:
         """All that happens from now on, chunks that answer moves as well.
 
-        Who asks for events reads them: while too many wait and no move does, the stream is held up, and the service
-        leaves pictures out.
+        Who asks for events reads them, or lets go of them: while too many wait and no move does, the stream is held up,
+        and the service leaves pictures out.
         """
         listener = Events(self._go.set)
         if self._ended is None:
-            self._listeners.append(listener)
+            self._listeners.add(listener)
         else:
             listener.end(self._ended)
         return listener
@@ -242,6 +246,8 @@ class Walk:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+            if self._ended is None:  # it was cancelled before it began
+                self._end(self._over())
 
     def _move(self, actions: Action | Sequence[Action]) -> asyncio.Future[Drawn]:
         held = [actions] if isinstance(actions, Action) else list(actions)
@@ -276,13 +282,16 @@ class Walk:
             raise self._ended
 
     async def _run(self) -> None:
-        failed: WorldKVError = Unavailable(f"the walk in session {self.session} has ended")
+        failed = self._over()
         try:
             await self._line.run()
         except WorldKVError as error:
             failed = error
         finally:
             self._end(failed)
+
+    def _over(self) -> WorldKVError:
+        return Unavailable(f"the walk in session {self.session} has ended")
 
     def _end(self, failed: WorldKVError) -> None:
         self._ended = failed
@@ -371,7 +380,6 @@ class Walk:
             self._tell(Notice(kind, self._line.seen, why))
 
     def _tell(self, event: Event) -> None:
-        self._listeners = [listener for listener in self._listeners if not listener.over]
         for listener in self._listeners:
             listener.put(event)
 
