@@ -44,10 +44,14 @@ class Walked(NamedTuple):
 
 
 class Router:
-    """The calls of `Sessions` that have one answer, each brought to the generator that can give it."""
+    """The calls of `Sessions` that have one answer, each brought to the generator that can give it.
+
+    ended  is set when walks are to go on through another gateway
+    """
 
     def __init__(self, generators: Generators, config: RoutingConfig, metrics: Metrics) -> None:
         self.generators, self.config, self.metrics = generators, config, metrics
+        self.ended = asyncio.Event()
         self._roots: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # by tenant and name of the world
         self._walked: dict[tuple[str, str], Walked] = {}
         self._settling: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -114,6 +118,11 @@ class Router:
         if not pages:
             raise self._nowhere("sessions cannot be listed", [])
         return merged(pages, size)
+
+    async def end(self) -> None:
+        """Wait until this gateway ends. Raises Unavailable then."""
+        await self.ended.wait()
+        raise Unavailable("this gateway ends: join the session again")
 
     async def settle(self, tenant: str, session: str, deadline: Deadline, root: bytes | None = None) -> Place:
         """Where a session lives; if nowhere, it is resumed where there is room.

@@ -49,8 +49,19 @@ async def assembled(config: GatewayConfig, host: Host) -> AsyncIterator[tuple[st
         stack.callback(asyncio.create_task(generators.keep_looking()).cancel)
         stack.callback(asyncio.create_task(_tick(generators, metrics)).cancel)
         router = Router(generators, config.routing, metrics)
-        web = await stack.enter_async_context(serving_web(config.web, router)) if config.web.address else ""
+        stack.callback(asyncio.create_task(_end(host, config, router)).cancel)
+        web = ""
+        if config.web.address:
+            web = await stack.enter_async_context(serving_web(config.web, router, host.ending))
+        stack.callback(router.ended.set)
         yield add(router, host.server), web
+
+
+async def _end(host: Host, config: GatewayConfig, router: Router) -> None:
+    """End all walks once no new ones are taken: they go on through another gateway."""
+    await host.ending.wait()
+    await asyncio.sleep(config.service.notice_seconds)
+    router.ended.set()
 
 
 async def _tick(generators: Generators, metrics: Metrics) -> None:

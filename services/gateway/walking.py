@@ -38,15 +38,19 @@ async def walk(router: Router, tenant: str, requests: AsyncIterator[pb.WalkReque
     """Answers to a client's messages, the first of which joins a session, for as long as both sides want.
 
     Raises what the session's generator raises, InvalidInput for messages out of place, Unavailable if the generator is
-    lost and no other takes the session over in time.
+    lost and no other takes the session over in time, or if this gateway ends.
     """
     first = await anext(requests, None)
     if first is None or not first.join.session:
         raise InvalidInput("a walk begins with a join that names a session")
     with router.metrics.walks.track_inprogress():
         async with aclosing(_Walk(router, tenant, first.join).answers(requests)) as answers:
-            async for answer in answers:
-                yield answer
+            ending = asyncio.create_task(router.end())
+            try:
+                while (answer := await _next(answers, ending)) is not None:
+                    yield answer
+            finally:
+                ending.cancel()
 
 
 class _Walk:
@@ -200,6 +204,19 @@ class _Walk:
 
     async def _settle(self, deadline: Deadline) -> Place:
         return await self.router.settle(self.tenant, self.session, deadline, self._root or None)
+
+
+async def _next(answers: Answers, ending: asyncio.Task[None]) -> pb.WalkResponse | None:
+    """The next answer, None after the last. Raises why this gateway ends, if it does."""
+    reading = asyncio.ensure_future(anext(answers, None))
+    try:
+        await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            ending.result()
+        return reading.result()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)  # only then its walk can be closed
 
 
 async def _read(call: Any, taking: asyncio.Task[None], silent: asyncio.Task[Any]) -> Any:

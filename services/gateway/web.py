@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -22,10 +23,12 @@ PAGE = Path(__file__).parent / "page"
 
 
 @asynccontextmanager
-async def serving_web(config: WebConfig, router: Router) -> AsyncIterator[str]:
-    """Serve browsers until the block ends; gives the address. Raises Unavailable if it cannot be had, InvalidConfig for
-    certificates that cannot be read."""
-    face = _Face(config, router)
+async def serving_web(config: WebConfig, router: Router, ending: asyncio.Event) -> AsyncIterator[str]:
+    """Serve browsers until the block ends, and be ready until `ending` is set; gives the address.
+
+    Raises Unavailable if it cannot be had, InvalidConfig for certificates that cannot be read.
+    """
+    face = _Face(config, router, ending)
     runner = web.AppRunner(face.app(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
     await runner.setup()
     try:
@@ -40,14 +43,11 @@ async def serving_web(config: WebConfig, router: Router) -> AsyncIterator[str]:
 
 
 class _Face:
-    def __init__(self, config: WebConfig, router: Router) -> None:
-        self.config, self.router = config, router
-        self._talks: set[Conversation] = set()
-        self._ends = False
+    def __init__(self, config: WebConfig, router: Router, ending: asyncio.Event) -> None:
+        self.config, self.router, self.ending = config, router, ending
 
     def app(self) -> web.Application:
         app = web.Application()
-        app.on_shutdown.append(self._shut)
         folder = self.config.folder or PAGE
         app.router.add_get("/healthz", self._healthy)
         app.router.add_get("/readyz", self._ready)
@@ -60,6 +60,8 @@ class _Face:
         return web.Response(text="this process lives\n")
 
     async def _ready(self, _: web.Request) -> web.Response:
+        if self.ending.is_set():
+            return web.Response(status=503, text="this gateway ends\n")
         count = len(self.router.generators.answering())
         return web.Response(status=200 if count else 503, text=f"{count} generators answer\n")
 
@@ -71,17 +73,12 @@ class _Face:
             tenant = rpc.tenant_named(given)
         except InvalidInput as error:
             raise web.HTTPBadRequest(text=f"{error}\n") from error
-        if self._ends:
+        if self.router.ended.is_set():
             raise web.HTTPServiceUnavailable(text="this gateway ends\n")
         socket = Socket(self.config)
         await socket.prepare(request)
-        talk = Conversation(socket, self.router, tenant, self.config)
-        self._talks.add(talk)
-        try:
-            with self.router.metrics.sockets.track_inprogress():
-                await talk.run()
-        finally:
-            self._talks.discard(talk)
+        with self.router.metrics.sockets.track_inprogress():
+            await Conversation(socket, self.router, tenant, self.config).run()
         return socket
 
     def _may(self, request: web.Request) -> bool:
@@ -90,11 +87,6 @@ class _Face:
         if origin is None or "*" in self.config.origins or origin in self.config.origins:
             return True
         return urlsplit(origin).netloc == request.host
-
-    async def _shut(self, _: web.Application) -> None:
-        self._ends = True
-        for talk in list(self._talks):
-            talk.end(Unavailable("this gateway ends: join the session again"))
 
 
 def _showing(file: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

@@ -42,11 +42,6 @@ class Conversation:
         self._idle.set()
         self._waiting = Waiting(config.picture_bytes, config.most_waiting)
         self._requests: asyncio.Queue[pb.WalkRequest] = asyncio.Queue(1)
-        self._ended: asyncio.Queue[WorldKVError] = asyncio.Queue()
-
-    def end(self, error: WorldKVError) -> None:
-        """The gateway ends the conversation, for this reason."""
-        self._ended.put_nowait(error)
 
     async def run(self) -> None:
         """Talk until the end, then close the socket with the reason."""
@@ -54,7 +49,7 @@ class Conversation:
         sending = asyncio.create_task(self._send())
         try:
             try:
-                await _first_of(self._talk(), self._told_to_end(), asyncio.shield(sending))
+                await _first_of(self._talk(), self.router.end(), asyncio.shield(sending))
             except WorldKVError as error:
                 code, reason = closing(error)
             await self._waiting.end()
@@ -144,9 +139,6 @@ class Conversation:
                 await self._socket.send_bytes(answer if isinstance(answer, bytes) else framed(answer))
         except ConnectionResetError:
             return
-
-    async def _told_to_end(self) -> None:
-        raise await self._ended.get()
 
     def _deadline(self) -> Deadline:
         return Deadline(self.router.config.deadline_seconds)

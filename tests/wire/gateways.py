@@ -69,10 +69,12 @@ class Fleet:
         return next(toy for toy in self.toys() for _, each in toy.live if each == session and not toy.dead.is_set())
 
     @asynccontextmanager
-    async def gateway(self, web: WebConfig | None = None, **routing: Any) -> AsyncIterator[Gateway]:
+    async def gateway(
+        self, web: WebConfig | None = None, drain_seconds: float = 0, **routing: Any
+    ) -> AsyncIterator[Gateway]:
         config = GatewayConfig(
             members=self.members,
-            service=ServiceConfig(drain_seconds=0),
+            service=ServiceConfig(drain_seconds=drain_seconds),
             routing=RoutingConfig(**ROUTING | routing),
             web=web or WebConfig(address=""),
         )

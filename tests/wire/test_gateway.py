@@ -1,13 +1,15 @@
 """The gateway's gRPC face before toy generators: where sessions are placed, found and taken up again."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.wire.gateways import Gateway, fleet, setting, until
+from tests.wire.gateways import Client, Gateway, fleet, setting, until
 from worldkv import rpc
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, SpecMismatch, Unavailable
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.v1.sessions_pb2_grpc import SessionsStub
 
 
 async def test_a_walk_is_what_its_generator_draws(tmp_path):
@@ -251,3 +253,15 @@ async def _closed(gateway: Gateway, session: str) -> pb.CloseResponse:
     with rpc.translated():
         closed: pb.CloseResponse = await gateway.stub.Close(pb.CloseRequest(session=session))
     return closed
+
+
+async def test_a_walk_is_told_that_its_gateway_ends(tmp_path):
+    async with fleet(tmp_path, "a") as made, AsyncExitStack() as stack:
+        async with made.gateway(drain_seconds=10) as gateway:
+            session = (await gateway.open()).session
+            channel = await stack.enter_async_context(rpc.channel(gateway.serving.address))
+            client = await stack.enter_async_context(Client(SessionsStub(channel), session, 0, "default"))
+            await client.next("joined")
+            ended = asyncio.create_task(client.next("drawn"))
+        with pytest.raises(Unavailable, match="this gateway ends: join the session again"):
+            await ended

@@ -12,11 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import WSMsgType
+from prometheus_client import CollectorRegistry
 
-from services.gateway.config import WebConfig
+from services.gateway.config import GatewayConfig, WebConfig
+from services.gateway.server import assembled
 from tests.wire.gateways import Fleet, Gateway, fleet, until
 from worldkv import rpc
 from worldkv.errors import InvalidConfig, Unavailable
+from worldkv.service import Host
 
 
 class Browser:
@@ -296,6 +299,20 @@ async def test_a_gateway_that_ends_says_so(tmp_path):
         assert (code, "this gateway ends" in words) == (4014, True)
         async with made.gateway() as other, other.walk(session) as client:
             await client.next("joined")
+
+
+async def test_a_gateway_that_ends_is_not_ready(tmp_path):
+    host = Host(rpc.server(), CollectorRegistry(), asyncio.Event())
+    async with fleet(tmp_path, "a") as made, aiohttp.ClientSession() as http:
+        config = GatewayConfig(members=made.members, web=WebConfig(address="127.0.0.1:0"))
+        async with assembled(config, host) as (_, address):
+            url = f"http://{address}/readyz"
+            answering = ("worldkv_gateway_generators", {"state": "answering"})
+            await until(lambda: host.registry.get_sample_value(*answering))
+            assert (await http.get(url)).status == 200
+            host.ending.set()
+            assert (await http.get(url)).status == 503
+        await host.server.stop(None)
 
 
 async def test_browsers_come_in_over_tls_too(tmp_path, tls):
