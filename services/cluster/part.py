@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 
 from services.cluster.kinds import Place, figures, placed, reachable
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
-from worldkv.errors import Unavailable
+from worldkv.errors import NotFound, Unavailable
 from worldkv.service import Servicers, Serving, serve
 
 BEAT_SECONDS = 0.5
@@ -73,7 +73,11 @@ class PartProcess:
         shutil.rmtree(self._place.folder, ignore_errors=True)
 
     def publish(self, roster: Roster) -> None:
-        """Have this roster from now on, unless a newer one is there already. Unavailable if it cannot be written."""
+        """Have this roster from now on, unless a newer one is there already.
+
+        Raises Unavailable if it cannot be written, NotFound after the end: memberships stay gone.
+        """
+        self._check()
         if roster.number < self._roster.number:
             return
         try:
@@ -83,10 +87,15 @@ class PartProcess:
         self._roster = roster
 
     def pulse(self) -> Pulse:
-        """How it is; Unavailable while it does not serve."""
+        """How it is; Unavailable while it does not serve yet, NotFound after its end."""
+        self._check()
         if self._where is None or self._registry is None:
             raise Unavailable(f"{self._place.name} does not serve yet")
         return Pulse(self._where, monotonic() - self._beat, figures(self.kind, self._registry), self._roster)
+
+    def _check(self) -> None:
+        if self._running is not None and self._running.done():
+            raise NotFound(f"{self._place.name} has ended")
 
     async def _run(self, own: Any, begun: asyncio.Future[Serving]) -> None:
         beating = asyncio.create_task(self._beats())

@@ -253,13 +253,17 @@ class Supervisor:
             self._tell()
 
     async def _visit(self, part: Part) -> None:
+        await self._bring(part)
+        pulse = await self._units.ping(part.name)
+        part.heard = asyncio.get_running_loop().time() - pulse.idle
+        part.figures = pulse.figures
+
+    async def _bring(self, part: Part) -> None:
+        """Tell a part of the newest roster, if it does not know of it yet."""
         roster = self.roster
         if part.seen < roster.number:
             await self._units.publish(part.name, roster)
             part.seen = roster.number
-        pulse = await self._units.ping(part.name)
-        part.heard = asyncio.get_running_loop().time() - pulse.idle
-        part.figures = pulse.figures
 
     async def _lost(self, part: Part, why: str) -> None:
         """A part that does not serve: kill what may be left of it. It keeps its place in the roster."""
@@ -276,12 +280,29 @@ class Supervisor:
         await asyncio.gather(keeper, return_exceptions=True)
         with suppress(NotFound, Unavailable, TimeoutError):
             async with asyncio.timeout(self._config.silent_seconds):
-                await self._units.publish(part.name, self.roster)
+                await self._bring(part)
         await self._until_known()
-        await self._units.stop(part.name, self._config.end_seconds if part.serves else 0)
+        telling = asyncio.create_task(self._keep_told(part))
+        telling.add_done_callback(_tell_defect)
+        try:
+            await self._units.stop(part.name, self._config.end_seconds if part.serves else 0)
+        finally:
+            telling.cancel()
         _log.info("%s has ended", part.name)
         del self._parts[part.name], self._keepers[part.name]
         self._settle()  # it may be wanted again
+
+    async def _keep_told(self, part: Part) -> None:
+        """Tell a part that ends of every new roster: those who stay refuse what it hands on by an older one."""
+        while True:
+            await self._until(lambda: part.seen < self.roster.number)
+            try:
+                async with asyncio.timeout(self._config.ping_seconds):
+                    await self._bring(part)
+            except NotFound:
+                return
+            except (Unavailable, TimeoutError):
+                await asyncio.sleep(self._config.ping_seconds / 4)
 
     async def _end_with_all(self, part: Part) -> None:
         """End a part together with all others: it hands nothing to those that end as well."""

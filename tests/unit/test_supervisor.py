@@ -189,6 +189,26 @@ async def test_shards_that_leave_are_published_as_leaving_before_they_are_told_t
         assert units.running["generator-1"] == made.roster
 
 
+async def test_a_shard_that_hands_over_is_told_of_every_new_roster(monkeypatch):
+    units, over = FakeUnits(), asyncio.Event()
+    stop = units.stop
+
+    async def stop_slowly(name: str, seconds: float) -> None:
+        if name == "kvstore-3":
+            await over.wait()
+        await stop(name, seconds)
+
+    monkeypatch.setattr(units, "stop", stop_slowly)
+    async with supervised(units, {**SMALL, "kvstore": 3}) as made:
+        await settled(made)
+        calls = asyncio.create_task(made.scale({"kvstore": 1}))
+        await until(lambda: "kvstore-2" not in units.running)
+        await until(lambda: units.running["kvstore-3"] == made.roster)
+        assert names(made.roster.leaving["kvstore"]) == ["kvstore-3"]
+        over.set()
+        await calls
+
+
 async def test_a_part_that_is_wanted_again_while_it_ends_comes_again():
     units = FakeUnits()
     units.slow_ends = 0.05

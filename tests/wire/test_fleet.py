@@ -19,10 +19,13 @@ from services.kvstore.config import KVStoreConfig
 from services.kvstore.ram import RamConfig
 from services.retriever.config import RetrieverConfig
 from worldkv import rpc
-from worldkv.client import Member, MembershipFile
+from worldkv.chunk import ChunkKey
+from worldkv.client import ClientConfig, KVClient, Member, MembershipFile
 from worldkv.errors import InvalidConfig, InvalidInput, NotFound, Unavailable
+from worldkv.format import Frame
 from worldkv.rpc import TLS
 from worldkv.service import ServiceConfig, serve
+from worldkv.store import Miss, PartKey
 from worldkv.v1 import fleet_pb2 as pb
 from worldkv.v1.fleet_pb2_grpc import FleetStub
 
@@ -117,6 +120,32 @@ async def test_scaling_answers_when_all_have_come_and_know_each_other(tmp_path):
         assert set(units.parts) == {"kvstore-1", "retriever-1"}
 
 
+async def test_shards_that_leave_together_lose_no_keys_and_values(tmp_path, monkeypatch):
+    keys = [PartKey(ChunkKey(b"b" * 16, index), "kv") for index in range(60)]
+    async with service(tmp_path) as (units, stub):
+        await stub.Scale(pb.ScaleRequest(wanted=[pb.Wanted(kind=pb.PART_KIND_KVSTORE, count=3)]))
+        stop, number = units.stop, MembershipFile(tmp_path / "parts" / "kvstore-1" / "kvstore.toml")
+
+        async def stop_one_by_one(name: str, seconds: float) -> None:
+            if name == "kvstore-3":  # those who stay know by then that the second one is gone
+                while any(each.name == "kvstore-2" for each in number().everyone):  # noqa: ASYNC110 - it is a file
+                    await asyncio.sleep(0.01)
+                while (await seen(client))["kvstore-1"] < number().number:  # noqa: ASYNC110 - it is in another shard
+                    await asyncio.sleep(0.05)
+            await stop(name, seconds)
+
+        async with KVClient(number, ClientConfig(landing_bytes=8 << 20, staging_bytes=8 << 20)) as client:
+            await client.put({key: Frame.of(bytes([key.chunk.index]) * 1000) for key in keys})
+            monkeypatch.setattr(units, "stop", stop_one_by_one)
+            await stub.Scale(pb.ScaleRequest(wanted=[pb.Wanted(kind=pb.PART_KIND_KVSTORE, count=1)]))
+            assert [key for key, found in (await client.get(keys)).items() if isinstance(found, Miss)] == []
+
+
+async def seen(client: KVClient) -> dict[str, int]:
+    """The newest membership that each shard has seen."""
+    return {name: told.membership for name, told in (await client.stats()).items() if told is not None}
+
+
 @pytest.mark.parametrize(
     ("wanted", "error", "words"),
     [
@@ -160,6 +189,10 @@ async def test_a_part_says_how_it_is_and_keeps_the_newest_roster(tmp_path):
     finally:
         await part.end()
     await part.end()
+    for asked in (part.pulse, lambda: part.publish(Roster(8))):
+        with pytest.raises(NotFound, match="has ended"):
+            asked()
+    assert not (tmp_path / "parts" / "kvstore-1").exists()
 
 
 async def test_a_part_that_cannot_serve_says_why(tmp_path):
