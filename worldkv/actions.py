@@ -31,6 +31,8 @@ LEVEL_TOLERANCE = 1e-3
 TOKEN = re.compile(r"([RLWSDAUJ_])(\d+(?:\.\d+)?)?")
 DEFAULTS = {"W": 1.0, "S": 1.0, "D": 1.0, "A": 1.0, "U": 30.0, "J": 30.0, "_": 3.0}
 TURN_DEFAULT = 90.0
+MAX_FRAMES = 1_000_000
+"""Latent frames of a path, at most."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,10 @@ class Pace:
 
 
 def parse_path(path: str, pace: Pace | None = None) -> list[Action]:
-    """Actions of a path, one a latent frame, each piece at an even pace. Raises InvalidInput at an odd letter."""
+    """Actions of a path, one a latent frame, each piece at an even pace.
+
+    Raises InvalidInput at an odd letter, and for a path of more than `MAX_FRAMES`, before it takes memory.
+    """
     pace = pace or Pace()
     tokens: list[tuple[str, str | None]] = []
     at = 0
@@ -119,14 +124,17 @@ def parse_path(path: str, pace: Pace | None = None) -> list[Action]:
     actions: list[Action] = []
     for op, number in tokens:
         amount = float(number) if number else (default_turn if op in "RL" else DEFAULTS[op])
-        actions += _piece(op, amount, pace)
+        frames = amount if op == "_" else amount / (pace.step if op in "WSDA" else pace.turn)
+        if len(actions) + frames > MAX_FRAMES:
+            raise InvalidInput(f"a path has at most {MAX_FRAMES} latent frames, got {path[:80]!r}")
+        actions += _piece(op, amount, frames)
     return actions
 
 
-def _piece(op: str, amount: float, pace: Pace) -> list[Action]:
+def _piece(op: str, amount: float, frames_needed: float) -> list[Action]:
     if op == "_":
         return [Action()] * round(amount)
-    frames = max(1, ceil(amount / (pace.step if op in "WSDA" else pace.turn) - 1e-9))
+    frames = max(1, ceil(frames_needed - 1e-9))
     each = amount / frames
     return [
         {

@@ -51,6 +51,12 @@ def test_an_odd_letter_is_named_with_its_position(path, position):
         parse_path(path)
 
 
+@pytest.mark.parametrize("path", ["_9999999999", "W99999999999", "R" + "9" * 400, "_999999R90"])
+def test_a_path_without_end_is_refused_before_it_takes_memory(path):
+    with pytest.raises(InvalidInput, match="at most 1000000 latent frames"):
+        parse_path(path)
+
+
 @pytest.mark.parametrize("value", [nan, inf])
 def test_an_action_is_finite(value):
     with pytest.raises(InvalidInput, match="finite"):

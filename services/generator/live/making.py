@@ -22,6 +22,8 @@ from worldkv.store import Store
 
 MAX_TOUR = 120
 """Chunks of a tour, at most."""
+MAX_TOUR_TEXT = 4096
+"""Characters of its path, at most."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Maker:
         place, frames = self.scene(record.scene), self.model.spec.frames
         if place.pictures is None:
             raise InvalidInput(f"{self.model.spec.model} has no true pictures to show on tour {record.tour[:80]!r}")
+        if len(record.tour) > MAX_TOUR_TEXT:
+            raise InvalidInput(f"a tour has at most {MAX_TOUR_TEXT} characters, got {len(record.tour)}")
         actions = parse_path(record.tour)
         if len(actions) > MAX_TOUR * frames:
             raise InvalidInput(f"a tour has at most {MAX_TOUR * frames} latent frames, got {len(actions)}")
