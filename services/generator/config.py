@@ -101,7 +101,7 @@ class LiveConfig:
     most           sessions that may be open, suspended ones too
     moves          that may wait in a session
     resend_bytes   of a session's newest pictures that are kept for whoever lost his connection
-    behind_bytes   of pictures that may wait for a slow client; beyond that the oldest are dropped
+    behind_bytes   of pictures that may wait for a slow client; beyond that the oldest are dropped, never the newest
     behind         messages that may wait for a client before a held action draws no more
 
     Raises InvalidConfig naming the value that is out of range.

@@ -188,6 +188,9 @@ def _told(request: pb.WalkRequest, frames: int) -> Told:
             return Moving(tuple(map(_action, move.actions)), move.number)
         case "show":
             show = request.show
+            counts = len(show.pictures), len(show.walkers)
+            if counts != (frames, frames):
+                raise InvalidInput(f"a show has {frames} pictures and as many walkers, got {counts[0]} and {counts[1]}")
             return Showing(tuple(show.pictures), tuple(map(walker_of, show.walkers)), show.number)
         case "hold":
             hold = request.hold

@@ -40,6 +40,15 @@ async def test_a_slow_client_loses_the_oldest_pictures_and_no_step():
     assert again.drawn.pictures, "who joins later is sent it whole"
 
 
+async def test_pictures_of_the_newest_chunk_are_sent_however_large_they_are():
+    outbox = Outbox(250, 10, lambda: None)
+    for message in (drawn(0, 1000), drawn(1, 1000), pb.WalkResponse(remembered=pb.Remembered(end=1))):
+        outbox.put(message)
+    found = await told(outbox)
+    assert [each.drawn.pictures_dropped for each in found] == [True, False, False]
+    assert [len(each.drawn.pictures) for each in found] == [0, 1, 0]
+
+
 async def test_an_outbox_is_full_when_too_much_waits_and_says_when_it_is_not():
     emptied: list[int] = []
     outbox = Outbox(1 << 20, 2, lambda: emptied.append(1))

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.toys import TOY
 from tests.wire.generator import TURN, Stream, generating, pictures
 from tests.wire.shard import until
-from worldkv.errors import Conflict, InvalidInput, NonFinite, NotFound, OverBudget
+from worldkv.errors import Conflict, InvalidInput, NonFinite, NotFound, OverBudget, Unavailable
 from worldkv.v1 import chunk_pb2
 from worldkv.v1 import sessions_pb2 as pb
 
@@ -96,6 +96,30 @@ async def test_a_number_that_was_taken_is_passed_over():
     assert (drawn.key.index, drawn.number) == (1, 78)
 
 
+async def test_what_waits_behind_a_move_that_fails_is_not_drawn_before_it(monkeypatch):
+    async with generating() as caller:
+        session = (await caller.open()).session
+        walking, engine = caller.made.live.find("default", session), caller.made.live.maker.engine
+
+        async def fail(owner, draft, due):
+            monkeypatch.undo()
+            raise Unavailable("for once")
+
+        monkeypatch.setattr(engine, "draw", fail)
+        async with caller.walk(session) as walk:
+            async with walking.lock:
+                for number in (1, 2, 3):
+                    await walk.move(number=number)
+                await until(lambda: len(walking._inbox) == 3)
+            with pytest.raises(Unavailable, match="for once"):
+                await walk.ended()
+        async with caller.walk(session) as walk:
+            for number in (1, 2, 3):
+                await walk.move(number=number)
+            told = [await walk.next("drawn") for _ in range(3)]
+        assert [(each.number, each.key.index) for each in told] == [(1, 0), (2, 1), (3, 2)]
+
+
 async def test_too_many_moves_end_the_stream_and_not_the_session():
     async with generating(moves=3) as caller:
         session = (await caller.open()).session
@@ -118,6 +142,8 @@ BAD = {
     "too fast": {"hold": pb.Hold(action=pb.Action(turn=-1e5))},
     "a second join": {"join": pb.Join(session="x")},
     "nothing": {},
+    "no pictures": {"show": pb.Show()},
+    "pictures of nowhere": {"show": pb.Show(pictures=[picture()] * 3)},
     "too few pictures": {"show": showing(picture(), picture())},
     "another size": {"show": showing(*[picture(height=8)] * 3)},
     "too short": {"show": showing(*[pb.Picture(format=2, width=TOY.width, height=TOY.height, data=b"x")] * 3)},
@@ -161,6 +187,8 @@ async def test_pictures_that_are_not_finite_are_refused():
         ({"at": 3}, "new"),
         ({"tour": "Q9"}, "position 0"),
         ({"tour": "R9999"}, "at most"),
+        ({"tour": "_9999999999"}, "at most"),
+        ({"tour": "_0" * 5000}, "4096 characters"),
         ({"start": pb.Walker(pitch=89)}, "pitch"),
         ({"start": pb.Walker(x=float("inf"))}, "finite"),
     ],

@@ -13,7 +13,8 @@ from worldkv.v1 import sessions_pb2 as pb
 class Outbox:
     """Messages to one client, in order.
 
-    behind_bytes  of pictures that may wait; beyond that the oldest are dropped, and said to be
+    behind_bytes  of pictures that may wait; beyond that the oldest are dropped, and said to be. Those of the newest
+                  chunk may wait however large they are
     behind        messages that may wait before it counts as full
     emptied       is called when it is full no more
     dropped       chunks whose pictures were dropped
@@ -69,8 +70,9 @@ class Outbox:
             await self._wake.wait()
 
     def _drop(self) -> None:
-        """Drop pictures, the oldest first, until what is left is within bounds."""
-        for n, message in enumerate(self._waiting):
+        """Drop pictures, the oldest first and never the newest, until what is left is within bounds."""
+        newest = max(n for n, message in enumerate(self._waiting) if _picture_bytes(message))
+        for n, message in enumerate([*self._waiting][:newest]):
             if self._bytes <= self.behind_bytes:
                 return
             if nbytes := _picture_bytes(message):

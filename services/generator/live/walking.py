@@ -195,7 +195,8 @@ class Walking:
         self._emit(messages.notice(pb.NOTICE_KIND_RESUMED, self.resident.next))
 
     async def _go_on(self) -> None:
-        """Do what is next, under the lock. What cannot be done ends the connection and leaves the session as it was."""
+        """Do what is next, under the lock. What cannot be done ends the connection and leaves the session as it was; what
+        waits behind it is dropped, and may be said again in order."""
         told: Told | None = None
         try:
             if self._touring and self.outbox:
@@ -214,10 +215,9 @@ class Walking:
                 await self._fall_asleep()
         except WorldKVError as error:
             _log.info("session %s: %s", self.resident.id, error)
-            for each in (told, self._held):
-                if each is not None:
-                    self._inbox.refuse(each)
-            self._held = None
+            if told is not None:
+                self._inbox.refuse(told)
+            self._plan_nothing()  # what was said after it is not to be drawn before it
             self._end_connection(error)
             self.active = monotonic()
 
