@@ -3,8 +3,9 @@
     run("kvstore", config, servicers)          the whole life of a process, until SIGTERM or SIGINT
     async with serve(config, servicers) as s:  the same without a process, on `s.address`
 
-Draining: health says NOT_SERVING and new calls still succeed for `notice_seconds`, so that balancers notice; then
-no new call is taken and running ones have `drain_seconds` to end; then the servicers' own clean-up runs.
+Draining: health says NOT_SERVING and new calls still succeed, while the service does what it does before it goes and
+then for `notice_seconds`, so that balancers notice; then no new call is taken and running ones have `drain_seconds` to
+end; then the servicers' own clean-up runs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,16 +86,19 @@ def host_port(address: str) -> tuple[str, int]:
     return host, int(port)
 
 
-class Host(NamedTuple):
+@dataclass(frozen=True)
+class Host:
     """What servicers are added to.
 
-    registry  where their metrics go
-    ending    is set when the service begins to drain: calls that last as long as somebody listens should end
+    registry   where their metrics go
+    ending     is set when the service begins to drain: calls that last as long as somebody listens should end
+    farewells  what servicers do before they go, while calls are still taken; one after the other
     """
 
     server: aio.Server
     registry: CollectorRegistry
     ending: asyncio.Event
+    farewells: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
 
 
 Servicers = Callable[[Host], AbstractAsyncContextManager[Sequence[str]]]
@@ -150,7 +154,7 @@ async def serve(config: ServiceConfig, servicers: Servicers) -> AsyncIterator[Se
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    host = Host(rpc.server([CallMetrics(registry).guard]), registry, asyncio.Event())
+    host = Host(rpc.server([CallMetrics(registry).guard]), registry, asyncio.Event(), [])
     async with AsyncExitStack() as stack:
         metrics = _metrics_page(stack, config.metrics, registry)
         names = await stack.enter_async_context(servicers(host))
@@ -188,8 +192,12 @@ def _metrics_page(stack: AsyncExitStack, address: str, registry: CollectorRegist
 async def _drain(host: Host, checks: health.aio.HealthServicer, config: ServiceConfig) -> None:
     await checks.enter_graceful_shutdown()
     host.ending.set()
-    await asyncio.sleep(config.notice_seconds)
-    await host.server.stop(config.drain_seconds)
+    try:
+        for farewell in host.farewells:
+            await farewell()
+        await asyncio.sleep(config.notice_seconds)
+    finally:
+        await host.server.stop(config.drain_seconds)
 
 
 class Settings(Protocol):

@@ -13,8 +13,10 @@ from services.kvstore.membership import Membership
 from services.kvstore.ram import RamTier
 from services.kvstore.records import Tenants
 from worldkv.client import ClientConfig, HandedOver, Holdings, Members, MembershipFile, hand_over
+from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidConfig
 from worldkv.format import Frame
+from worldkv.service import Host
 from worldkv.store import Miss, PartKey
 
 _log = logging.getLogger(__name__)
@@ -25,9 +27,13 @@ LOOK_SECONDS = 1.0
 
 @asynccontextmanager
 async def handing_over(
-    config: KVStoreConfig, file: Path, ram: RamTier, records: Tenants, membership: Membership
+    config: KVStoreConfig, file: Path, ram: RamTier, records: Tenants, membership: Membership, host: Host
 ) -> AsyncIterator[None]:
-    """Follow the membership in `file`; hand over as soon as it says that this shard leaves, and at the end."""
+    """Follow the membership in `file`; hand over as soon as it says that this shard leaves, and at the end.
+
+    At the end that is done while calls are still taken, so that nothing is missed meanwhile; what came during it is
+    handed over when no more can come. Both together have `handover_seconds`.
+    """
 
     async def holdings() -> Holdings:
         alone = await records.alone()
@@ -37,11 +43,21 @@ async def handing_over(
     name, client = config.shard or config.service.address, ClientConfig(tls=config.service.tls)
     leaving = Leaving(name, MembershipFile(file), membership, ram, holdings, client, config.handover_seconds)
     watching = asyncio.create_task(leaving.watch())
+    deadline: Deadline | None = None
+
+    async def farewell() -> None:
+        nonlocal deadline
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        deadline = Deadline(config.handover_seconds)
+        await leaving.hand_over()
+
+    host.farewells.append(farewell)
     try:
         yield
     finally:
         watching.cancel()
-        await leaving.hand_over()
+        await leaving.hand_over(None if deadline is None else deadline.remaining)
 
 
 class Leaving:
@@ -91,8 +107,9 @@ class Leaving:
         self._gave_records = done is not None and not done.left
         return done
 
-    async def hand_over(self) -> HandedOver | None:
-        """Hand over what has no second copy; None if nobody stays who could take it."""
+    async def hand_over(self, seconds: float | None = None) -> HandedOver | None:
+        """Hand over what has no second copy, in so many seconds (None: as many as it may take); None if nobody stays
+        who could take it."""
         holdings = await self._holdings()
         try:
             done = await hand_over(
@@ -102,7 +119,7 @@ class Leaving:
                 self._reading,
                 self._taken,
                 config=self._config,
-                seconds=self._seconds,
+                seconds=self._seconds if seconds is None else seconds,
             )
         except InvalidConfig as error:
             _log.warning("nothing is handed over: %s", error)

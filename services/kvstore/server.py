@@ -53,7 +53,7 @@ async def shard(config: KVStoreConfig, host: Host) -> AsyncIterator[Sequence[str
         if config.members is not None:
             from services.kvstore.leaving import handing_over  # the client is for shards that have others
 
-            following = handing_over(config, config.members, ram, made.records, made.membership)
+            following = handing_over(config, config.members, ram, made.records, made.membership, host)
             await stack.enter_async_context(following)
         yield [add(made, host.server)]
 

@@ -15,12 +15,13 @@ from services.cluster.kinds import place_of, servicers
 from services.cluster.part import PartProcess
 from services.cluster.roster import KINDS, Pulse, Roster, Where, parsed
 from services.cluster.supervisor import Supervisor
+from services.kvstore import leaving
 from services.kvstore.config import KVStoreConfig
 from services.kvstore.ram import RamConfig
 from services.retriever.config import RetrieverConfig
 from worldkv import rpc
 from worldkv.chunk import ChunkKey
-from worldkv.client import ClientConfig, KVClient, Member, MembershipFile
+from worldkv.client import ClientConfig, HandedOver, KVClient, Member, MembershipFile, hand_over
 from worldkv.errors import InvalidConfig, InvalidInput, NotFound, Unavailable
 from worldkv.format import Frame
 from worldkv.rpc import TLS
@@ -139,6 +140,25 @@ async def test_shards_that_leave_together_lose_no_keys_and_values(tmp_path, monk
             monkeypatch.setattr(units, "stop", stop_one_by_one)
             await stub.Scale(pb.ScaleRequest(wanted=[pb.Wanted(kind=pb.PART_KIND_KVSTORE, count=1)]))
             assert [key for key, found in (await client.get(keys)).items() if isinstance(found, Miss)] == []
+
+
+async def test_keys_and_values_are_there_while_a_shard_hands_them_over(tmp_path, monkeypatch):
+    keys = [PartKey(ChunkKey(b"b" * 16, index), "kv") for index in range(20)]
+    missed: list[list[PartKey]] = []
+    async with service(tmp_path) as (_, stub):
+        await stub.Scale(pb.ScaleRequest(wanted=[pb.Wanted(kind=pb.PART_KIND_KVSTORE, count=2)]))
+        number = MembershipFile(tmp_path / "parts" / "kvstore-1" / "kvstore.toml")
+        async with KVClient(number, ClientConfig(landing_bytes=8 << 20, staging_bytes=8 << 20)) as client:
+            await client.put({key: Frame.of(bytes([key.chunk.index]) * 1000) for key in keys})
+
+            async def look_and_hand_over(*given: Any, **more: Any) -> HandedOver:
+                missed.append([key for key, found in (await client.get(keys)).items() if isinstance(found, Miss)])
+                return await hand_over(*given, **more)
+
+            monkeypatch.setattr(leaving, "hand_over", look_and_hand_over)
+            await stub.Scale(pb.ScaleRequest(wanted=[pb.Wanted(kind=pb.PART_KIND_KVSTORE, count=1)]))
+            monkeypatch.undo()
+    assert set(map(tuple, missed)) == {()}
 
 
 async def seen(client: KVClient) -> dict[str, int]:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 from tests.wire.echo import NAME, echo
 from worldkv import errors, rpc
-from worldkv.service import ServiceConfig, serve
+from worldkv.service import Host, ServiceConfig, serve
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsStub
 
@@ -91,6 +93,24 @@ async def test_draining_lets_running_calls_end_and_takes_no_new_ones():
             await _until_refused(stub)
         assert await slow == "done"
         await ending
+
+
+async def test_what_a_service_does_before_it_goes_is_done_while_calls_are_taken():
+    said: list[str] = []
+
+    @asynccontextmanager
+    async def parting(host: Host) -> AsyncIterator[Sequence[str]]:
+        async def farewell() -> None:
+            async with rpc.channel(serving.address) as channel:
+                said.append(await _done(SessionsStub(channel), 0))
+
+        async with echo(host) as names:
+            host.farewells.extend([farewell, farewell])
+            yield names
+
+    async with serve(ServiceConfig(), parting) as serving:
+        pass
+    assert said == ["done", "done"]
 
 
 async def test_calls_that_outlast_the_drain_are_cut_off():
