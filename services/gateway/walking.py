@@ -65,7 +65,8 @@ class _Walk:
         self._taken, self._answered = asyncio.Event(), asyncio.Event()
         self._ended = False  # the client says no more
         self._root, self._head = b"", b""  # branches of its world
-        self._patience: Deadline | None = None  # since it was lost, and had no answer
+        self._patience: Deadline | None = None  # since it was lost, and nothing came of it
+        self._stands = monotonic()  # since when
 
     async def answers(self, requests: AsyncIterator[pb.WalkRequest]) -> Answers:
         place = await self._settle(Deadline(self.router.config.deadline_seconds))
@@ -136,8 +137,8 @@ class _Walk:
 
     def _hear(self, answer: pb.WalkResponse) -> None:
         """Take note of what the session says, and make it what the client is told."""
-        self._patience = None
         if answer.HasField("drawn"):
+            self._patience = None
             key = answer.drawn.key
             self.seen = key.index + 1
             if key.index >= self._unanswered.next:  # not sent again: a session that slept wakes on another branch
@@ -147,7 +148,7 @@ class _Walk:
 
     def _joined(self, answer: pb.WalkResponse, generator: Generator) -> Iterator[pb.WalkResponse]:
         """What the client is told when the session is joined, the first time or elsewhere."""
-        joined, before = answer.joined, self._head
+        joined, before, self._stands = answer.joined, self._head, monotonic()
         lineage = wire.lineage_of(joined.world.lineage)
         self._root, self._head = lineage.root, lineage.head
         if not before:
@@ -162,6 +163,7 @@ class _Walk:
             self._answered.set()
             self.router.metrics.undelivered.inc(len(missed))
             for chunk, entry in missed:
+                self._patience = None
                 number = theirs(entry.number) if entry else 0
                 if entry and entry.chunk is None:
                     yield pb.WalkResponse(applied=pb.Applied(number=number, chunk=chunk))
@@ -171,9 +173,10 @@ class _Walk:
             self.seen = joined.next
 
     async def _elsewhere(self, was: Generator, lost: Unavailable) -> Place:
-        """Where the walk goes on. Raises Unavailable if that is nowhere for too long."""
+        """Where the walk goes on. Raises Unavailable if that is nowhere for too long, or if it is lost again and again
+        at once: what it is told may be what ends its generators."""
         config, metrics, since = self.router.config, self.router.metrics, monotonic()
-        if self._patience is None:
+        if self._patience is None or since - self._stands > config.silent_seconds:
             self._patience = Deadline(config.failover_seconds)
         else:
             await asyncio.sleep(RETRY_SECONDS)

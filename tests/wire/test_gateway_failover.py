@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,16 @@ def test_what_is_drawn_is_what_was_sent_however_often_generators_die(tmp_path, s
     asyncio.run(_through_deaths(tmp_path, random.Random(seed), numbered, tells, odds))
 
 
+async def _start_again(made: Fleet, settings: Callable[[], dict[str, Any]]) -> None:
+    """Start generators that died again, under their names; does not end."""
+    while True:
+        for name, running in [*made.running.items()]:
+            if running.toy.dead.is_set():
+                await running.task
+                await made.start(name, **settings())
+        await asyncio.sleep(0.01)
+
+
 async def _through_deaths(folder: Path, rng: random.Random, numbered: bool, tells: bool, odds: float) -> None:
     """Walk through generators of which each dies soon, and is started again under its name."""
     moves = [float(n) for n in range(1, 25)]
@@ -52,16 +63,8 @@ async def _through_deaths(folder: Path, rng: random.Random, numbered: bool, tell
     def mortal() -> dict[str, Any]:
         return {"dies": lambda stage: rng.random() < odds / len(STAGES), "tells": tells}
 
-    async def start_again(made: Fleet) -> None:
-        while True:
-            for name, running in [*made.running.items()]:
-                if running.toy.dead.is_set():
-                    await running.task
-                    await made.start(name, **mortal())
-            await asyncio.sleep(0.01)
-
     async with fleet(folder, "a", "b", **mortal()) as made, made.gateway() as gateway:
-        undertaker = asyncio.create_task(start_again(made))
+        undertaker = asyncio.create_task(_start_again(made, mortal))
         session = (await gateway.open()).session
         async with gateway.walk(session) as client, asyncio.timeout(60):
 
@@ -159,6 +162,20 @@ async def test_a_walk_that_nobody_takes_over_ends(tmp_path):
                 await client.hear()
         assert gateway.figure("lost_total") == 1
         assert gateway.figure("walks") == 0
+
+
+async def test_a_move_that_ends_every_generator_ends_its_walk_too(tmp_path):
+    def deadly() -> dict[str, Any]:
+        return {"dies": lambda stage: stage == "drawn", "greets": True}
+
+    async with fleet(tmp_path, "a", "b", **deadly()) as made, made.gateway(failover_seconds=1.0) as gateway:
+        undertaker = asyncio.create_task(_start_again(made, deadly))
+        session = (await gateway.open()).session
+        async with gateway.walk(session) as client, asyncio.timeout(30):
+            await client.move(1, number=1)
+            with pytest.raises(Unavailable, match="lost generator"):
+                await client.next("drawn")
+        undertaker.cancel()
 
 
 async def test_a_session_that_is_gone_with_its_generator_is_not_found(tmp_path):

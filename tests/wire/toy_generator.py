@@ -139,6 +139,7 @@ class Toy:
     tells         whether it says which chunk a move is drawn as
     frozen        whether it does nothing at all
     behind        answers that wait for a client before pictures are dropped
+    greets        whether it says what is kept as soon as somebody joins
     """
 
     tier: Tier
@@ -150,6 +151,7 @@ class Toy:
     frozen: bool = False
     behind: int = 1000
     picture_bytes: int = 6
+    greets: bool = False
     refuses: Exception | None = None
     dropped: int = 0
     calls: list[str] = field(default_factory=list)
@@ -236,6 +238,8 @@ class Toy:
         for held in live.hand:
             if held.drawn.key.index >= join.seen:
                 outbox.put_nowait(held)
+        if self.greets:
+            outbox.put_nowait(pb.WalkResponse(remembered=pb.Remembered(end=len(live.record.moves), level=1)))
         hearing = asyncio.create_task(self._hear(live, request_iterator))
         try:
             while (response := await outbox.get()) is not None:
