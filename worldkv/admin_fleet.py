@@ -201,6 +201,12 @@ class Watched:
             last = said[-1] if said else f"it ended with {code}"
             raise Unavailable(words or f"{last} (all of it is in {self.run_dir.log})")
 
+    def check_coming(self) -> None:
+        """`check`, while it is waited for. Raises Unavailable, too, if it was ended from elsewhere."""
+        self.check()
+        if self.process is not None and self.process.poll() == 0 and self.run_dir.read() is None:
+            raise Unavailable("WorldKV was ended before it was ready")
+
 
 async def _bring_up(watched: Watched, detach: bool) -> None:
     from worldkv.admin_fleet_view import welcome
@@ -231,7 +237,7 @@ async def _until_ready(watched: Watched) -> FleetStatusResponse:
     with _live("starting Ray; this takes some seconds ...") as live:
         heard = monotonic()
         while True:
-            watched.check()
+            watched.check_coming()
             now, there = await watched.status_if_any(), watched.run_dir.read()
             if now is not None or there is None:
                 heard = monotonic()
@@ -274,7 +280,13 @@ async def _end(watched: Watched) -> None:
         while process.poll() is None:  # noqa: ASYNC110 - another process has no event
             await asyncio.sleep(LOOK_SECONDS)
     elif there is not None:
-        await _while_shown(watched, lambda fleet: fleet.Stop(StopRequest()))
+        try:
+            await _while_shown(watched, lambda fleet: fleet.Stop(StopRequest()))
+        except Unavailable as error:
+            if there.pid:
+                raise
+            hint = f"if the Ray cluster at {there.ray} is gone, remove {watched.run_dir.up_file}"
+            raise Unavailable(f"{error}; {hint}") from error
         if not there.pid:
             watched.run_dir.clean(there)
     while watched.run_dir.locked:  # noqa: ASYNC110 - another process has no event

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any, cast
 
 import typer
@@ -130,19 +131,18 @@ def _watch(supervisor: Any, run_dir: RunDir, up: Up, told: threading.Event, leav
 
     Raises Unavailable, in words, if the supervisor cannot work.
     """
-    away, stopping = 0.0, False
+    heard, stopping = monotonic(), False
     while True:
         try:
             life: Life = ray.get(supervisor.life.remote(), timeout=PATIENCE_SECONDS)
         except ActorDiedError:
             break  # where it does not stay it goes when it has ended
         except RayError as error:  # it is being started again
-            away += LOOK_SECONDS
-            if away > PATIENCE_SECONDS:
+            if monotonic() > heard + PATIENCE_SECONDS:
                 raise Unavailable(f"the supervisor does not answer: {error}") from error
             told.wait(LOOK_SECONDS)
             continue
-        away = 0.0
+        heard = monotonic()
         if life.trouble:
             ray.kill(supervisor)
             raise Unavailable(life.trouble)

@@ -1,6 +1,9 @@
 """The commands that bring the service up and down, where there is none; and what they show."""
 
 import os
+import subprocess
+import sys
+from subprocess import Popen
 
 import pytest
 from rich.console import Console
@@ -40,6 +43,22 @@ def test_what_a_killed_service_left_is_removed_by_down(run_dir, monkeypatch, cap
     code, out, _ = run(monkeypatch, capsys, "down")
     assert (code, out) == (0, "WorldKV had been killed (process 4000000); what it left is removed\n")
     assert run_dir.read() is None
+
+
+@pytest.mark.timeout(60)
+def test_a_service_that_is_ended_before_it_is_ready_is_not_waited_for(run_dir, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Popen([sys.executable, "-c", ""]))
+    code, _, err = run(monkeypatch, capsys, "up", "--detach")
+    assert code == cli.FAILED
+    assert "WorldKV was ended before it was ready" in err
+
+
+def test_down_says_what_to_do_where_the_cluster_is_gone(run_dir, monkeypatch, capsys):
+    run_dir.make()
+    run_dir.write(Up("127.0.0.1:1", "10.0.0.1:6379"))
+    code, _, err = run(monkeypatch, capsys, "down")
+    assert code == cli.FAILED
+    assert f"if the Ray cluster at 10.0.0.1:6379 is gone, remove {run_dir.up_file}" in err
 
 
 @pytest.mark.parametrize("up", [KILLED, Up("127.0.0.1:1", "10.0.0.1:6379")])
