@@ -87,11 +87,11 @@ def _picture_shape(model: WorldModel) -> tuple[int, int, int]:
 
 
 async def _tick(live: Live) -> None:
-    suspended = 0
+    releases = 0
     while True:
         live.tidy()
-        if live.metrics.suspensions > suspended:
-            suspended = live.metrics.suspensions
+        if live.metrics.releases > releases:
+            releases = live.metrics.releases
             await asyncio.to_thread(_give_back)
         await asyncio.sleep(TICK_SECONDS)
 

@@ -15,7 +15,11 @@ RECALL_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 
 class Metrics:
-    """Counts of one generator. `held` takes over what is there now; call it about once a second."""
+    """Counts of one generator. `held` takes over what is there now; call it about once a second.
+
+    chunks    that were drawn
+    releases  times that a session let go of its memory
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -27,7 +31,7 @@ class Metrics:
         def histogram(name: str, about: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(f"worldkv_generator_{name}", about, registry=registry, buckets=buckets)
 
-        self.chunks = self.suspensions = 0
+        self.chunks = self.releases = 0
         self._chunks = counter("chunks", "Chunks drawn", "kind")
         self._seconds = histogram("chunk_seconds", "Seconds from a move to its pictures", SECONDS)
         self._recall_seconds = histogram("recall_seconds", "Seconds that a chunk waited for memory", RECALL_SECONDS)
@@ -62,8 +66,11 @@ class Metrics:
         self._refused.inc()
 
     def suspended(self) -> None:
-        self.suspensions += 1
+        self.releases += 1
         self._suspended.inc()
+
+    def closed(self) -> None:
+        self.releases += 1
 
     def woken(self) -> None:
         self._woken.inc()

@@ -113,6 +113,8 @@ class Live:
             try:
                 walking = self.find(tenant, session)
             except NotFound:
+                if session in self._sessions and self._sessions[session].resident.tenant != tenant:
+                    raise  # whatever is kept by this name, it is another session
                 unknown = Record("unknown", (), None, NOWHERE, 0, "worldkv", False, "jpeg", "", 0, NOWHERE)
                 resident = Resident(check_name(session, "session"), tenant, self.maker, self._admit, unknown)
                 await resident.wake()
@@ -132,6 +134,8 @@ class Live:
     async def rewind(self, walking: Walking, at: int) -> None:
         """Take a session back to a chunk. Raises InvalidInput past the last one, Conflict, Unavailable."""
         async with walking.lock:
+            if walking.ended is not None:
+                raise walking.ended
             before = walking.resident.world
             try:
                 await walking.resident.rewind(at)
@@ -147,6 +151,7 @@ class Live:
                 raise walking.ended
             kept = await walking.resident.end()
             walking.end(NotFound(f"session {session} was closed"), well=True)
+        self.metrics.closed()
         self._sessions.pop(session, None)
         return walking.resident.world, kept
 

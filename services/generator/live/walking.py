@@ -195,8 +195,11 @@ class Walking:
         self._emit(messages.notice(pb.NOTICE_KIND_RESUMED, self.resident.next))
 
     async def _go_on(self) -> None:
-        """Do what is next, under the lock. What cannot be done ends the connection and leaves the session as it was; what
-        waits behind it is dropped, and may be said again in order."""
+        """Do what is next, under the lock.
+
+        What cannot be done ends the connection and leaves the session as it was. What waits behind it is dropped, and
+        may be said again in order.
+        """
         told: Told | None = None
         try:
             if self._touring and self.outbox:
