@@ -240,6 +240,16 @@ async def test_what_may_have_been_done_is_not_done_again(tmp_path, stage):
         assert "Resume" not in calls
 
 
+@pytest.mark.parametrize("new", [{"scene": "rooms:7"}, {"tour": "R90"}, {"start": pb.Walker(z=1)}])
+async def test_a_world_that_may_have_been_begun_is_not_begun_elsewhere(tmp_path, new):
+    async with setting(tmp_path, "a", "b") as (made, gateway):
+        for toy in made.toys():
+            toy.dies = lambda stage: stage == "opened"
+        with pytest.raises(Unavailable, match="may have begun world 'one', and does not answer"):
+            await gateway.open(world="one", **new)
+        assert len(made.tier.records) == 1
+
+
 async def test_one_call_resumes_a_session_however_many_want_it(tmp_path):
     async with setting(tmp_path, "a", "b", "c") as (made, gateway):
         session = (await gateway.open()).session

@@ -223,6 +223,7 @@ class Toy:
         record = Record(tenant, session, request.world or session, lineage, [*others[0].moves] if others else [])
         self._start(record)
         self.tier.records[tenant, session] = record
+        await self._perhaps_die("opened")
         return self._opened(record)
 
     async def Walk(
