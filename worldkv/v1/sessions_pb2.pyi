@@ -1054,7 +1054,7 @@ class ListRequest(_message.Message):
     page_size: _builtins.int
     """Sessions at most. Zero: 100. More than 1000 is taken as 1000."""
     page_token: _builtins.str
-    """next_page_token of the page before. Empty: the first page."""
+    """next_page_token of the page before: sessions whose id is greater, byte by byte, are listed. Empty: the first page."""
     def __init__(
         self,
         *,
@@ -1124,7 +1124,7 @@ class ListResponse(_message.Message):
     SESSIONS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """Empty: this was the last page."""
+    """Id of the last session of this page. Empty: this was the last page."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionSummary]:
         """By id; may be none."""
