@@ -82,6 +82,13 @@ def pose_messages(poses: Matrix) -> list[chunk_pb2.Pose]:
     return [chunk_pb2.Pose(matrix=pose[:3].ravel()) for pose in poses]
 
 
+def counted(what: str, number: int) -> int:
+    """A number that a message can carry; InvalidInput for one below 0 or from 2^64."""
+    if not 0 <= number < 1 << 64:
+        raise InvalidInput(f"{what} = {number}: expected 0 to 2^64 - 1")
+    return number
+
+
 def _named(what: str, names: dict[int, T], number: int) -> T:
     if number not in names:
         raise InvalidInput(f"a {what} is one of {sorted(names)}, got {number}")

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -92,6 +93,12 @@ async def test_what_makes_no_sense_is_not_sent():
             await anext(walk.path("R90", ahead=-1))
         with pytest.raises(InvalidInput, match="mode"):
             await client.open(mode="best").__aenter__()
+        for wrong in ({"seed": -1}, {"seed": 1 << 64}, {"at": -1}):
+            with pytest.raises(InvalidInput, match=r"= .*: expected 0 to 2\^64 - 1"):
+                await client.open(**wrong).__aenter__()
+        for call in (walk.rewind, partial(walk.fork, "fork")):
+            with pytest.raises(InvalidInput, match="at = -1"):
+                await call(-1)
         (made,) = toy.sittings.values()
         assert made.taken == []
         await walk.move(TURN)

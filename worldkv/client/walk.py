@@ -31,7 +31,7 @@ from worldkv.client.walk_line import Link, WalkLine
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
 from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import action_message, walker_message, walker_of
+from worldkv.wire_sessions import action_message, counted, walker_message, walker_of
 
 EVENTS = 64
 """Events that wait for their reader before the stream is held up."""
@@ -215,11 +215,10 @@ class Walk:
 
         Raises InvalidInput for a chunk that was not drawn yet.
         """
+        request = pb.RewindRequest(session=self.session, at=counted("at", at))
         while self._answers:
             await asyncio.wait(self._answers.values())
-        answer = await self._link.ask(
-            self._link.stub.Rewind(pb.RewindRequest(session=self.session, at=at), metadata=self._link.metadata)
-        )
+        answer = await self._link.ask(self._link.stub.Rewind(request, metadata=self._link.metadata))
         self._stand(wire.world_of(answer.world))
         self.walker, self.next = walker_of(answer.walker), at
 
@@ -228,7 +227,7 @@ class Walk:
 
         Raises AlreadyExists if the name is taken.
         """
-        request = pb.ForkRequest(session=self.session, world=name, at=at)
+        request = pb.ForkRequest(session=self.session, world=name, at=None if at is None else counted("at", at))
         return wire.world_of((await self._link.ask(self._link.stub.Fork(request, metadata=self._link.metadata))).world)
 
     async def close(self) -> Remembered:

@@ -20,7 +20,7 @@ from worldkv.client.walk_events import opened_of
 from worldkv.client.walk_line import Link, WalkClientConfig
 from worldkv.errors import InvalidInput
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import FORMATS, MODES, Format, Mode, walker_message
+from worldkv.wire_sessions import FORMATS, MODES, Format, Mode, counted, walker_message
 
 ADDRESS = "127.0.0.1:8470"
 """Where the service is if nobody says."""
@@ -110,9 +110,9 @@ class WalkClient:
             raise InvalidInput(f"mode is one of {[*MODES]} and pictures of {[*FORMATS]}, got {mode!r} and {pictures!r}")
         request = pb.OpenRequest(
             world=world,
-            at=at,
+            at=None if at is None else counted("at", at),
             scene=scene,
-            seed=seed,
+            seed=counted("seed", seed),
             start=walker_message(start) if start else None,
             mode=MODES[mode],
             lockstep=lockstep,
