@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.generator import server
 from services.generator.engine import EngineConfig
 from services.generator.live.table import YIELD_SECONDS
 from tests.wire.generator import CONFIG, TURN, Caller, generating, inside, pictures
@@ -170,36 +169,6 @@ async def test_a_state_of_a_strangers_under_the_id_of_a_session_takes_nothing_fr
             await stranger.call("Resume", session=opened.session)
         async with caller.walk(opened.session) as walk:
             assert (await walk.step()).key.index == 0
-
-
-async def test_a_session_that_was_closed_meanwhile_is_not_rewound():
-    tiers = inside()
-    async with generating(tiers) as caller:
-        session, live = (await caller.open(**WALK)).session, caller.made.live
-        await steps(caller, session, 2)
-        walking = live.find("default", session)
-        async with walking.lock:
-            closing = asyncio.create_task(live.close("default", session))
-            await asyncio.sleep(0)
-            rewinding = asyncio.create_task(live.rewind(walking, 1))
-            await asyncio.sleep(0)
-        await closing
-        with pytest.raises(NotFound, match="closed"):
-            await rewinding
-        with pytest.raises(NotFound):
-            await tiers("default").snapshots.load(session)
-
-
-@pytest.mark.parametrize("way", ["Suspend", "Close"])
-async def test_free_memory_is_given_back_when_a_session_lets_go_of_its_own(way, monkeypatch):
-    given = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr(server, "_give_back", lambda: loop.call_soon_threadsafe(given.set))
-    async with generating() as caller:
-        session = (await caller.open(**WALK)).session
-        assert not given.is_set()
-        await caller.call(way, session=session)
-        await asyncio.wait_for(given.wait(), 20)
 
 
 async def test_a_rewound_session_goes_on_from_there_on_a_new_branch():

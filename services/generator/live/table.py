@@ -149,7 +149,10 @@ class Live:
         async with walking.lock:
             if walking.ended is not None:
                 raise walking.ended
-            kept = await walking.resident.end()
+            try:
+                kept = await walking.resident.end()
+            finally:
+                walking.end_if_refused()
             walking.end(NotFound(f"session {session} was closed"), well=True)
         self.metrics.closed()
         self._sessions.pop(session, None)

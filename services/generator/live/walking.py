@@ -102,7 +102,10 @@ class Walking:
         """Let go of all memory, under the lock. Raises Unavailable if not everything can be kept now."""
         if self.resident.session is not None:
             self.resident.record = replace(self.resident.record, numbers=self._inbox.numbers)
-            await self.resident.sleep()
+            try:
+                await self.resident.sleep()
+            finally:
+                self.end_if_refused()
             self.metrics.suspended()
 
     async def leave_off(self, error: WorldKVError) -> None:
@@ -121,6 +124,15 @@ class Walking:
             self.ended = why
             self._end_connection(None if well else why)
             self._wake.set()
+
+    def end_if_refused(self) -> None:
+        """A chunk that will never be kept ends the session here: it could not be suspended or closed any more.
+
+        It can be resumed after its last chunk that was kept.
+        """
+        memory = self.resident.memory
+        if memory is not None and memory.refused is not None:
+            self.end(memory.refused)
 
     def counts(self) -> pb.RecallCounts:
         """How memory has served the session so far."""
@@ -210,7 +222,8 @@ class Walking:
                     self._held = told if told.action is not None else None
                     self._emit(messages.applied(told.number, self.resident.next))
                 else:
-                    self._held = None
+                    if isinstance(told, Moving):
+                        self._held = None
                     await self._draw(told, by_client=True)
             elif self._holds and self._held is not None and self._held.action is not None:
                 await self._draw(Moving((self._held.action,)), by_client=False)
@@ -223,6 +236,7 @@ class Walking:
             self._plan_nothing()  # what was said after it is not to be drawn before it
             self._end_connection(error)
             self.active = monotonic()
+            self.end_if_refused()
 
     async def _fall_asleep(self) -> None:
         try:
