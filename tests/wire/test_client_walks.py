@@ -205,17 +205,21 @@ async def test_a_frozen_shard_rests_and_comes_back_by_itself():
         await until(back)
 
 
-async def test_writes_of_an_older_membership_are_routed_again():
+async def test_writes_of_an_older_membership_wait_for_the_newer_one():
     async with shards("ab") as setting:
         client = setting.client
+        await client.put({part(): frame()})
         for toy in setting.toys.values():
-            toy.membership = 5
-        with pytest.raises(Conflict, match="membership"):
-            await client.put({kv(): frame()})
-        seen = iter([setting.state["now"]])
-        newer = Membership(5, setting.state["now"].shards)
-        setting.client.ring._members = lambda: next(seen, newer)
-        assert await client.put({kv(): frame()}) == {kv(): Level.ONE}
+            toy.membership = 2
+        with pytest.raises(Unavailable, match=r"older membership.* no newer one than 1 came"):
+            await client.put({kv(): frame()}, deadline_seconds=0.2)
+        with pytest.raises(Unavailable, match="no newer one than 1 came"):
+            await client.delete([part()], deadline_seconds=0.2)
+        writing = [asyncio.create_task(each) for each in (client.put({kv(): frame()}), client.delete([part(9)]))]
+        await asyncio.sleep(0.2)
+        setting.become("ab")
+        assert await asyncio.gather(*writing) == [{kv(): Level.ONE}, 0]
+        assert await found(client, part()) == join(frame())
 
 
 async def test_full_shards_leave_the_put_to_the_next():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from worldkv.format import Frame, Header, Kind, Row
 from worldkv.index import Batch
 from worldkv.store import Level, Miss, PartKey
 
+LOOK_SECONDS = 0.05
+"""Between two looks at the membership, where others know a newer one."""
 _TELLING = (Miss.NEVER_STORED, Miss.EVICTED, Miss.LATE, Miss.TIER_DOWN, Miss.CORRUPT, Miss.DELETED)
 """Reasons of a miss; of what several shards say, the last of these is told."""
 
@@ -193,13 +196,7 @@ class KVClient:
             if not frame.nbytes:
                 raise InvalidInput(f"{key} has no bytes: no part of a chunk is empty")
         deadline = self.ring.deadline(deadline_seconds)
-        while True:
-            membership = self.ring.membership
-            try:
-                return await self._put(items, least, deadline, membership)
-            except Outdated:
-                if self.ring.membership.number <= membership.number:
-                    raise
+        return await self._routed(lambda now: self._put(items, least, deadline, now), deadline)
 
     async def _put(
         self, items: Mapping[PartKey, Frame], least: Level, deadline: Deadline, membership: Membership
@@ -233,11 +230,13 @@ class KVClient:
 
         Raises Unavailable if a shard does not answer, or cannot promise that what it deleted stays so: delete again.
         """
-        deadline, everyone = self.ring.deadline(deadline_seconds), self.ring.everyone()
-        doomed = set(keys)
+        deadline, doomed = self.ring.deadline(deadline_seconds), set(keys)
         if not doomed:
             return 0
-        number = self.ring.membership.number
+        return await self._routed(lambda now: self._delete(doomed, deadline, now), deadline)
+
+    async def _delete(self, doomed: set[PartKey], deadline: Deadline, membership: Membership) -> int:
+        everyone, number = self.ring.everyone(membership), membership.number
         held = None
         if len(everyone) > 1:
             with suppress(Unavailable):  # deleting will tell
@@ -258,6 +257,19 @@ class KVClient:
             left = {shard: error for shard, error in failed.items() if shard not in dropped}
             raise Unavailable(f"not deleted everywhere, delete again: {reasons(left)}")
         return sum(dropped.values()) if held is None else held
+
+    async def _routed(self, write: Callable[[Membership], Awaitable[T]], deadline: Deadline) -> T:
+        """What a write gives that goes by a membership. Where a shard knows a newer one than is known here that is
+        waited for, for it is on its way; Unavailable if it does not come."""
+        while True:
+            membership = self.ring.membership
+            try:
+                return await write(membership)
+            except Outdated as error:
+                while self.ring.membership.number <= membership.number:
+                    if deadline.passed:
+                        raise Unavailable(f"{error}, and no newer one than {membership.number} came") from error
+                    await asyncio.sleep(min(LOOK_SECONDS, max(deadline.remaining, 0)))
 
     async def scan(
         self, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None

@@ -16,15 +16,13 @@ from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
 from worldkv.client.membership import Members
 from worldkv.client.policy import Deadline, together
-from worldkv.client.shard import MAX_KEYS, Outdated, Shard
+from worldkv.client.shard import MAX_KEYS, Shard
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
 from worldkv.format import Frame
 from worldkv.store import PartKey
 
 AT_ONCE = 4
 """Parts on their way at a time."""
-LOOK_SECONDS = 0.1
-"""Between two looks at the membership, where others know a newer one."""
 
 Reading = Callable[[str, PartKey], AbstractContextManager[Frame | None]]
 """A tenant's part, whose bytes stay as they are within the block; None if it is gone."""
@@ -126,8 +124,8 @@ async def _hand_part(
             done.left += 1
         else:
             try:
-                await _put(client, key, frame, deadline)
-            except (Outdated, Unavailable, OverBudget, DeadlineExceeded, ChunkCorrupt):
+                await client.put({key: frame}, deadline_seconds=deadline.remaining)
+            except (Unavailable, OverBudget, DeadlineExceeded, ChunkCorrupt):
                 done.left += 1
             except Conflict:  # deleted
                 done.gone += 1
@@ -136,21 +134,6 @@ async def _hand_part(
                 done.bytes += frame.nbytes
                 return True
     return False
-
-
-async def _put(client: KVClient, key: PartKey, frame: Frame, deadline: Deadline) -> None:
-    """Put a part. Where others know a newer membership than is known here it is waited for: it may be on its way."""
-    while True:
-        number = client.ring.membership.number
-        try:
-            await client.put({key: frame}, deadline_seconds=deadline.remaining)
-        except Outdated:
-            while client.ring.membership.number <= number:
-                if deadline.passed:
-                    raise
-                await asyncio.sleep(LOOK_SECONDS)
-        else:
-            return
 
 
 async def _hand_deleted(client: KVClient, chunks: Sequence[ChunkKey], deadline: Deadline, done: HandedOver) -> None:

@@ -35,9 +35,9 @@ class Ring:
             self._newest = told
         return self._newest
 
-    def everyone(self) -> list[Shard]:
+    def everyone(self, membership: Membership | None = None) -> list[Shard]:
         """All shards, also those that leave."""
-        return [*map(self._shard, self.membership.everyone)]
+        return [*map(self._shard, (membership or self.membership).everyone)]
 
     def ranked(self, name: bytes, writing: bool = False, membership: Membership | None = None) -> Sequence[Shard]:
         """All shards, first who should have what is called `name`; for writing without those that leave."""

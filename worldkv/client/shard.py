@@ -159,8 +159,11 @@ class Shard:
         dropped = 0
         for some in _batches(keys) if keys else ((),):
             request = pb.DeleteRequest(keys=map(wire.key_message, some), membership=membership)
-            async with self.line.calling("delete", deadline) as watch:
-                answer = await self.line.stub.Delete(request, **watch.limits)
+            try:
+                async with self.line.calling("delete", deadline) as watch:
+                    answer = await self.line.stub.Delete(request, **watch.limits)
+            except Conflict as error:
+                raise Outdated(str(error)) from error
             dropped += answer.dropped
         return dropped
 
