@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from services.generator.live.inbox import NUMBERS, Holding, Inbox, Moving
+from services.generator.live.inbox import NUMBERS, Holding, Inbox, Moving, Showing
 from services.generator.live.outbox import Outbox
 from services.generator.live.pictures import decoded, encoded
 from services.generator.scenes import scene
@@ -93,11 +93,16 @@ def test_moves_wait_in_order_and_not_too_many():
     assert inbox.numbers == (1, 2)
 
 
-def test_a_hold_gives_way_to_whatever_is_said_after_it():
+def test_a_hold_gives_way_to_a_move_or_a_hold_that_is_said_after_it():
     inbox, last = Inbox(2), Holding(None, 2)
     inbox.put(Holding(Action(turn=1), 1))
     inbox.put(last)
     assert (len(inbox), inbox.take()) == (1, last)
+    move, hold, show = Moving((Action(),), 3), Holding(None, 5), Showing((), (), 6)
+    inbox = Inbox(3)
+    for told in (Holding(Action(turn=1), 4), move, hold, show):
+        inbox.put(told)
+    assert [inbox.take() for _ in range(3)] == [move, hold, show]
 
 
 def test_numbers_are_taken_once_unless_they_came_to_nothing():

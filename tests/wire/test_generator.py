@@ -255,6 +255,16 @@ async def test_a_hold_walks_by_itself_until_it_is_told_to_stop():
     assert np.allclose(np.diff(walkers), 60.0)
 
 
+async def test_a_hold_goes_on_after_what_is_shown():
+    async with generating() as caller, caller.walk((await caller.open()).session) as walk:
+        await walk.say(hold=pb.Hold(action=TURN, number=5))
+        await walk.say(show=showing(*[picture()] * 3, number=6))
+        assert (await walk.next("applied")).number == 5
+        while (await walk.next("drawn")).number != 6:
+            pass
+        assert [(await walk.next("drawn")).number for _ in range(2)] == [0, 0]
+
+
 async def test_of_holds_that_come_during_one_chunk_the_last_wins():
     async with generating() as caller:
         session = (await caller.open()).session

@@ -70,11 +70,11 @@ class Inbox:
     def put(self, told: Told) -> None:
         """Take a message, unless its number was taken before. Raises OverBudget if too many wait.
 
-        A hold that is followed by anything before it had an effect has none.
+        A hold that is followed by a move or another hold before it had an effect has none.
         """
         if told.number and told.number in self._taken:
             return
-        if self._waiting and isinstance(self._waiting[-1], Holding):
+        if self._waiting and isinstance(self._waiting[-1], Holding) and not isinstance(told, Showing):
             self._waiting.pop()
         if len(self._waiting) >= self.most:
             raise OverBudget(f"{len(self._waiting)} moves wait to be drawn, as many as may: await what is drawn")
