@@ -150,11 +150,15 @@ class Resident:
         walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)
         record = replace(self.record, tour="", next=at, walker=walker)
         await self._release()  # if it is not known what became of the world, the session finds out when it wakes
-        stored = await self._fork(at if remembers else 0, record)
-        if before is None:
-            self._note(stored)
-        else:
-            await self._stand(stored, before if at == before.next else None, known)
+        try:
+            stored = await self._fork(at if remembers else 0, record)
+            if before is None:
+                self._note(stored)
+            else:
+                await self._stand(stored, before if at == before.next else None, known)
+        finally:
+            if self.session is None:  # it sleeps, and takes no room
+                self.maker.engine.forget(self.id)
 
     async def fork(self, name: str, at: int | None) -> World:
         """A second name for the world before chunk `at`, None: after the last that is kept.
