@@ -143,6 +143,15 @@ async def test_a_full_queue_drops_keys_and_values_and_nothing_else() -> None:
     assert memory.kv_bytes == 3 * CHUNK
 
 
+async def test_what_had_not_begun_to_be_kept_is_given_up_too() -> None:
+    memory = behind()
+    assert memory._queue.add(memory.lineage.key(0), kv_of(0))
+    await memory.close()
+    assert [*memory._queue] == []
+    assert memory._queue.used_bytes == 0
+    await memory.settle()
+
+
 async def test_what_is_coded_takes_less_room_in_the_queue() -> None:
     memory = behind(coding=Coding("int4", "int4"), queue_bytes=2 * CHUNK)
     gate = memory.store.hold("put kv")

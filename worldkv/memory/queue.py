@@ -91,6 +91,8 @@ class KVQueue:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._waiting.clear()  # of tasks that never ran, too
+        self.used_bytes = 0
 
     async def _code(self, key: ChunkKey, kv: KV | KVPart) -> KVPart:
         if isinstance(kv, KVPart):
