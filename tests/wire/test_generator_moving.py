@@ -1,6 +1,8 @@
 """Sessions that are rewound, forked, suspended, resumed elsewhere, and taken over."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from services.generator.engine import EngineConfig
 from services.generator.live.table import YIELD_SECONDS
+from services.generator.tier import Inside
 from tests.wire.generator import CONFIG, TURN, Caller, generating, inside, pictures
 from tests.wire.shard import until
 from worldkv.catalog import Snapshot
@@ -240,31 +243,53 @@ async def test_a_world_of_another_model_is_not_entered_and_its_sessions_not_resu
         assert (await caller.call("Resume", session=session)).opened.next == 2
 
 
+@contextmanager
+def unanswered(tiers: Inside) -> Iterator[None]:
+    """World records are changed, and nobody is told of it."""
+    worlds: Any = tiers("default").worlds
+    read, swap, gone = worlds.read, worlds.swap, list[bool]()
+
+    async def swap_unanswered(*given: Any) -> None:
+        await swap(*given)
+        gone.append(True)
+        raise Unavailable("the answer was lost")
+
+    async def read_unanswered(name: str) -> Any:
+        if gone:
+            raise Unavailable("nobody answers")
+        return await read(name)
+
+    worlds.read, worlds.swap = read_unanswered, swap_unanswered
+    yield
+    worlds.read, worlds.swap = read, swap
+
+
 async def test_a_rewind_of_which_nobody_knows_what_became_is_found_out_about():
     tiers = inside()
     async with generating(tiers) as caller:
         session = (await caller.open(**WALK)).session
         await steps(caller, session, 4)
-        worlds: Any = tiers("default").worlds
-        read, swap, gone = worlds.read, worlds.swap, list[bool]()
-
-        async def swap_unanswered(*given: Any) -> None:
-            await swap(*given)
-            gone.append(True)
-            raise Unavailable("the answer was lost")
-
-        async def read_unanswered(name: str) -> Any:
-            if gone:
-                raise Unavailable("nobody answers")
-            return await read(name)
-
-        worlds.read, worlds.swap = read_unanswered, swap_unanswered
-        with pytest.raises(Unavailable):
+        with unanswered(tiers), pytest.raises(Unavailable):
             await caller.call("Rewind", session=session, at=2)
         await until(lambda: not caller.made.live.maker.engine.resident_bytes)  # it sleeps, and takes no room
-        worlds.read, worlds.swap = read, swap
+        async with caller.walk(session) as walk:
+            await walk.move(number=9)
+            drawn = [await walk.next("drawn") for _ in range(3)]
+        told = [(each.key.index, each.number) for each in drawn]
+        assert told == [(0, 0), (1, 0), (2, 9)], "what may be no more is not sent again"
+
+
+async def test_a_tour_is_over_when_nobody_knows_what_became_of_a_rewind():
+    tiers = inside()
+    async with generating(tiers) as caller:
+        session = (await caller.open(**WALK, tour="R90")).session
+        async with caller.walk(session) as walk:
+            assert [(await walk.next("drawn")).number for _ in range(4)] == [0] * 4
+        with unanswered(tiers), pytest.raises(Unavailable):
+            await caller.call("Rewind", session=session, at=1)
         async with caller.walk(session, 1 << 40) as walk:
-            assert (await walk.step()).key.index == 2
+            drawn = [await walk.step(number=number) for number in (7, 8)]
+        assert [(each.number, each.key.index) for each in drawn] == [(7, 1), (8, 2)]
 
 
 @pytest.mark.parametrize(

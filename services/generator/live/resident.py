@@ -138,12 +138,15 @@ class Resident:
         self.record = record
         await self.let_go()
 
-    async def rewind(self, at: int) -> None:
-        """Stand before chunk `at`, on a new branch; a tour is over. Raises InvalidInput past the last chunk."""
+    def require_before(self, at: int) -> None:
+        """Raises InvalidInput unless the session can be taken back to before chunk `at`."""
         remembers = self.record.mode == "worldkv"
         if at > self.next or (not remembers and at not in (0, self.next)):
             words = f"0 to {self.next}" if remembers else f"0 or {self.next} in mode {self.record.mode}"
             raise InvalidInput(f"the next chunk can be {words}, got {at}")
+
+    async def rewind(self, at: int) -> None:
+        """Stand before chunk `at`, on a new branch; a tour is over. See `require_before`."""
         await self._settled()
         before = self.session.save() if self.session is not None else None
         known = {each.index: each for each in before.held if each.index < at} if before else {}
@@ -151,7 +154,7 @@ class Resident:
         record = replace(self.record, tour="", next=at, walker=walker)
         await self._release()  # if it is not known what became of the world, the session finds out when it wakes
         try:
-            stored = await self._fork(at if remembers else 0, record)
+            stored = await self._fork(at if self.record.mode == "worldkv" else 0, record)
             if before is None:
                 self._note(stored)
             else:

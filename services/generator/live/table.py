@@ -136,12 +136,13 @@ class Live:
         async with walking.lock:
             if walking.ended is not None:
                 raise walking.ended
-            before = walking.resident.world
+            resident, before = walking.resident, walking.resident.world
+            resident.require_before(at)
             try:
-                await walking.resident.rewind(at)
-            finally:
-                if walking.resident.world is not before:
-                    walking.taken_back()
+                await resident.rewind(at)
+            finally:  # a session that sleeps may have been taken back, and finds out when it wakes
+                if resident.world is not before or resident.session is None:
+                    walking.taken_back(at)
 
     async def close(self, tenant: str, session: str) -> tuple[World, Kept]:
         """End a session once all its chunks are kept; the world it leaves, and how safe that is."""

@@ -90,11 +90,11 @@ class Walking:
         outbox.closing = True
         self._wake.set()
 
-    def taken_back(self) -> None:
-        """The session stands at an earlier chunk: what was planned, and what came after, is no more."""
+    def taken_back(self, at: int) -> None:
+        """The session stands before chunk `at`, or may do so: what was planned, and what came after, is no more."""
         self._plan_nothing()
         self._tour, self._played_until = [], 0.0
-        self._sent = deque(each for each in self._sent if each.drawn.key.index < self.resident.next)
+        self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
         self._follow()
         self._stir()
 
