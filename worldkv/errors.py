@@ -10,6 +10,7 @@
     ├── NotFound                no such world, branch, chunk or session
     ├── AlreadyExists           a name or a chunk is taken
     ├── Conflict                somebody else was faster: read again, then try again
+    │   └── Outdated            routed by an older membership than is known: wait for the newer one
     ├── OverBudget              no room, and nothing that may make room
     ├── Unavailable             a part of the service does not answer
     ├── DeadlineExceeded        it did not come in time
@@ -66,6 +67,10 @@ class AlreadyExists(WorldKVError):
 
 class Conflict(WorldKVError):
     """The record changed since it was read, or the chunk has been deleted since."""
+
+
+class Outdated(Conflict):
+    """A write was routed by an older membership than a shard knows."""
 
 
 class OverBudget(WorldKVError):

@@ -47,6 +47,7 @@ STATUS: dict[type[WorldKVError], StatusCode] = {
     errors.NotFound: StatusCode.NOT_FOUND,
     errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
     errors.Conflict: StatusCode.ABORTED,
+    errors.Outdated: StatusCode.ABORTED,
     errors.OverBudget: StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,

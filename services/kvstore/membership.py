@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldkv.errors import Conflict
+from worldkv.errors import Outdated
 
 
 class Membership:
@@ -19,7 +19,7 @@ class Membership:
         self.number = max(self.number, number)
 
     def check(self, given: int) -> None:
-        """Raise Conflict for an older number than was seen; 0 is from somebody who does not route."""
+        """Raise Outdated for an older number than was seen; 0 is from somebody who does not route."""
         if given and given < self.number:
-            raise Conflict(f"routed by membership {given}, but {self.number} was seen")
+            raise Outdated(f"routed by membership {given}, but {self.number} was seen")
         self.see(given)

@@ -15,7 +15,7 @@ from services.kvstore.metrics import Metrics
 from services.kvstore.segments import Segments
 from services.kvstore.tiered import Tiered
 from worldkv import wire
-from worldkv.errors import ChecksumMismatch, Conflict, InvalidInput, OverBudget, Unavailable
+from worldkv.errors import ChecksumMismatch, Conflict, InvalidInput, Outdated, OverBudget, Unavailable
 from worldkv.format import MAX_KV_BYTES, MAX_PART_BYTES, Kind
 from worldkv.shared import Extent, StagingReader, copy_checked
 from worldkv.store import Level, PartKey
@@ -179,7 +179,7 @@ class _Call:
         key, least = _checked(number, item)
         try:
             self._puts.membership.check(item.membership)
-        except Conflict:
+        except Outdated:
             return self._refuse(number, key, item, pb.REFUSAL_REASON_MEMBERSHIP)
         if item.HasField("staged"):
             extents = wire.extents_of(item.staged.extents)

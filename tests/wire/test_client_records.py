@@ -1,7 +1,7 @@
 """Worlds and sessions over several real servers, and what a shard that leaves hands on."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -133,6 +133,83 @@ async def test_a_state_that_one_shard_has_is_saved_whoever_else_is_too_late():
             toy.frozen = False
 
 
+async def test_records_and_states_wait_for_the_membership_that_others_know():
+    async with shards("abc", replace(CONFIG, deadline_seconds=0.3)) as setting:
+        worlds, sessions = setting.client.worlds, setting.client.sessions
+        state = [Snapshot(n, Frame.of(b"%d" % n)) for n in range(3)]
+        await worlds.swap("harbour", 0, world(1))
+        for each in state[:2]:
+            await sessions.save("walk", each)
+
+        async def call(what: str) -> object:
+            match what:
+                case "make":
+                    return (await worlds.swap("quay", 0, world(1, "quay"))).level
+                case "swap":
+                    return (await worlds.swap("harbour", 1, world(2))).world.version
+                case "adopt":
+                    return (await worlds.adopt(replace(world(9, "pier"), version=2))).level
+                case "save":
+                    return await sessions.save("walk", state[2])
+                case "adopt states":
+                    return await sessions.adopt("tour", [state[1], state[0]])
+                case "delete":
+                    return await sessions.delete("walk")
+            await worlds.remove("harbour")
+            return None
+
+        ahead = [keeper(setting, name, rank)[1] for name, rank in (("harbour", 0), ("walk", 0), ("walk", 1))]
+        expected = {
+            "make": Level.TWO,
+            "swap": 2,
+            "adopt": Level.TWO,
+            "save": Level.TWO,
+            "adopt states": Level.TWO,
+            "delete": 2,
+            "remove": None,
+        }
+        for what, answer in expected.items():
+            knowing = setting.toys.values() if what in ("make", "adopt", "adopt states") else ahead
+            for toy in knowing:
+                toy.membership = setting.state["now"].number + 1
+            with pytest.raises(Unavailable, match="no newer one than"):
+                await call(what)
+            setting.client.ring.config = replace(CONFIG, deadline_seconds=60)
+            calling = asyncio.create_task(call(what))
+            await asyncio.sleep(0.1)
+            setting.become("abc")
+            assert await calling == answer, what
+            setting.client.ring.config = replace(CONFIG, deadline_seconds=0.3)
+            if what == "save":
+                there = [join((await sessions.load("walk", older)).state) for older in (False, True)]
+                assert there == [b"2", b"1"], "no state is its own previous one"
+        assert [each.name async for each in worlds.list()] == ["pier", "quay"]
+
+
+async def test_a_write_that_one_of_two_shards_refuses_as_outdated_goes_on_under_the_newer_membership():
+    async with shards("abc") as setting:
+        worlds, sessions = setting.client.worlds, setting.client.sessions
+        await worlds.swap("harbour", 0, world(1))
+        for n in range(2):
+            await sessions.save("walk", Snapshot(n, Frame.of(b"%d" % n)))
+
+        async def second(name: str, call: Awaitable[Any]) -> Any:
+            keeper(setting, name, 1)[1].membership = setting.state["now"].number + 1
+            calling = asyncio.ensure_future(call)
+            await asyncio.sleep(0.2)
+            setting.become("abc")
+            return await calling
+
+        assert await second("walk", sessions.save("walk", Snapshot(2, Frame.of(b"2")))) == Level.TWO
+        assert [join((await sessions.load("walk", older)).state) for older in (False, True)] == [b"2", b"1"]
+        await second("walk", sessions.delete("walk"))
+        with pytest.raises(NotFound):
+            await sessions.load("walk")
+        await second("harbour", worlds.remove("harbour"))
+        with pytest.raises(NotFound):
+            await worlds.read("harbour")
+
+
 async def handed(setting: Setting, name: str, seconds: float = 60) -> HandedOver:
     """What hand-over of the shard `name` did."""
     toy = setting.toys[name]
@@ -202,13 +279,14 @@ async def test_parts_wait_for_the_membership_that_others_know():
     async with shards("ab") as setting:
         setting.become("a")
         await setting.client.put({kv(n): frame() for n in range(5)})
+        await setting.client.delete([part(7)])
         setting.become("b", leaving="a")
         setting.toys["b"].membership = setting.state["now"].number + 1
         handing = asyncio.create_task(handed(setting, "a"))
         await asyncio.sleep(0.3)
         setting.become("b", leaving="a")
         done = await handing
-        assert (done.parts, done.gone, done.left) == (5, 0, 0)
+        assert (done.deleted, done.parts, done.gone, done.left) == (1, 5, 0, 0)
 
 
 async def test_a_shard_that_never_saw_a_deletion_learns_of_it_from_who_leaves():
@@ -283,15 +361,15 @@ async def test_of_two_who_make_a_world_under_different_memberships_one_wins(step
         setting.become("abcd".replace(decides, ""))
         before = setting.state["now"]
         setting.become("abcd")  # with one that the older client does not know, and that decides
-        async with KVClient(lambda: before, CONFIG) as older:
+        async with KVClient(lambda: before, replace(CONFIG, deadline_seconds=3)) as older:
             clients = {"older": older.worlds, "newest": setting.client.worlds}
             (quick,) = clients.keys() - {slow}
-            swaps: dict[str, World | Conflict] = {}
+            swaps: dict[str, World | Conflict | Unavailable] = {}
 
             async def swap(who: str) -> None:
                 try:
                     swaps[who] = (await clients[who].swap("harbour", 0, world(len(who)))).world
-                except Conflict as error:
+                except (Conflict, Unavailable) as error:  # the older one never hears of the other membership
                     swaps[who] = error
 
             inner = getattr(clients[slow], step)

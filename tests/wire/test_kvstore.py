@@ -12,7 +12,7 @@ from services.kvstore.gets import Gets
 from services.kvstore.ram import RamConfig
 from tests.wire.shard import BRANCH, CONFIG, body, calling, inline, item, kv, part, until
 from worldkv import rpc, wire
-from worldkv.errors import Conflict, InvalidInput
+from worldkv.errors import InvalidInput, Outdated
 from worldkv.shared import ArenaReader, Extent, Staging, copy_checked
 from worldkv.store import Level, Miss, PartKey
 from worldkv.v1 import chunk_pb2
@@ -184,7 +184,7 @@ async def test_writes_under_an_older_membership_are_refused():
             (caller.stub.RemoveWorld, pb.RemoveWorldRequest(name="w", membership=4)),
             (caller.stub.DeleteSnapshots, pb.DeleteSnapshotsRequest(session="s", membership=4)),
         ):
-            with pytest.raises(Conflict, match="4, but 5"), rpc.translated():
+            with pytest.raises(Outdated, match="4, but 5"), rpc.translated():
                 await call(request)
         assert (await caller.stats()).membership == 5
         assert await caller.get(kv(0)) == [body(10)]

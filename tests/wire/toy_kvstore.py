@@ -11,7 +11,7 @@ import grpc
 from services.kvstore.ram import Held, RamConfig, RamTier
 from worldkv import rpc, wire
 from worldkv.catalog import RamCatalog, RamSnapshots, Snapshot
-from worldkv.errors import Conflict, InvalidInput, OverBudget
+from worldkv.errors import Conflict, InvalidInput, Outdated, OverBudget
 from worldkv.format import Frame
 from worldkv.service import Host, ServiceConfig, serve
 from worldkv.shared import StagingReader, checksum, copy
@@ -59,6 +59,10 @@ class Toy:
         old = 0 < membership < self.membership
         self.membership = max(self.membership, membership)
         return not old
+
+    def _require(self, membership: int) -> None:
+        if not self._check(membership):
+            raise Outdated("routed by an older membership")
 
     async def put_raw(self, frames: AsyncIterator[bytes], context: rpc.Context) -> AsyncIterator[pb.PutResponse]:
         tenant, number, left = await self._begin("Put", context), -1, 0
@@ -137,8 +141,7 @@ class Toy:
 
     async def Delete(self, request: pb.DeleteRequest, context: rpc.Context) -> pb.DeleteResponse:
         tenant = await self._begin("Delete", context)
-        if not self._check(request.membership):
-            raise Conflict("routed by an older membership")
+        self._require(request.membership)
         return pb.DeleteResponse(dropped=self.tier.delete(tenant, [*map(wire.key_of, request.keys)]))
 
     async def Scan(self, request: pb.ScanRequest, context: rpc.Context) -> AsyncIterator[pb.ScanResponse]:
@@ -159,8 +162,7 @@ class Toy:
 
     async def SwapWorld(self, request: pb.SwapWorldRequest, context: rpc.Context) -> pb.SwapWorldResponse:
         catalog = self.catalogs[await self._begin("SwapWorld", context)]
-        if not self._check(request.membership):
-            raise Conflict("routed by an older membership")
+        self._require(request.membership)
         record = wire.world_of(request.world)
         stored = await catalog.swap(record.name, request.expected, record)
         return pb.SwapWorldResponse(world=wire.world_message(stored.world), level=1)
@@ -173,7 +175,9 @@ class Toy:
         return pb.ListWorldsResponse(worlds=map(wire.world_message, page), next_page_token=token)
 
     async def RemoveWorld(self, request: pb.RemoveWorldRequest, context: rpc.Context) -> pb.RemoveWorldResponse:
-        await self.catalogs[await self._begin("RemoveWorld", context)].remove(request.name, request.expected)
+        catalog = self.catalogs[await self._begin("RemoveWorld", context)]
+        self._require(request.membership)
+        await catalog.remove(request.name, request.expected)
         return pb.RemoveWorldResponse()
 
     async def save_raw(self, frames: AsyncIterator[bytes], context: rpc.Context) -> pb.SaveSnapshotResponse:
@@ -184,6 +188,7 @@ class Toy:
                 data += message.data
             else:
                 head = message.head
+                self._require(message.membership)
         if len(data) != head.size or checksum([memoryview(data)]) != head.checksum:
             raise InvalidInput("another state than the head says")
         await self.states[tenant].save(head.session, Snapshot(head.chunks, Frame.of(bytes(data))))
@@ -206,6 +211,7 @@ class Toy:
         self, request: pb.DeleteSnapshotsRequest, context: rpc.Context
     ) -> pb.DeleteSnapshotsResponse:
         tenant = await self._begin("DeleteSnapshots", context)
+        self._require(request.membership)
         return pb.DeleteSnapshotsResponse(dropped=await self.states[tenant].delete(request.session))
 
     async def Stats(self, request: pb.KVStoreStatsRequest, context: rpc.Context) -> pb.KVStoreStatsResponse:

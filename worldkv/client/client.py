@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -20,14 +19,21 @@ from worldkv.client.records import Worlds, reasons
 from worldkv.client.ring import Ring
 from worldkv.client.scanning import Scanned, merged
 from worldkv.client.sessions import Sessions
-from worldkv.client.shard import Outdated, Shard, ShardStats
-from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable, WorldKVError
+from worldkv.client.shard import Shard, ShardStats
+from worldkv.errors import (
+    ChunkCorrupt,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    Outdated,
+    OverBudget,
+    Unavailable,
+    WorldKVError,
+)
 from worldkv.format import Frame, Header, Kind, Row
 from worldkv.index import Batch
 from worldkv.store import Level, Miss, PartKey
 
-LOOK_SECONDS = 0.05
-"""Between two looks at the membership, where others know a newer one."""
 _TELLING = (Miss.NEVER_STORED, Miss.EVICTED, Miss.LATE, Miss.TIER_DOWN, Miss.CORRUPT, Miss.DELETED)
 """Reasons of a miss; of what several shards say, the last of these is told."""
 
@@ -196,7 +202,7 @@ class KVClient:
             if not frame.nbytes:
                 raise InvalidInput(f"{key} has no bytes: no part of a chunk is empty")
         deadline = self.ring.deadline(deadline_seconds)
-        return await self._routed(lambda now: self._put(items, least, deadline, now), deadline)
+        return await self.ring.routed(lambda now: self._put(items, least, deadline, now), deadline)
 
     async def _put(
         self, items: Mapping[PartKey, Frame], least: Level, deadline: Deadline, membership: Membership
@@ -233,7 +239,7 @@ class KVClient:
         deadline, doomed = self.ring.deadline(deadline_seconds), set(keys)
         if not doomed:
             return 0
-        return await self._routed(lambda now: self._delete(doomed, deadline, now), deadline)
+        return await self.ring.routed(lambda now: self._delete(doomed, deadline, now), deadline)
 
     async def _delete(self, doomed: set[PartKey], deadline: Deadline, membership: Membership) -> int:
         everyone, number = self.ring.everyone(membership), membership.number
@@ -257,19 +263,6 @@ class KVClient:
             left = {shard: error for shard, error in failed.items() if shard not in dropped}
             raise Unavailable(f"not deleted everywhere, delete again: {reasons(left)}")
         return sum(dropped.values()) if held is None else held
-
-    async def _routed(self, write: Callable[[Membership], Awaitable[T]], deadline: Deadline) -> T:
-        """What a write gives that goes by a membership. Where a shard knows a newer one than is known here that is
-        waited for, for it is on its way; Unavailable if it does not come."""
-        while True:
-            membership = self.ring.membership
-            try:
-                return await write(membership)
-            except Outdated as error:
-                while self.ring.membership.number <= membership.number:
-                    if deadline.passed:
-                        raise Unavailable(f"{error}, and no newer one than {membership.number} came") from error
-                    await asyncio.sleep(min(LOOK_SECONDS, max(deadline.remaining, 0)))
 
     async def scan(
         self, branch: Branch, begin: int = 0, end: int | None = None, kind: Kind | None = None

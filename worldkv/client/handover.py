@@ -14,10 +14,18 @@ from worldkv.catalog import Snapshot, World
 from worldkv.chunk import ChunkKey
 from worldkv.client.client import KVClient
 from worldkv.client.config import ClientConfig
-from worldkv.client.membership import Members
+from worldkv.client.membership import Members, Membership
 from worldkv.client.policy import Deadline, together
 from worldkv.client.shard import MAX_KEYS, Shard
-from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
+from worldkv.errors import (
+    ChunkCorrupt,
+    Conflict,
+    DeadlineExceeded,
+    Outdated,
+    OverBudget,
+    Unavailable,
+    WorldKVError,
+)
 from worldkv.format import Frame
 from worldkv.store import PartKey
 
@@ -138,18 +146,27 @@ async def _hand_part(
 
 async def _hand_deleted(client: KVClient, chunks: Sequence[ChunkKey], deadline: Deadline, done: HandedOver) -> None:
     """Have every shard know that these chunks were deleted."""
-    number = client.ring.membership.number
 
-    async def tell(shard: Shard, keys: list[PartKey]) -> bool:
+    async def tell(shard: Shard, keys: list[PartKey], number: int) -> bool:
         try:
             await shard.delete(keys, number, deadline)
+        except Outdated:
+            raise
         except WorldKVError:
             return False
         return True
 
     for begin in range(0, len(chunks), MAX_KEYS):
         some = [PartKey(chunk, "part") for chunk in chunks[begin : begin + MAX_KEYS]]
-        if all(await together(tell(shard, some) for shard in client.ring.everyone())):
+
+        async def tell_all(now: Membership, keys: list[PartKey] = some) -> bool:
+            return all(await together(tell(shard, keys, now.number) for shard in client.ring.everyone(now)))
+
+        try:
+            known = await client.ring.routed(tell_all, deadline)
+        except Unavailable:
+            known = False
+        if known:
             done.deleted += len(some)
         else:
             done.left += len(some)

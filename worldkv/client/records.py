@@ -7,12 +7,13 @@ its next swap: when a shard comes the others keep their order, so all clients go
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableSequence, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 from worldkv import wire
 from worldkv.catalog import Stored, World, check_name
+from worldkv.client.membership import Membership
 from worldkv.client.policy import Deadline, together
 from worldkv.client.ring import Ring
 from worldkv.client.shard import Shard
@@ -42,7 +43,7 @@ class Worlds:
         self._ring = ring
 
     async def read(self, name: str) -> Stored:
-        held, _ = await self._held(name, self._ring.deadline())
+        held, _ = await self._held(name, self._ring.deadline(), self._ring.membership)
         if not held:
             raise NotFound(f"no world {name!r}")
         return _highest(held)
@@ -51,70 +52,86 @@ class Worlds:
         """As `Catalog.swap`. Raises Unavailable if it is not known whether the record was written: read it again."""
         if check_name(name) != record.name:
             raise InvalidInput(f"a record of world {record.name!r} cannot be swapped into {name!r}")
-        deadline, everyone = self._ring.deadline(), self._ring.everyone()
+        deadline = self._ring.deadline()
+        return await self._ring.routed(lambda now: self._swap(name, expected, record, deadline, now), deadline)
+
+    async def _swap(self, name: str, expected: int, record: World, deadline: Deadline, now: Membership) -> Stored:
+        everyone = self._ring.everyone(now)
         if len(everyone) == 1:
-            return await self._write(everyone[0], expected, record, deadline)
+            return await self._write(everyone[0], expected, record, deadline, now)
         # A new world may have another first shard for whoever knows another membership: of two who make it at once the
         # newer one wins, since from now on no shard takes what the older one writes.
-        fence = 0 if expected else self._ring.membership.number
-        held, _ = await self._held(name, deadline, fence)
+        held, _ = await self._held(name, deadline, now, fence=not expected)
         found = _highest(held).world.version if held else 0
         if found != expected:
             raise Conflict(f"world {name!r} has version {found}, expected {expected}")
         # Those that have the newest record first, in rank; then the others, in rank too.
         newest = [shard for shard in held if held[shard].world.version == found]
-        order = sorted(self._ring.ranked(name.encode(), writing=True), key=lambda shard: shard not in newest)
-        stored = await self._write(order[0], expected, record, deadline)
-        return await self._copied(stored, order[1:], held, deadline)
+        order = sorted(self._ring.ranked(name.encode(), True, now), key=lambda shard: shard not in newest)
+        stored = await self._write(order[0], expected, record, deadline, now)
+        return await self._copied(stored, order[1:], held, deadline, now)
 
     async def adopt(self, record: World) -> Stored:
         """Make two shards, or Redis, know a record that was kept elsewhere, in the version it has; nothing if theirs is
         newer."""
         deadline = self._ring.deadline()
+        return await self._ring.routed(lambda now: self._adopt(record, deadline, now), deadline)
+
+    async def _adopt(self, record: World, deadline: Deadline, now: Membership) -> Stored:
         held: dict[Shard, Stored] = {}
         with suppress(Unavailable):  # who does not answer may know a newer one, which is true when it is back
-            held, _ = await self._held(record.name, deadline)
-        order = self._ring.ranked(record.name.encode(), writing=True)
+            held, _ = await self._held(record.name, deadline, now)
+        order = self._ring.ranked(record.name.encode(), True, now)
         if held and _highest(held).world.version >= record.version:
             stored = _highest(held)
             behind = [shard for shard in order if shard not in held or held[shard].world != stored.world]
-            return await self._copied(stored, behind, held, deadline)
+            return await self._copied(stored, behind, held, deadline, now)
         failed: WorldKVError | None = None
         for n, shard in enumerate(order):
             try:
-                stored = await self._raise(shard, held, record, record.version, deadline)
+                stored = await self._raise(shard, held, record, record.version, deadline, now)
             except Unavailable as error:
                 failed = failed or error
             else:
-                return await self._copied(stored, order[n + 1 :], held, deadline)
+                return await self._copied(stored, order[n + 1 :], held, deadline, now)
         raise failed or Unavailable(f"world {record.name!r}: no shard keeps its record")
 
     async def _copied(
-        self, stored: Stored, shards: Sequence[Shard], held: Mapping[Shard, Stored], deadline: Deadline
+        self,
+        stored: Stored,
+        shards: Sequence[Shard],
+        held: Mapping[Shard, Stored],
+        deadline: Deadline,
+        now: Membership,
     ) -> Stored:
         """A record that one shard has, written to another one too unless Redis has it."""
         for shard in shards if stored.level == Level.ONE else ():
             try:
-                await self._raise(shard, held, stored.world, stored.world.version, deadline)
+                await self._raise(shard, held, stored.world, stored.world.version, deadline, now)
             except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
                 continue
             return stored._replace(level=Level.TWO)
         return stored
 
     async def _raise(
-        self, shard: Shard, held: Mapping[Shard, Stored], record: World, version: int, deadline: Deadline
+        self,
+        shard: Shard,
+        held: Mapping[Shard, Stored],
+        record: World,
+        version: int,
+        deadline: Deadline,
+        now: Membership,
     ) -> Stored:
         """Swap a record into a shard until it has this version: shards count swaps themselves."""
         before = held[shard].world.version if shard in held else 0
         if not 0 < version - before <= MAX_BEHIND:
             raise Conflict(f"shard {shard.member.name} has version {before} of world {record.name!r}, not {version}")
         for expected in range(before, version - 1):
-            await self._write(shard, expected, record, deadline)
-        return await self._write(shard, version - 1, record, deadline)
+            await self._write(shard, expected, record, deadline, now)
+        return await self._write(shard, version - 1, record, deadline, now)
 
-    async def _write(self, shard: Shard, expected: int, record: World, deadline: Deadline) -> Stored:
-        number = self._ring.membership.number
-        request = pb.SwapWorldRequest(world=wire.world_message(record), expected=expected, membership=number)
+    async def _write(self, shard: Shard, expected: int, record: World, deadline: Deadline, now: Membership) -> Stored:
+        request = pb.SwapWorldRequest(world=wire.world_message(record), expected=expected, membership=now.number)
         async with shard.line.calling("swap", deadline) as watch:
             told = await shard.line.stub.SwapWorld(request, **watch.limits)
         return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
@@ -144,33 +161,42 @@ class Worlds:
     async def remove(self, name: str, expected: int = 0) -> None:
         """As `Catalog.remove`. Raises Unavailable if a shard may still have the record: remove it again."""
         deadline = self._ring.deadline()
-        held, silent = await self._held(name, deadline)
-        if not held:
-            raise NotFound(f"no world {name!r}")
-        found = _highest(held).world.version
-        if expected and found != expected:
-            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
-        first = next(shard for shard in held if held[shard].world.version == found)
+        removed: list[int] = []  # the version that is gone from the first shard
+        await self._ring.routed(lambda now: self._remove(name, expected, removed, deadline, now), deadline)
 
-        async def ask(shard: Shard) -> None:
-            version = expected if shard is first else 0
-            request = pb.RemoveWorldRequest(name=name, expected=version, membership=self._ring.membership.number)
+    async def _remove(
+        self, name: str, expected: int, removed: MutableSequence[int], deadline: Deadline, now: Membership
+    ) -> None:
+        held, silent = await self._held(name, deadline, now)
+        if not held and not removed:
+            raise NotFound(f"no world {name!r}")
+        found = max((stored.world.version for stored in held.values()), default=0)
+        if (removed and found > removed[0]) or (not removed and expected and found != expected):
+            raise Conflict(f"world {name!r} has version {found}, expected {expected or removed[0]}")
+
+        async def ask(shard: Shard, version: int = 0) -> None:
+            request = pb.RemoveWorldRequest(name=name, expected=version, membership=now.number)
             async with shard.line.calling("remove", deadline) as watch:
                 await shard.line.stub.RemoveWorld(request, **watch.limits)
 
-        await ask(first)
-        if _highest(held).level == Level.REDIS:  # of which nobody has a copy of his own
-            silent = {}
-        silent |= (await each_of(ask, [shard for shard in held if shard is not first]))[1]
+        left = [*held]
+        if not removed:
+            first = next(shard for shard in held if held[shard].world.version == found)
+            await ask(first, expected)
+            removed.append(found)
+            left.remove(first)
+            if _highest(held).level == Level.REDIS:  # of which nobody has a copy of his own
+                silent = {}
+        silent |= (await each_of(ask, left))[1]
         if silent:
             raise Unavailable(f"world {name!r} may still be there, remove it again: {reasons(silent)}")
 
     async def _held(
-        self, name: str, deadline: Deadline, fence: int = 0
+        self, name: str, deadline: Deadline, now: Membership, fence: bool = False
     ) -> tuple[dict[Shard, Stored], dict[Shard, WorldKVError]]:
         """The record as each shard knows it, first in rank first; and why others do not answer.
 
-        fence  number of a membership: before it reads, a shard is told to take nothing of older ones
+        fence  whether a shard is told, before it reads, to take nothing of older memberships
 
         Raises Unavailable if nobody who answers has it and somebody does not answer.
         """
@@ -178,12 +204,12 @@ class Worlds:
 
         async def ask(shard: Shard) -> Stored:
             if fence:
-                await shard.delete((), fence, deadline)
+                await shard.delete((), now.number, deadline)
             async with shard.line.calling("read", deadline) as watch:
                 told = await shard.line.stub.ReadWorld(request, **watch.limits)
             return Stored(wire.world_of(told.world), wire.level_of(told.level) or Level.ONE)
 
-        order = self._ring.ranked(name.encode())
+        order = self._ring.ranked(name.encode(), membership=now)
         held, silent = await each_of(ask, order[:1])
         if not any(stored.level == Level.REDIS for stored in held.values()):  # there all have the same
             others, quiet = await each_of(ask, order[1:])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from worldkv.client.config import ClientConfig
 from worldkv.client.connection import Connection
@@ -12,6 +14,12 @@ from worldkv.client.membership import Member, Members, Membership
 from worldkv.client.policy import Deadline
 from worldkv.client.shard import Shard
 from worldkv.client.staging import Stages
+from worldkv.errors import Outdated, Unavailable
+
+LOOK_SECONDS = 0.05
+"""Between two looks at the membership, where others know a newer one."""
+
+T = TypeVar("T")
 
 
 class Ring:
@@ -47,6 +55,19 @@ class Ring:
     def deadline(self, seconds: float | None = None) -> Deadline:
         """Of a call that begins now, and may take so many seconds; None: as the config says."""
         return Deadline(self.config.deadline_seconds if seconds is None else seconds)
+
+    async def routed(self, write: Callable[[Membership], Awaitable[T]], deadline: Deadline) -> T:
+        """What a write gives that goes by a membership. Where a shard knows a newer one than is known here that is
+        waited for, for it is on its way, and the write begun again by it; Unavailable if it does not come."""
+        while True:
+            membership = self.membership
+            try:
+                return await write(membership)
+            except Outdated as error:
+                while self.membership.number <= membership.number:
+                    if deadline.passed:
+                        raise Unavailable(f"{error}, and no newer one than {membership.number} came") from error
+                    await asyncio.sleep(min(LOOK_SECONDS, max(deadline.remaining, 0)))
 
     async def close(self) -> None:
         """End all connections and give shared memory back."""

@@ -11,6 +11,7 @@ from worldkv import wire
 from worldkv.catalog import Snapshot, check_name
 from worldkv.client.connection import SERVICE
 from worldkv.client.landing import Arrival
+from worldkv.client.membership import Membership
 from worldkv.client.policy import Deadline
 from worldkv.client.records import each_of, reasons
 from worldkv.client.ring import Ring
@@ -53,18 +54,24 @@ class Sessions:
     async def save(self, session: str, snapshot: Snapshot) -> Level:
         """As `Snapshots.save`; TWO if two shards have it."""
         deadline, head = self._ring.deadline(), _head(session, snapshot)
-        levels: list[Level] = []
-        failed: WorldKVError | None = None
-        for shard in self._ring.ranked(session.encode(), writing=True):
-            try:
-                levels.append(await self._save(shard, head, snapshot, deadline))
-            except (Unavailable, OverBudget, DeadlineExceeded) as error:
-                failed = failed or error
-            if len(levels) == 2 or Level.REDIS in levels:
-                break
-        if not levels:
-            raise failed or Unavailable(f"session {session!r}: no shard keeps its state")
-        return Level.TWO if len(levels) == 2 else levels[0]
+        kept: dict[Shard, Level] = {}  # saved twice, a state would be its own previous one
+
+        async def save(now: Membership) -> Level:
+            failed: WorldKVError | None = None
+            for shard in self._ring.ranked(session.encode(), True, now):
+                if len(kept) == 2 or Level.REDIS in kept.values():
+                    break
+                if shard in kept:
+                    continue
+                try:
+                    kept[shard] = await self._save(shard, head, snapshot, deadline, now)
+                except (Unavailable, OverBudget, DeadlineExceeded) as error:
+                    failed = failed or error
+            if not kept:
+                raise failed or Unavailable(f"session {session!r}: no shard keeps its state")
+            return max(*kept.values(), Level.TWO if len(kept) == 2 else Level.ONE)
+
+        return await self._ring.routed(save, deadline)
 
     async def adopt(self, session: str, states: Sequence[Snapshot]) -> Level:
         """Make two shards, or Redis, know states kept elsewhere, the newest first; nothing if theirs are newer.
@@ -73,6 +80,9 @@ class Sessions:
         Answers how safe the newest is. Raises what `save` does.
         """
         deadline = self._ring.deadline()
+        return await self._ring.routed(lambda now: self._adopt(session, states, deadline, now), deadline)
+
+    async def _adopt(self, session: str, states: Sequence[Snapshot], deadline: Deadline, now: Membership) -> Level:
         heads = [_head(session, state) for state in states]
         ours = [(head.chunks, head.checksum) for head in heads]
         found, _ = await self._look(session, deadline)
@@ -82,14 +92,14 @@ class Sessions:
         newest = theirs[0] if newer else ours[0]
         levels = [Level.ONE for marks in known.values() if marks[:1] == [newest]]
         failed: WorldKVError | None = None
-        for shard in [] if newer else self._ring.ranked(session.encode(), writing=True):
+        for shard in [] if newer else self._ring.ranked(session.encode(), True, now):
             marks = known.get(shard, [])[:1]
             if len(levels) >= 2 or Level.REDIS in levels or marks == [newest]:
                 continue
             try:
                 for state, head, mark in reversed([*zip(states, heads, ours, strict=True)]):
                     if mark not in marks:
-                        level = await self._save(shard, head, state, deadline)
+                        level = await self._save(shard, head, state, deadline, now)
                 levels.append(level)
             except (Unavailable, OverBudget, DeadlineExceeded) as error:
                 failed = failed or error
@@ -124,19 +134,23 @@ class Sessions:
 
     async def delete(self, session: str) -> int:
         """As `Snapshots.delete`. Raises Unavailable if a shard may still have some: delete again."""
-        deadline = self._ring.deadline()
-        request = pb.DeleteSnapshotsRequest(
-            session=check_name(session, "session"), membership=self._ring.membership.number
-        )
+        deadline, name = self._ring.deadline(), check_name(session, "session")
+        dropped = [0]
 
-        async def ask(shard: Shard) -> int:
-            async with shard.line.calling("delete", deadline) as watch:
-                return int((await shard.line.stub.DeleteSnapshots(request, **watch.limits)).dropped)
+        async def delete(now: Membership) -> int:
+            request = pb.DeleteSnapshotsRequest(session=name, membership=now.number)
 
-        dropped, silent = await each_of(ask, self._ring.ranked(session.encode()))
-        if silent:
-            raise Unavailable(f"session {session!r} may still have states, delete again: {reasons(silent)}")
-        return max(dropped.values())
+            async def ask(shard: Shard) -> None:
+                async with shard.line.calling("delete", deadline) as watch:
+                    told = await shard.line.stub.DeleteSnapshots(request, **watch.limits)
+                dropped.append(told.dropped)
+
+            _, silent = await each_of(ask, self._ring.ranked(name.encode(), membership=now))
+            if silent:
+                raise Unavailable(f"session {session!r} may still have states, delete again: {reasons(silent)}")
+            return max(dropped)
+
+        return await self._ring.routed(delete, deadline)
 
     async def _look(
         self, session: str, deadline: Deadline
@@ -152,9 +166,11 @@ class Sessions:
 
         return found, (await each_of(look, shards))[1]
 
-    async def _save(self, shard: Shard, head: pb.SnapshotHead, snapshot: Snapshot, deadline: Deadline) -> Level:
+    async def _save(
+        self, shard: Shard, head: pb.SnapshotHead, snapshot: Snapshot, deadline: Deadline, now: Membership
+    ) -> Level:
         """Have one shard keep a state; answers how safe it is there."""
-        first = pb.SaveSnapshotRequest(head=head, membership=self._ring.membership.number).SerializeToString()
+        first = pb.SaveSnapshotRequest(head=head, membership=now.number).SerializeToString()
 
         async def stream() -> AsyncIterator[bytes]:
             yield first

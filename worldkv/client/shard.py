@@ -23,6 +23,7 @@ from worldkv.errors import (
     ChecksumMismatch,
     ChunkCorrupt,
     Conflict,
+    Outdated,
     OverBudget,
     Unavailable,
     WorldKVError,
@@ -60,10 +61,6 @@ class Run(NamedTuple):
 
 Told = Callable[[Run, memoryview | Miss | None], Awaitable[None]]
 """Told what has become of a run: its bytes, read-only, or why there are none; None where other bytes came."""
-
-
-class Outdated(Conflict):
-    """A write was routed by an older membership than a shard knows."""
 
 
 class NotShared(WorldKVError):
@@ -159,11 +156,8 @@ class Shard:
         dropped = 0
         for some in _batches(keys) if keys else ((),):
             request = pb.DeleteRequest(keys=map(wire.key_message, some), membership=membership)
-            try:
-                async with self.line.calling("delete", deadline) as watch:
-                    answer = await self.line.stub.Delete(request, **watch.limits)
-            except Conflict as error:
-                raise Outdated(str(error)) from error
+            async with self.line.calling("delete", deadline) as watch:
+                answer = await self.line.stub.Delete(request, **watch.limits)
             dropped += answer.dropped
         return dropped
 
