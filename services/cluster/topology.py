@@ -16,6 +16,7 @@ from services.generator.config import GeneratorConfig
 from services.kvstore.config import KVStoreConfig
 from services.kvstore.redis_config import RedisConfig
 from services.retriever.config import RetrieverConfig
+from worldkv.errors import InvalidConfig
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,25 @@ class TopologyConfig(ClusterConfig):
     kvstore, retriever, generator, gateway
         settings of all parts of a kind, as their own files have them. Names, addresses, metrics and where they find
         each other are given by the cluster: what these settings say of that is not looked at
+
+    Raises InvalidConfig if `supervision.end_seconds` would kill a shard that still hands over.
     """
 
     kvstore: KVStoreConfig = field(default_factory=KVStoreConfig)
     retriever: RetrieverConfig = field(default_factory=RetrieverConfig)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        service, handover = self.kvstore.service, self.kvstore.handover_seconds
+        needed = handover + service.notice_seconds + service.drain_seconds
+        if self.supervision.end_seconds < needed:
+            raise InvalidConfig(
+                f"supervision.end_seconds = {self.supervision.end_seconds}: expected at least {needed}, what the end "
+                f"of a shard may take: kvstore.handover_seconds ({handover}), kvstore.service.notice_seconds "
+                f"({service.notice_seconds}) and kvstore.service.drain_seconds ({service.drain_seconds})"
+            )
 
     def plan(self) -> Plan:
         """What the supervisor is given."""

@@ -62,6 +62,11 @@ def test_the_environment_reaches_counts_and_the_settings_of_a_kind():
         ("[door]\nport = 70000", "door.port = 70000: expected 0 to 65535"),
         ("[supervision]\nsilent_seconds = 1", "at least twice ping_seconds"),
         ("[supervision]\nend_seconds = 0", "supervision.end_seconds = 0.0: expected seconds above 0"),
+        (
+            "[kvstore]\nhandover_seconds = 100\n[kvstore.service]\nnotice_seconds = 15",
+            "supervision.end_seconds = 120.0: expected at least 125.0, what the end of a shard may take: "
+            "kvstore.handover_seconds (100.0), kvstore.service.notice_seconds (15.0)",
+        ),
         ('[elsewhere]\nretriever = ["a:1"]', "elsewhere.retriever without elsewhere.kvstore"),
         ('[elsewhere]\nkvstore = ["a"]', "shard 'a': expected name=host:port"),
         ('namespace = ""', "namespace must not be empty"),
