@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import grpc
 import numpy as np
 import pytest
 from hypothesis import given
@@ -49,6 +50,20 @@ async def test_forks_are_where_their_first_branch_is():
     for world in WORLDS[:50]:
         assert replicas.of(world.fork(3)) is replicas.of(world)
     await replicas.close()
+
+
+async def test_the_line_to_who_is_no_replica_ends():
+    now = Membership.of(1, ["a=h:1", "b=h:2"])
+    replicas = Replicas(lambda: now, RetrieverClientConfig(deadline_seconds=0.05))
+    first, second = (each.line.channel for each in replicas.everyone())
+    now = Membership.of(2, ["b=h:2"])
+    assert [each.line.channel for each in replicas.everyone()] == [second]
+    async with asyncio.timeout(30):
+        while first.get_state() != grpc.ChannelConnectivity.SHUTDOWN:  # noqa: ASYNC110 - gRPC tells nobody
+            await asyncio.sleep(0.01)
+    assert second.get_state() != grpc.ChannelConnectivity.SHUTDOWN
+    await replicas.close()
+    assert second.get_state() == grpc.ChannelConnectivity.SHUTDOWN
 
 
 async def test_settings_that_are_wrong_are_refused():

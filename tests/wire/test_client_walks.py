@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+import grpc
 import pytest
 
 from tests.wire.shards import BRANCH, CONFIG, found, frame, kv, part, shards, until
@@ -220,6 +221,40 @@ async def test_writes_of_an_older_membership_wait_for_the_newer_one():
         setting.become("ab")
         assert await asyncio.gather(*writing) == [{kv(): Level.ONE}, 0]
         assert await found(client, part()) == join(frame())
+
+
+async def test_the_line_to_who_is_no_member_ends_after_its_calls():
+    async with shards("ab", replace(CONFIG, deadline_seconds=0.2, stall_seconds=60)) as setting:
+        client, gone = setting.client, setting.toys["a"]
+        first, kept = client.ring.everyone()
+
+        def over() -> bool:
+            return first.line.channel.get_state() == grpc.ChannelConnectivity.SHUTDOWN
+
+        async def ended() -> bool:
+            return over()
+
+        setting.become("a")
+        await client.put({kv(): frame()}, deadline_seconds=60)
+        gone.frozen = True
+        reading = asyncio.create_task(found(client, kv(), deadline_seconds=60))
+        await until(lambda: asyncio.sleep(0, gone.calls[-1] == "Get"))
+        setting.become("b")
+        assert client.ring.everyone() == [kept]
+        await asyncio.sleep(0.5)
+        assert not over()
+        gone.frozen = False
+        assert await reading == join(frame())
+        await until(ended)
+        setting.become("a")
+        assert await found(client, kv(), deadline_seconds=60) == join(frame()), "by a line of its own"
+        setting.become("b")
+        client.ring.everyone()
+        setting.become("ab")
+        again = client.ring.everyone()
+        await asyncio.sleep(0.5)
+        assert client.ring.everyone() == again, "who comes back soon keeps its line"
+        assert again[0].line.channel.get_state() != grpc.ChannelConnectivity.SHUTDOWN
 
 
 async def test_full_shards_leave_the_put_to_the_next():

@@ -79,6 +79,7 @@ class Line:
         self._what, self._retry, self._stall = f"{what} {member.name}", retry, stall
         self._metadata = ((rpc.TENANT_KEY, tenant),)
         self._failures, self._rests_until = 0, 0.0
+        self._calls, self._idle = 0, asyncio.Event()
         self._silence: tuple[float, float] | None = None  # first and last call without an answer
 
     @property
@@ -90,6 +91,12 @@ class Line:
     def silent_seconds(self) -> float:
         """Between the first and the last of the calls that were not answered; 0 if the last call was."""
         return 0.0 if self._silence is None else self._silence[1] - self._silence[0]
+
+    async def idle(self) -> None:
+        """Wait until no call is under way."""
+        while self._calls:
+            self._idle.clear()
+            await self._idle.wait()
 
     async def close(self) -> None:
         """End the connection."""
@@ -104,6 +111,7 @@ class Line:
         limits = {"timeout": deadline.require(what), "metadata": self._metadata}
         if self.resting:
             raise Unavailable(f"{what}: {self._what} did not answer the last calls: {REMEDY}")
+        self._calls += 1
         try:
             async with asyncio.timeout(self._stall) as guard:
                 watch = Watch(guard, self._stall, limits)
@@ -128,6 +136,9 @@ class Line:
                 why = str(error).rpartition(": ")[2]  # gRPC says first what it was trying to do
                 raise Unavailable(f"{what}: {self._what} does not answer: {REMEDY} ({why})") from error
             raise
+        finally:
+            self._calls -= 1
+            self._idle.set()
         self._answered()
 
     def _answered(self) -> None:

@@ -11,7 +11,8 @@ from time import monotonic
 from worldkv import rpc
 from worldkv.chunk import Lineage
 from worldkv.client.line import Line
-from worldkv.client.membership import Member, Members, Membership
+from worldkv.client.lines import Lines
+from worldkv.client.membership import Member, Members
 from worldkv.client.policy import Deadline, Retry
 from worldkv.errors import DeadlineExceeded, InvalidConfig, Unavailable, WorldKVError
 from worldkv.rpc import DEADLINE_SECONDS, DEFAULT_TENANT, TLS
@@ -79,18 +80,17 @@ class Replicas:
 
     def __init__(self, members: Members, config: RetrieverClientConfig) -> None:
         self.config, self.counters = config, Counter[str]()
-        self._members, self._newest = members, members()
-        self._replicas: dict[Member, Replica] = {}
+        self._replicas = Lines(members, self._replica, config.deadline_seconds)
         self._probes: set[asyncio.Task[None]] = set()
 
     def everyone(self) -> list[Replica]:
         """All replicas, also those that leave."""
-        return [*map(self._replica, self._membership().everyone)]
+        return [*map(self._replicas.of, self._replicas.membership.everyone)]
 
     def of(self, lineage: Lineage) -> Replica:
         """Whom to ask about a world: the first in rank that is not away, and the first of all if everybody is."""
-        now = self._membership()
-        ranked = [self._replica(each) for each in now.ranked(lineage.root) if each not in now.leaving]
+        now = self._replicas.membership
+        ranked = [self._replicas.of(each) for each in now.ranked(lineage.root) if each not in now.leaving]
         for replica in ranked:
             if not replica.away:
                 return replica
@@ -101,20 +101,10 @@ class Replicas:
         """End all connections."""
         for probe in self._probes:
             probe.cancel()
-        replicas, self._replicas = [*self._replicas.values()], {}
-        for replica in replicas:
-            await replica.line.close()
-
-    def _membership(self) -> Membership:
-        told = self._members()
-        if told.number >= self._newest.number:
-            self._newest = told
-        return self._newest
+        await self._replicas.close()
 
     def _replica(self, member: Member) -> Replica:
-        if member not in self._replicas:
-            self._replicas[member] = Replica(member, self.config, self.counters)
-        return self._replicas[member]
+        return Replica(member, self.config, self.counters)
 
     def _probe(self, replica: Replica) -> None:
         """Ask whether a replica is back, unless that was done just now."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 from worldkv.client.config import ClientConfig
 from worldkv.client.connection import Connection
 from worldkv.client.landing import Landing
+from worldkv.client.lines import Lines
 from worldkv.client.membership import Member, Members, Membership
 from worldkv.client.policy import Deadline
 from worldkv.client.shard import Shard
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class Ring:
-    """Connections are made when a shard is first asked, and kept until `close`.
+    """Connections are made when a shard is first asked, and kept as long as it is a member.
 
     landing   where frames land
     counters  of all connections
@@ -32,25 +33,21 @@ class Ring:
     def __init__(self, members: Members, config: ClientConfig) -> None:
         self.config, self.landing, self.counters = config, Landing(config.landing_bytes), Counter[str]()
         self._stages = Stages(config.staging_bytes)
-        self._members, self._newest = members, members()
-        self._shards: dict[Member, Shard] = {}
+        self._shards = Lines(members, self._shard, config.deadline_seconds)
 
     @property
     def membership(self) -> Membership:
         """The newest membership that was seen."""
-        told = self._members()
-        if told.number >= self._newest.number:
-            self._newest = told
-        return self._newest
+        return self._shards.membership
 
     def everyone(self, membership: Membership | None = None) -> list[Shard]:
         """All shards, also those that leave."""
-        return [*map(self._shard, (membership or self.membership).everyone)]
+        return [*map(self._shards.of, (membership or self.membership).everyone)]
 
     def ranked(self, name: bytes, writing: bool = False, membership: Membership | None = None) -> Sequence[Shard]:
         """All shards, first who should have what is called `name`; for writing without those that leave."""
         now = membership or self.membership
-        return [self._shard(each) for each in now.ranked(name) if not writing or each not in now.leaving]
+        return [self._shards.of(each) for each in now.ranked(name) if not writing or each not in now.leaving]
 
     def deadline(self, seconds: float | None = None) -> Deadline:
         """Of a call that begins now, and may take so many seconds; None: as the config says."""
@@ -71,13 +68,8 @@ class Ring:
 
     async def close(self) -> None:
         """End all connections and give shared memory back."""
-        shards, self._shards = list(self._shards.values()), {}
-        for shard in shards:
-            await shard.line.close()
+        await self._shards.close()
         await self._stages.close()
 
     def _shard(self, member: Member) -> Shard:
-        if member not in self._shards:
-            line = Connection(member, self.config, self.counters)
-            self._shards[member] = Shard(member, line, self.landing, self._stages)
-        return self._shards[member]
+        return Shard(member, Connection(member, self.config, self.counters), self.landing, self._stages)
