@@ -80,7 +80,7 @@ def _from_jpeg(data: bytes) -> NDArray[np.uint8]:
     image = _pillow()
     try:
         return np.asarray(image.open(BytesIO(data), formats=("JPEG",)).convert("RGB"))
-    except OSError as error:
+    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
         raise InvalidInput(f"{len(data)} bytes are no JPEG file: {error}") from error
 
 
