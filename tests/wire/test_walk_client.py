@@ -328,29 +328,3 @@ async def test_a_hold_outlives_its_connection():
         made = toy.sittings[walk.session]
         assert made.taken[-1:] == [number]
         assert made.moves[-3:] == [(TURN,) * FRAMES] * 3
-
-
-async def test_who_cannot_be_reached_for_too_long_is_given_up():
-    toy, config = ToySessions(), WalkClientConfig(reconnect_seconds=0.2)
-    async with serving(toy) as address:
-        client = WalkClient(address, config=config)
-        opening = client.open()
-        walk = await opening.__aenter__()
-        await walk.move(TURN)
-    with pytest.raises(Unavailable, match=r"answers on|cut"):
-        await walk.move(TURN)
-    await opening.__aexit__(None, None, None)
-    await client.close()
-
-
-async def test_silence_is_broken_by_a_new_connection():
-    toy = ToySessions(deaf=True)
-    config = WalkClientConfig(silence_seconds=0.1)
-    async with serving(toy) as address, WalkClient(address, config=config) as client, client.open() as walk:
-        events = walk.events()
-        moving = asyncio.create_task(walk.move(TURN))
-        async for event in events:
-            if isinstance(event, Notice) and event.kind is NoticeKind.RECONNECTED:
-                toy.deaf = False
-                break
-        assert (await moving).key.index == 0

@@ -115,12 +115,14 @@ class ToySessions(SessionsServicer):
 
     cuts    answers after which a connection breaks, for one connection after the other
     deaf    whether nothing that is sent is heard
+    greets  whether it says what is kept as soon as somebody joins
     room    sessions at most
     slow    seconds that a move takes
     """
 
     cuts: list[int] = field(default_factory=list)
     deaf: bool = False
+    greets: bool = False
     room: int = 100
     slow: float = 0.0
     sittings: dict[str, Sitting] = field(default_factory=dict)
@@ -152,6 +154,8 @@ class ToySessions(SessionsServicer):
         made.out.put_nowait(Conflict("another client has joined"))
         out = made.out = asyncio.Queue()
         made.say(joined=made.response())
+        if self.greets:
+            made.say(remembered=pb.Remembered(end=made.next, level=1))
         for chunk in made.drawn:
             if chunk.key.index >= join.seen:
                 made.say(drawn=chunk)

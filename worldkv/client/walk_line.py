@@ -7,6 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -94,7 +95,8 @@ class WalkLine:
         self._unanswered: dict[int, pb.WalkRequest] = {}
         self._outbox: asyncio.Queue[pb.WalkRequest] = asyncio.Queue()
         self._guard: asyncio.Timeout | None = None
-        self._again, self._up, self._answers = False, True, 0
+        self._again, self._up, self._progress = False, True, False
+        self._joined, self._asked = inf, 0.0  # when this connection was answered first; since when something waits
 
     @property
     def waits(self) -> bool:
@@ -103,6 +105,8 @@ class WalkLine:
 
     def send(self, number: int, request: pb.WalkRequest) -> None:
         """Send a move, show or hold, on every connection again until it is answered."""
+        if not self._unanswered:
+            self._asked = monotonic()
         self._unanswered[number] = request
         self._outbox.put_nowait(request)
         self._watch()
@@ -116,15 +120,22 @@ class WalkLine:
         self._again = True
 
     async def run(self) -> None:
-        """Speak with the session until it ends or is taken over, or cannot be reached for too long: raises why."""
-        limit, wait = Deadline(self.link.config.reconnect_seconds), FIRST_WAIT
+        """Speak with the session until it ends or is taken over, or cannot be reached for too long: raises why.
+
+        That time runs from the first loss on. What is told may be what breaks connections, so a join does not begin it
+        again, only what was drawn or applied, or a connection on which nothing was asked for as long.
+        """
+        seconds, wait = self.link.config.reconnect_seconds, FIRST_WAIT
+        limit: Deadline | None = None
         while True:
-            begun, self._answers = monotonic(), 0
+            self._progress, self._joined = False, inf
             failed = await self._converse()
-            if self._answers > 1 or (self._answers and monotonic() - begun > LONGEST_WAIT):
-                limit, wait = Deadline(self.link.config.reconnect_seconds), FIRST_WAIT
+            idle = (self._asked if self.waits else monotonic()) - self._joined
+            if self._progress or idle > seconds:
+                limit, wait = None, FIRST_WAIT
             if failed is None:
                 continue
+            limit = limit or Deadline(seconds)
             if self._up:
                 self._up = False
                 self._told(False, str(failed))
@@ -171,7 +182,8 @@ class WalkLine:
 
     async def _hear(self, answer: pb.WalkResponse) -> None:
         """Hand on an answer; how long that takes is not the service's silence."""
-        self._answers += 1
+        self._progress = self._progress or answer.WhichOneof("message") in ("drawn", "applied")
+        self._joined = min(self._joined, monotonic())
         if not self._up:
             self._up = True
             self._told(True, "")

@@ -1,0 +1,62 @@
+"""How long the client of walks looks for a session that it lost."""
+
+import asyncio
+
+import pytest
+
+from tests.wire.toy_sessions import ToySessions, serving
+from worldkv.actions import Action
+from worldkv.client import WalkClient, WalkClientConfig
+from worldkv.client.walk_events import Notice, NoticeKind
+from worldkv.errors import Unavailable
+
+TURN = Action(turn=9.0)
+
+
+async def test_who_cannot_be_reached_for_too_long_is_given_up():
+    toy, config = ToySessions(), WalkClientConfig(reconnect_seconds=0.2)
+    async with serving(toy) as address:
+        client = WalkClient(address, config=config)
+        opening = client.open()
+        walk = await opening.__aenter__()
+        await walk.move(TURN)
+    with pytest.raises(Unavailable, match=r"answers on|cut"):
+        await walk.move(TURN)
+    await opening.__aexit__(None, None, None)
+    await client.close()
+
+
+async def test_a_walk_that_breaks_after_every_join_is_given_up():
+    toy, config = ToySessions(cuts=[2] * 10_000, deaf=True, greets=True), WalkClientConfig(reconnect_seconds=0.3)
+    async with serving(toy) as address, WalkClient(address, config=config) as client, asyncio.timeout(20):
+        opening = client.open()
+        walk = await opening.__aenter__()
+        with pytest.raises(Unavailable, match="cut"):
+            await walk.move(TURN)
+        await opening.__aexit__(None, None, None)
+    assert len(toy.joins) > 1
+
+
+async def test_a_walk_in_which_nothing_is_asked_outlives_any_number_of_losses():
+    toy, config = ToySessions(), WalkClientConfig(reconnect_seconds=0.2)
+    async with serving(toy) as address, WalkClient(address, config=config) as client, client.open() as walk:
+        events = walk.events()
+        for _ in range(3):
+            await asyncio.sleep(2 * config.reconnect_seconds)
+            toy.sittings[walk.session].out.put_nowait(Unavailable("cut"))
+            while (await anext(events)).kind is not NoticeKind.RECONNECTED:
+                pass
+        assert (await walk.move(TURN)).key.index == 0
+
+
+async def test_silence_is_broken_by_a_new_connection():
+    toy = ToySessions(deaf=True)
+    config = WalkClientConfig(silence_seconds=0.1)
+    async with serving(toy) as address, WalkClient(address, config=config) as client, client.open() as walk:
+        events = walk.events()
+        moving = asyncio.create_task(walk.move(TURN))
+        async for event in events:
+            if isinstance(event, Notice) and event.kind is NoticeKind.RECONNECTED:
+                toy.deaf = False
+                break
+        assert (await moving).key.index == 0
