@@ -166,6 +166,23 @@ async def test_rewind_and_fork():
         assert (await walk.move(TURN)).key.index == 3
 
 
+async def test_a_rewind_waits_quietly_for_a_move_that_was_given_up(monkeypatch):
+    async with service(slow=0.3) as (_, client), client.open() as walk:
+        moving = asyncio.create_task(walk.move(TURN))
+        await asyncio.sleep(0)
+        moving.cancel()
+        waits, wait = list[object](), asyncio.wait
+
+        async def counted(*given: object, **named: object) -> object:
+            waits.append(given)
+            return await wait(*given, **named)
+
+        monkeypatch.setattr(asyncio, "wait", counted)
+        await walk.rewind(1)
+        assert len(waits) < 20  # the servers wait for theirs, too
+        assert (await walk.move(TURN)).key.index == 1
+
+
 async def test_errors_arrive_as_what_they_left_as():
     async with service(room=1) as (_, client), client.open():
         with pytest.raises(OverBudget, match="1 sessions"):

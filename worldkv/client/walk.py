@@ -145,7 +145,7 @@ class Walk:
 
         Raises InvalidInput for another number of actions.
         """
-        return await self._move(actions)
+        return await asyncio.shield(self._move(actions))
 
     async def path(self, path: str | Iterable[Action], *, ahead: int = 2) -> AsyncGenerator[Drawn, None]:
         """Walk a path, in the path grammar or action by action; the chunks come as they are drawn.
@@ -163,9 +163,9 @@ class Walk:
         for begin in range(0, len(actions), self.frames):
             under_way.append(self._move(actions[begin : begin + self.frames]))
             if len(under_way) > ahead:
-                yield await under_way.popleft()
+                yield await asyncio.shield(under_way.popleft())
         while under_way:
-            yield await under_way.popleft()
+            yield await asyncio.shield(under_way.popleft())
 
     async def show(self, pictures: Pictures, walkers: Sequence[Walker], *, jpeg: int | None = None) -> Drawn:
         """Take pictures from elsewhere as the next chunk; the walker goes on from the last of them.
@@ -184,7 +184,7 @@ class Walk:
         request = pb.WalkRequest(show=show)
         if (size := request.ByteSize()) > MAX_MESSAGE_BYTES:
             raise InvalidInput(f"pictures of {size} bytes are over the limit of {MAX_MESSAGE_BYTES}: show them as JPEG")
-        return await self._ask(number, request)
+        return await asyncio.shield(self._ask(number, request))
 
     async def hold(self, action: Action) -> int:
         """Walk on like this, without moves, until another hold or a move; the chunks come as events.
@@ -269,7 +269,7 @@ class Walk:
         return self._number
 
     def _ask(self, number: int, request: pb.WalkRequest) -> asyncio.Future[Drawn]:
-        """Send what draws a chunk; its chunk."""
+        """Send what draws a chunk; its chunk. It is under way until then, whoever gives up waiting: shield it."""
         self._raise_if_ended()
         answer = self._answers[number] = asyncio.get_running_loop().create_future()
         self._line.send(number, request)
