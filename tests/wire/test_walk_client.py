@@ -183,6 +183,23 @@ async def test_a_rewind_waits_quietly_for_a_move_that_was_given_up(monkeypatch):
         assert (await walk.move(TURN)).key.index == 1
 
 
+async def test_a_walk_that_could_not_be_closed_goes_on_and_says_so():
+    async with service() as (toy, client), client.open() as walk:
+        await walk.move(TURN)
+        events, made = walk.events(), toy.sittings.pop(walk.session)
+        with pytest.raises(NotFound):
+            await walk.close()
+        toy.sittings[walk.session] = made
+        made.out.put_nowait(Unavailable("cut"))
+        await walk.move(TURN)
+        made.out.put_nowait(Conflict("another client has joined"))
+        kinds = list[NoticeKind]()
+        with pytest.raises(Conflict):
+            async for each in events:
+                kinds += [each.kind] if isinstance(each, Notice) else []
+    assert kinds == [NoticeKind.DISCONNECTED, NoticeKind.RECONNECTED]
+
+
 async def test_errors_arrive_as_what_they_left_as():
     async with service(room=1) as (_, client), client.open():
         with pytest.raises(OverBudget, match="1 sessions"):

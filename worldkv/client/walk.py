@@ -234,7 +234,11 @@ class Walk:
         """End the session once all its chunks are kept; answers how safe they are. The world stays."""
         self._leaving = True
         request = pb.CloseRequest(session=self.session)
-        answer = await self._link.ask(self._link.stub.Close(request, metadata=self._link.metadata))
+        try:
+            answer = await self._link.ask(self._link.stub.Close(request, metadata=self._link.metadata))
+        except (WorldKVError, asyncio.CancelledError):
+            self._leaving = False
+            raise
         self.remembered = remembered_of(answer.remembered)
         await self.leave()
         return self.remembered
