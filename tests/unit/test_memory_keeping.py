@@ -1,6 +1,7 @@
 """What is remembered while the store is slow, full or away: nothing immutable is lost, and no step waits for long."""
 
 import asyncio
+from collections.abc import Collection
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from tests.remembering import (
 )
 from worldkv.coding import KV, Coding
 from worldkv.errors import Conflict, DeadlineExceeded, NonFinite, OverBudget, WorldKVError
+from worldkv.format import Frame
 from worldkv.memory import Kept, Memory
 from worldkv.store import Level, Miss, PartKey
 from worldkv.window import WindowConfig
@@ -191,6 +193,25 @@ async def test_parts_kept_at_a_lower_level_are_put_again_when_a_better_one_retur
     await remember(memory, 3)
     await until(lambda: memory.kept == Kept(4, Level.REDIS))
     assert heard[-1] == memory.kept
+    await until(lambda: not tasks())
+
+
+async def test_a_part_that_is_damaged_wherever_it_is_keeps_no_other_from_a_better_level(monkeypatch) -> None:
+    memory = memory_of()
+    damaged, get = PartKey(memory.lineage.key(0), "part"), memory.store.get
+
+    async def spoiled(keys: Collection[PartKey]) -> dict[PartKey, Frame | Miss]:
+        return {key: Miss.CORRUPT if key == damaged else frame for key, frame in (await get(keys)).items()}
+
+    monkeypatch.setattr(memory.store, "get", spoiled)
+    await remember(memory, 0, 1, 2)
+    memory.store.level = Level.REDIS
+    await remember(memory, 3)
+    again = [PartKey(memory.lineage.key(n), "part") for n in (1, 2)]
+    await until(lambda: memory.store.put_keys[-2:] == again)
+    assert memory.kept == Kept(4, Level.ONE)
+    monkeypatch.undo()  # one that has it answers again
+    await until(lambda: memory.kept == Kept(4, Level.REDIS))
     await until(lambda: not tasks())
 
 

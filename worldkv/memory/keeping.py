@@ -171,6 +171,8 @@ class Keeper:
             await self._better.wait(attempt)
             for key in self._behind():
                 before, now = self._low[key], await self._again(key)
+                if isinstance(now, Miss):  # wherever it is; the others can be had
+                    continue
                 if now == before:  # nothing better yet
                     break
                 self._low.pop(key)
@@ -183,13 +185,16 @@ class Keeper:
             if not self._behind():
                 return
 
-    async def _again(self, chunk: ChunkKey) -> Level | None:
-        """Put a part again that a store has; answers its level, None if it is gone."""
+    async def _again(self, chunk: ChunkKey) -> Level | Miss | None:
+        """Put a part again that a store has; answers its level, None if it is gone, and why nobody who answers can give
+        it, which may pass with who does not answer."""
         key = PartKey(chunk, "part")
         try:
             frame = (await self.store.get([key]))[key]
+            if frame in (Miss.DELETED, Miss.NEVER_STORED):
+                return None
             if isinstance(frame, Miss):
-                return None if frame in (Miss.DELETED, Miss.NEVER_STORED) else self._low[chunk]
+                return self._low[chunk] if frame in (Miss.LATE, Miss.TIER_DOWN) else frame
             return (await self.store.put({key: frame}))[key]
         except PASSING:
             return self._low[chunk]
