@@ -33,7 +33,7 @@ worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
 worldkv.actions
 worldkv.pose
-worldkv.errors
+worldkv.errors, worldkv.tasks
 worldkv, services
 """
 """Imports point down. Names on a line divided by | never import each other, names divided by commas may, without
@@ -74,6 +74,7 @@ LIGHT = (
     "worldkv.shared",
     "worldkv.store",
     "worldkv.store_wrappers",
+    "worldkv.tasks",
     "worldkv.v1",
     "worldkv.views",
     "worldkv.walking",

@@ -19,6 +19,7 @@ from services.cluster.config import SupervisionConfig, check_count
 from services.cluster.roster import KINDS, Kind, Pulse, Roster, State, Where, name_of, parsed
 from worldkv.client import Member
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
+from worldkv.tasks import tell_defect
 
 _log = logging.getLogger(__name__)
 
@@ -197,8 +198,8 @@ class Supervisor:
         self._look_after(part, self._keep(part))
 
     def _look_after(self, part: Part, doing: Coroutine[None, None, None]) -> None:
-        keeper = self._keepers[part.name] = asyncio.create_task(doing)
-        keeper.add_done_callback(_tell_defect)
+        keeper = self._keepers[part.name] = asyncio.create_task(doing, name=f"keeper of {part.name}")
+        keeper.add_done_callback(tell_defect)
 
     async def _keep(self, part: Part) -> None:
         """Start a part if it does not serve, and look after it; does not end."""
@@ -282,8 +283,8 @@ class Supervisor:
             async with asyncio.timeout(self._config.silent_seconds):
                 await self._bring(part)
         await self._until_known()
-        telling = asyncio.create_task(self._keep_told(part))
-        telling.add_done_callback(_tell_defect)
+        telling = asyncio.create_task(self._keep_told(part), name=f"telling {part.name} of rosters")
+        telling.add_done_callback(tell_defect)
         try:
             await self._units.stop(part.name, self._config.end_seconds if part.serves else 0)
         finally:
@@ -378,9 +379,3 @@ class Supervisor:
 
 def _well(part: Part) -> bool:
     return part.state == "ready"
-
-
-def _tell_defect(keeper: asyncio.Task[None]) -> None:
-    """Log what a keeper ended of, which none should."""
-    if not keeper.cancelled() and (error := keeper.exception()) is not None:
-        _log.error("a keeper failed", exc_info=error)

@@ -15,6 +15,7 @@ from worldkv.motion import Held
 from worldkv.pose import Matrix
 from worldkv.prefetch import Ask, Prefetcher
 from worldkv.store import Miss
+from worldkv.tasks import tell_defect
 
 GONE = (Miss.NEVER_STORED, Miss.DELETED, Miss.EVICTED, Miss.CORRUPT)
 """Reasons that will not go away by themselves."""
@@ -57,6 +58,7 @@ class Ahead:
         at_hand = {*self.hot, *self.local}
         asks = self.prefetcher.step(index, poses, held, recalled, at_hand, visible, exclude)
         self._task = asyncio.create_task(self._go(asks, recalled), name=f"ahead of chunk {index}")
+        self._task.add_done_callback(tell_defect)
 
     async def close(self) -> None:
         """Ask for nothing more."""

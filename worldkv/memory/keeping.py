@@ -15,6 +15,7 @@ from worldkv.finder import Finder
 from worldkv.format import encode_part as write_part
 from worldkv.memory.stats import Kept
 from worldkv.store import Level, Miss, PartKey, Store
+from worldkv.tasks import tell_defect
 
 PASSING = (Unavailable, DeadlineExceeded, OverBudget)
 """Why a store does not take something now, and may later."""
@@ -93,6 +94,7 @@ class Keeper:
         """
         if part.meta.key not in self._waiting:
             task = asyncio.create_task(self._keep(part), name=f"keep {part.meta.key}")
+            task.add_done_callback(tell_defect)
             self._waiting[part.meta.key] = part, task
         return self._waiting[part.meta.key][1]
 
@@ -126,6 +128,7 @@ class Keeper:
             telling = asyncio.create_task(self._tell(part), name=f"index {part.meta.key}")
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
+            telling.add_done_callback(tell_defect)
         except WorldKVError as error:
             self.refused = error
         finally:
@@ -158,6 +161,7 @@ class Keeper:
             self._better.answered()
         if self._behind() and (self._raising is None or self._raising.done()):
             self._raising = asyncio.create_task(self._raise(), name="copy parts up")
+            self._raising.add_done_callback(tell_defect)
 
     def _behind(self) -> list[ChunkKey]:
         """Parts that are kept at a lower level than others."""

@@ -29,6 +29,7 @@ from worldkv.pose import Matrix
 from worldkv.prefetch import PrefetchConfig, Prefetcher
 from worldkv.select import Query
 from worldkv.store import Level, Miss, PartKey, Store
+from worldkv.tasks import tell_defect
 from worldkv.window import Entry, WindowConfig
 
 SPARES = 2
@@ -319,6 +320,7 @@ class Memory:
         self._newest = max(self._newest, key.index)
         if self._demoting is None or self._demoting.done():
             self._demoting = asyncio.create_task(self._demote_behind(), name="keep the budget")
+            self._demoting.add_done_callback(tell_defect)
         self._changed()
 
     async def _demote_behind(self) -> None:

@@ -13,6 +13,7 @@ from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
 from worldkv.memory.keeping import Backoff
 from worldkv.memory.source import Decoder, Fetched, Source
 from worldkv.store import Miss
+from worldkv.tasks import tell_defect
 
 Code = Callable[[ChunkKey, KV], Awaitable[KVPart]]
 Put = Callable[[ChunkKey, KVPart], Awaitable[None]]
@@ -68,6 +69,7 @@ class KVQueue:
         waiting = _Held(kv.nbytes, asyncio.create_task(self._code(key, kv), name=f"code {key}"))
         self._waiting[key] = waiting
         waiting.kept = asyncio.create_task(self._keep(key, waiting), name=f"keep KV of {key}")
+        waiting.kept.add_done_callback(tell_defect)  # of coding too, which it waits for
         return True
 
     async def part(self, key: ChunkKey) -> KVPart | None:
