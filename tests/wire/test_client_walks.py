@@ -10,6 +10,7 @@ from tests.wire.shards import BRANCH, CONFIG, found, frame, kv, part, shards, un
 from tests.wire.toy_kvstore import Toy, serving
 from worldkv import rpc
 from worldkv.client import KVClient, Member, Membership, Retry
+from worldkv.client.policy import Deadline
 from worldkv.errors import (
     Conflict,
     DeadlineExceeded,
@@ -246,6 +247,8 @@ async def test_the_line_to_who_is_no_member_ends_after_its_calls():
         gone.frozen = False
         assert await reading == join(frame())
         await until(ended)
+        with pytest.raises(Unavailable, match="the line to shard a is closed"):
+            await first.deleted([kv()], Deadline(60))
         setting.become("a")
         assert await found(client, kv(), deadline_seconds=60) == join(frame()), "by a line of its own"
         setting.become("b")

@@ -79,7 +79,7 @@ class Line:
         self._what, self._retry, self._stall = f"{what} {member.name}", retry, stall
         self._metadata = ((rpc.TENANT_KEY, tenant),)
         self._failures, self._rests_until = 0, 0.0
-        self._calls, self._idle = 0, asyncio.Event()
+        self._calls, self._idle, self._closed = 0, asyncio.Event(), False
         self._silence: tuple[float, float] | None = None  # first and last call without an answer
 
     @property
@@ -99,7 +99,8 @@ class Line:
             await self._idle.wait()
 
     async def close(self) -> None:
-        """End the connection."""
+        """End the connection: whoever calls from now on is told Unavailable."""
+        self._closed = True
         await self.channel.close()
 
     @asynccontextmanager
@@ -109,6 +110,8 @@ class Line:
         Raises DeadlineExceeded if there is no time left to call.
         """
         limits = {"timeout": deadline.require(what), "metadata": self._metadata}
+        if self._closed:
+            raise Unavailable(f"{what}: the line to {self._what} is closed")
         if self.resting:
             raise Unavailable(f"{what}: {self._what} did not answer the last calls: {REMEDY}")
         self._calls += 1
