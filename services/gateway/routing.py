@@ -87,10 +87,12 @@ class Router:
     async def rewind(self, tenant: str, request: pb.RewindRequest, deadline: Deadline) -> pb.RewindResponse:
         """Take a session back to a chunk. Raises Unavailable if nobody knows whether that was done."""
         generator, _ = await self.settle(tenant, request.session, deadline)
-        with _once(generator, "rewind", request.session):
-            taken: pb.RewindResponse = await generator.call(generator.sessions.Rewind, request, tenant, deadline)
-        if walked := self._walked.get((tenant, request.session)):
-            walked.taken_back(taken.world, request.at)
+        async with self._lock(tenant, request.session):  # a walk that this ends is told before it joins again
+            walked = self._walked.get((tenant, request.session))
+            with _once(generator, "rewind", request.session):
+                taken: pb.RewindResponse = await generator.call(generator.sessions.Rewind, request, tenant, deadline)
+            if walked is not None:
+                walked.taken_back(taken.world, request.at)
         return taken
 
     async def close(self, tenant: str, request: pb.CloseRequest, deadline: Deadline) -> pb.CloseResponse:
@@ -133,8 +135,7 @@ class Router:
         Raises what generators raise who do not know the session, or may not have it; OverBudget if none has room,
         Unavailable if none answers.
         """
-        lock = self._settling.setdefault((tenant, session), asyncio.Lock())
-        async with lock:
+        async with self._lock(tenant, session):
             home = await self._find(tenant, session)
             return Place(home, None) if home else await self._resume(tenant, session, deadline, root)
 
@@ -147,6 +148,10 @@ class Router:
         finally:
             if self._walked.get((tenant, session)) is walked:
                 del self._walked[tenant, session]
+
+    def _lock(self, tenant: str, session: str) -> asyncio.Lock:
+        """Held by whoever finds out where a session lives, or takes it back."""
+        return self._settling.setdefault((tenant, session), asyncio.Lock())
 
     async def _find(self, tenant: str, session: str) -> Generator | None:
         """The generator that says that a session lives on it."""

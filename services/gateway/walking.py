@@ -157,7 +157,7 @@ class _Walk:
         elif before == self._head:
             self._unanswered.again()
         else:
-            text = f"a generator was lost: the walk goes on on {generator.name}"
+            text = f"the walk goes on from chunk {joined.next} on {generator.name}"
             yield pb.WalkResponse(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=joined.next, text=text))
             missed = self._unanswered.moved(joined.next)
             self._answered.set()

@@ -267,6 +267,47 @@ async def test_what_was_dropped_when_a_session_was_taken_back_holds_nothing_up(t
                 pass
 
 
+@pytest.mark.parametrize("late_seconds", [0.0, 0.5])
+async def test_what_waits_when_its_own_client_goes_back_is_dropped_without_an_error(tmp_path, late_seconds):
+    async with setting(tmp_path, "a") as (made, gateway):
+        session = (await gateway.open()).session
+        toy = made.home(session)
+        async with gateway.walk(session) as client:
+            await client.move(1, number=1)
+            await client.drawn(1)
+            toy.draw_seconds, toy.late_seconds = 0.3, late_seconds
+            for number in (2, 3):
+                await client.move(number, number=number)
+            await until(lambda: len(toy.live["default", session].taken) == 3)
+            await gateway.stub.Rewind(pb.RewindRequest(session=session, at=0))
+            await client.move(4, number=4)
+            told = [await client.hear()]
+            while not told[-1].HasField("drawn"):
+                told.append(await client.hear())
+        assert (told[-1].drawn.number, told[-1].drawn.key.index) == (4, 0)
+        assert not any(each.HasField("notice") for each in told)
+        assert made.tier.record("default", session).moves == [4]
+
+
+async def test_what_waits_when_somebody_else_goes_back_is_drawn_from_there(tmp_path):
+    async with fleet(tmp_path, "a") as made, made.gateway(most_unanswered=2) as gateway, made.gateway() as other:
+        session = (await gateway.open()).session
+        toy = made.home(session)
+        async with gateway.walk(session) as client, asyncio.timeout(20):
+            await client.move(1, number=1)
+            await client.drawn(1)
+            toy.draw_seconds = 0.3
+            for number in (2, 3):
+                await client.move(number, number=number)
+            await until(lambda: len(toy.live["default", session].taken) == 3)
+            await other.stub.Rewind(pb.RewindRequest(session=session, at=0))
+            assert (await client.next("notice")).kind == pb.NOTICE_KIND_MOVED
+            await client.move(4, number=4)
+            drawn = await client.drawn(3)
+        assert [(each.number, each.key.index) for each in drawn] == [(2, 0), (3, 1), (4, 2)]
+        assert made.tier.record("default", session).moves == [2, 3, 4]
+
+
 async def test_a_slow_client_costs_pictures_and_no_steps(tmp_path):
     async with setting(tmp_path, "a", picture_bytes=200_000, behind=4) as (made, gateway):
         session = (await gateway.open()).session

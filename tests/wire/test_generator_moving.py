@@ -208,6 +208,25 @@ async def test_moves_that_wait_are_dropped_by_a_rewind():
             assert (await walk.step(number=8)).number in (0, 8)
 
 
+async def test_a_rewind_ends_the_connection_whose_moves_it_drops():
+    async with generating() as caller:
+        session = (await caller.open(**WALK)).session
+        walking = caller.made.live.find("default", session)
+        async with caller.walk(session) as walk:
+            await walk.steps(2)
+            async with walking.lock:
+                back = asyncio.create_task(caller.made.live.rewind(walking, 1))
+                await asyncio.sleep(0)  # it is next, before what is told from now on
+                await walk.move(number=5)
+                await until(lambda: len(walking._inbox))
+            with pytest.raises(Unavailable, match="taken back"):
+                await walk.ended()
+        await back
+        async with caller.walk(session, 1) as walk:
+            again = await walk.step(number=5)
+        assert (again.number, again.key.index, again.key.branch) == (5, 1, walking.resident.world.lineage.head)
+
+
 async def test_a_fork_is_a_second_name_and_disturbs_nobody():
     async with generating() as caller:
         opened = await caller.open(**WALK)

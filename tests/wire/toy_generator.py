@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from worldkv import rpc, wire
 from worldkv.catalog import World
 from worldkv.chunk import ChunkKey, Lineage
-from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget
+from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
 from worldkv.service import Host, ServiceConfig, Serving, serve
 from worldkv.v1 import chunk_pb2, generator_pb2, generator_pb2_grpc, sessions_pb2_grpc
 from worldkv.v1 import sessions_pb2 as pb
@@ -81,6 +81,8 @@ class Live:
             if self.record.lineage.head != self.head:  # somebody took the session over
                 self.say(pb.WalkResponse(notice=pb.Notice(text="fenced")))
                 return
+            if not self.inbox and self.hold is None:
+                continue  # it was taken back
             number, way = 0, self.hold or 0.0
             if self.inbox:
                 request = self.inbox.popleft()
@@ -135,6 +137,7 @@ class Toy:
 
     most          sessions that it takes
     draw_seconds  of a chunk
+    late_seconds  that the answer to a rewind comes later than what it does
     dies          told each stage of a chunk (taken, applied, drawn, kept, said); the generator dies if it says so
     tells         whether it says which chunk a move is drawn as
     frozen        whether it does nothing at all
@@ -146,6 +149,7 @@ class Toy:
     name: str
     most: int = 8
     draw_seconds: float = 0.0
+    late_seconds: float = 0.0
     dies: Callable[[str], bool] = lambda stage: False
     tells: bool = True
     frozen: bool = False
@@ -280,7 +284,11 @@ class Toy:
         live.record.lineage = live.record.lineage.fork(request.at)
         live.head = live.record.lineage.head
         del live.record.moves[request.at :], live.hand[request.at :]
-        live.inbox.clear()
+        if live.inbox:
+            live.taken -= {getattr(each, str(each.WhichOneof("message"))).number for each in live.inbox}
+            live.inbox.clear()
+            live.leave(Unavailable("what waited was dropped"))
+        await asyncio.sleep(self.late_seconds)
         return pb.RewindResponse(world=live.record.message, walker=pb.Walker(z=sum(live.record.moves)))
 
     async def Close(self, request: pb.CloseRequest, context: rpc.Context) -> pb.CloseResponse:

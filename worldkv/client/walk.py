@@ -218,6 +218,7 @@ class Walk:
         request = pb.RewindRequest(session=self.session, at=counted("at", at))
         while self._answers:
             await asyncio.wait(self._answers.values())
+        self._line.answered(self._holding)  # what is held ends here, and is not said again
         answer = await self._link.ask(self._link.stub.Rewind(request, metadata=self._link.metadata))
         self._stand(wire.world_of(answer.world))
         self.walker, self.next = walker_of(answer.walker), at

@@ -99,7 +99,7 @@ class SessionsServicer:
 
     def Rewind(self, request, context):
         """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
-        wait are dropped, and nothing is held.
+        wait are dropped, and nothing is held. If something waited, its walk ends with UNAVAILABLE: it may be said again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -47,7 +47,7 @@ class SessionsStub:
     """Gives the session's world, up to a chunk, a second name. The session walks on undisturbed."""
     Rewind: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.RewindRequest, _sessions_pb2.RewindResponse]
     """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
-    wait are dropped, and nothing is held.
+    wait are dropped, and nothing is held. If something waited, its walk ends with UNAVAILABLE: it may be said again.
     """
     Close: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.CloseRequest, _sessions_pb2.CloseResponse]
     """Ends a walk once all its chunks are kept. The world stays."""
@@ -73,7 +73,7 @@ class SessionsAsyncStub(SessionsStub):
     """Gives the session's world, up to a chunk, a second name. The session walks on undisturbed."""
     Rewind: _aio.UnaryUnaryMultiCallable[_sessions_pb2.RewindRequest, _sessions_pb2.RewindResponse]  # type: ignore[assignment]
     """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
-    wait are dropped, and nothing is held.
+    wait are dropped, and nothing is held. If something waited, its walk ends with UNAVAILABLE: it may be said again.
     """
     Close: _aio.UnaryUnaryMultiCallable[_sessions_pb2.CloseRequest, _sessions_pb2.CloseResponse]  # type: ignore[assignment]
     """Ends a walk once all its chunks are kept. The world stays."""
@@ -120,7 +120,7 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.RewindResponse, _abc.Awaitable[_sessions_pb2.RewindResponse]]:
         """Takes the session back to a chunk; what came after stays on the old branch, which nobody writes any more. Moves that
-        wait are dropped, and nothing is held.
+        wait are dropped, and nothing is held. If something waited, its walk ends with UNAVAILABLE: it may be said again.
         """
 
     @_abc_1.abstractmethod

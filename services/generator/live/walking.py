@@ -18,7 +18,7 @@ from services.generator.live.outbox import Outbox
 from services.generator.live.pictures import decoded, encoded
 from services.generator.live.resident import Resident
 from services.generator.session import Session
-from worldkv.errors import Conflict, NotFound, WorldKVError
+from worldkv.errors import Conflict, NotFound, Unavailable, WorldKVError
 from worldkv.store import Miss
 from worldkv.v1 import sessions_pb2 as pb
 
@@ -91,8 +91,14 @@ class Walking:
         self._wake.set()
 
     def taken_back(self, at: int) -> None:
-        """The session stands before chunk `at`, or may do so: what was planned, and what came after, is no more."""
+        """The session stands before chunk `at`, or may do so: what was planned, and what came after, is no more.
+
+        If something waited, its connection ends, for it is not answered there: whoever still wants it says it again.
+        """
+        waited = len(self._inbox)
         self._plan_nothing()
+        if waited:
+            self._end_connection(Unavailable(f"session {self.resident.id} was taken back: join it again"))
         self._tour, self._played_until = [], 0.0
         self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
         self._follow()
