@@ -156,7 +156,8 @@ class Router:
     async def _find(self, tenant: str, session: str) -> Generator | None:
         """The generator that says that a session lives on it."""
         walked = self._walked.get((tenant, session))
-        if home := walked.generator if walked else self._home(tenant, session):
+        home = walked.generator if walked else self._home(tenant, session)
+        if home and not home.silent.is_set():
             await asyncio.wait([home.asking()])
             if home.resident(tenant, session) or (walked and home.stats):
                 return home

@@ -4,9 +4,16 @@ import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from services.gateway.config import RoutingConfig
+from services.gateway.generators import Generators
+from services.gateway.metrics import Metrics
+from services.gateway.routing import Router, Walked
 from tests.wire.gateways import Client, Gateway, fleet, setting, until
 from worldkv import rpc
+from worldkv.client import MembershipFile
+from worldkv.client.policy import Deadline
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, SpecMismatch, Unavailable
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsStub
@@ -257,6 +264,22 @@ async def test_one_call_resumes_a_session_however_many_want_it(tmp_path):
         forks = [gateway.stub.Fork(pb.ForkRequest(session=session, world=f"w{n}")) for n in range(6)]
         await asyncio.gather(*forks)
         assert sum(toy.calls.count("Resume") for toy in made.toys()) == 1
+
+
+async def test_nobody_waits_for_a_generator_that_is_known_to_be_silent(tmp_path):
+    async with setting(tmp_path, "a", "b") as (made, gateway), AsyncExitStack() as stack:
+        session = (await gateway.open()).session
+        was = made.home(session)
+        was.frozen, config = True, RoutingConfig(silent_seconds=3600)
+        generators = Generators(MembershipFile(made.members), config, rpc.TLS())
+        stack.push_async_callback(generators.close)
+        router = Router(generators, config, Metrics(CollectorRegistry()))
+        silent = next(each for each in generators.everyone() if each.name == was.name)
+        silent.silent.set()
+        with router.walked("default", session, Walked(silent, lambda world, next: None)):
+            async with asyncio.timeout(20):
+                place = await router.settle("default", session, Deadline(20))
+        assert place.generator.name != was.name
 
 
 async def _closed(gateway: Gateway, session: str) -> pb.CloseResponse:
