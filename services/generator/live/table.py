@@ -58,7 +58,7 @@ class Live:
         self.maker, self.metrics, self.config = maker, metrics, maker.config.live
         self._sessions: dict[str, Walking] = {}
         self._resuming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._draining = False
 
     def __iter__(self) -> Iterator[Walking]:
@@ -115,6 +115,7 @@ class Live:
             except NotFound:
                 if session in self._sessions and self._sessions[session].resident.tenant != tenant:
                     raise  # whatever is kept by this name, it is another session
+                await self._gone(session)
                 unknown = Record("unknown", (), None, NOWHERE, 0, "worldkv", False, "jpeg", "", 0, NOWHERE)
                 resident = Resident(check_name(session, "session"), tenant, self.maker, self._admit, unknown)
                 await resident.wake()
@@ -182,7 +183,7 @@ class Live:
             walking.end(Unavailable("this generator has ended"))
             walking.task.cancel()
         tasks = [walking.task for walking in self]
-        await asyncio.gather(*tasks, *self._ending, return_exceptions=True)
+        await asyncio.gather(*tasks, *self._ending.values(), return_exceptions=True)
         for walking in self:
             await walking.resident.let_go()
         self._sessions.clear()
@@ -289,9 +290,15 @@ class Live:
             walking.end(Unavailable(f"session {walking.resident.id} ended here: resume it"))
         if self._sessions.get(walking.resident.id) is walking:
             del self._sessions[walking.resident.id]
-        ending = asyncio.create_task(walking.resident.let_go())
-        self._ending.add(ending)
-        ending.add_done_callback(self._ending.discard)
+        ending = self._ending[walking.resident.id] = asyncio.create_task(walking.resident.let_go())
+        ending.add_done_callback(lambda _: self._ending.pop(walking.resident.id))
+
+    async def _gone(self, session: str) -> None:
+        """Wait until a session that has ended here has let go of everything, its place in the engine too."""
+        if session in self._sessions:
+            await asyncio.wait([self._sessions[session].task])
+        if session in self._ending:
+            await asyncio.wait([self._ending[session]])
 
 
 def _record(name: str, wanted: Opening, scene: str | None, start: Walker) -> Record:
