@@ -36,6 +36,7 @@ class ServiceActor:
 
     def __init__(self, place: Place, log: Path, threads: int) -> None:
         log_to(log)
+        type(self).__name__ = place.name  # as which `ps` shows this process
         os.environ["OMP_NUM_THREADS"] = str(threads or os.cpu_count() or 1)  # before torch is imported
         self._place = place
         self._part: PartProcess | None = None

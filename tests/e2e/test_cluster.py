@@ -168,6 +168,14 @@ def test_everything_serves_where_it_is_told_to(service):
     assert "expected KIND=COUNT" in service.command("scale", "shard=2", fails=True)
 
 
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_process_is_named_like_its_part(service, name):
+    title, end = Path(f"/proc/{service.pids()[name]}/cmdline"), time.monotonic() + PATIENCE
+    while not (named := title.read_text().startswith(f"ray::{name}")) and time.monotonic() < end:
+        time.sleep(0.1)  # while Ray asks it something, that is how it is named
+    assert named
+
+
 def test_somebody_walks(service):
     walked = service.command("walk", "--path", "R90", "--json")
     assert json.loads(walked.splitlines()[0])["chunks"] > 0
