@@ -128,10 +128,20 @@ def reachable(address: str, node: str) -> str:
 
 def figures(kind: Kind, registry: CollectorRegistry) -> dict[str, str]:
     """What a part says of itself, for people, out of its metrics."""
-    found = {"memory": _bytes(registry.get_sample_value("process_resident_memory_bytes"))}
+    memory = registry.get_sample_value("process_resident_memory_bytes") if kind == "kvstore" else own_bytes()
+    found = {"memory": _bytes(memory)}
     for name, (sample, said) in _FIGURES[kind].items():
         found[name] = said(registry.get_sample_value(sample))
     return {name: text for name, text in found.items() if text}
+
+
+def own_bytes() -> int | None:
+    """Resident bytes of this process but for shared memory, which a shard's arena is; None where it is not told."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("RssAnon:", "RssFile:")))
 
 
 def _bytes(value: float | None) -> str:

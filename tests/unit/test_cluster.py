@@ -1,5 +1,6 @@
 """What a cluster is told, what its parts are told, and where it keeps what it has to remember."""
 
+import mmap
 import os
 import pickle
 import re
@@ -7,6 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from services.cluster import kinds
 from services.cluster.config import ClusterConfig
@@ -145,6 +147,20 @@ def test_gateways_have_ports_of_their_own_that_stay():
 
 def test_every_kind_has_servicers():
     assert all(callable(kinds.servicers(kind)) for kind in KINDS)
+
+
+def test_memory_that_is_shared_is_told_of_the_shard_only():
+    registry, nbytes = CollectorRegistry(), 64 << 20
+    ProcessCollector(registry=registry)
+    before = kinds.own_bytes()
+    with mmap.mmap(-1, nbytes) as shared:  # anonymous, and shared like an arena
+        shared.write(bytes(nbytes))
+        after = kinds.own_bytes()
+        shard, other = (kinds.figures(kind, registry)["memory"] for kind in ("kvstore", "generator"))
+    assert before is not None
+    assert after is not None
+    assert after < before + nbytes // 2
+    assert shard != other
 
 
 def test_a_roster_is_written_as_memberships_that_clients_read(tmp_path):
