@@ -151,6 +151,33 @@ async def test_keys_and_values_may_be_made_again_elsewhere() -> None:
     assert memory.stats.reencoded == 1
 
 
+async def test_no_step_waits_past_its_deadline_for_what_is_made_again() -> None:
+    memory = memory_of(recall_seconds=0.05)
+    await remember(memory, *range(4))
+    await memory.store.delete([PartKey(memory.lineage.key(i), "kv") for i in (1, 2)])
+    gate, begun = asyncio.Event(), list[int]()
+
+    async def slowly(part: Part, before: Sequence[Entry]) -> KV:
+        begun.append(part.meta.key.index)
+        await gate.wait()
+        return again(part, before)
+
+    memory.finder.names = [1, 2]
+    async with asyncio.timeout(20):
+        assert [await memory.recall(query(), (), slowly) for _ in range(2)] == [[], []]
+    assert begun == [1], "one at a time"
+    assert memory.stats.missed == {Miss.LATE: 2, Miss.EVICTED: 2}
+    gate.set()
+    await until(lambda: not tasks())
+    (found,) = await recall(memory, 1)
+    assert (found.entry.tag, memory.stats.reencoded) == ((memory.lineage.key(1), True), 1)
+    gate.clear()
+    memory.finder.names = [2]
+    assert await memory.recall(query(), (), slowly) == []
+    await memory.close()
+    assert (tasks(), begun) == (set(), [1, 2])
+
+
 async def test_a_store_that_does_not_answer_leaves_holes_and_says_so() -> None:
     memory = memory_of()
     await remember(memory, *range(4))

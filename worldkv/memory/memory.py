@@ -92,6 +92,7 @@ class Memory:
         self._refused: WorldKVError | None = None
         self._newest = -1
         self._demoting: asyncio.Task[None] | None = None
+        self._mending: tuple[ChunkKey, asyncio.Task[Entry | None]] | None = None
 
     @property
     def kv_bytes(self) -> int:
@@ -134,9 +135,9 @@ class Memory:
         here = {hit.key for hit in hits if self._holds(hit.key)}
         self._hot.need([hit.key for hit in wanted])
         entries, lost = await self._gather([hit.key for hit in wanted], clock)
-        self.stats.missed.update(lost.values())
-        if lost and self.config.reencode:
+        if self.config.reencode:
             entries |= await self._mend(lost, reencode, clock)
+        self.stats.missed.update(lost.values())
         if len(entries) < len(wanted):
             spares = [hit.key for hit in hits if hit.spare and (not clock.over or hit.key in here)]
             entries |= (await self._gather(spares, clock))[0]
@@ -210,6 +211,9 @@ class Memory:
         """End everything that goes on, and hold nothing; what is not kept by then is lost: `settle` first."""
         if self._ahead:
             await self._ahead.close()
+        if self._mending:
+            self._mending[1].cancel()
+            await asyncio.gather(self._mending[1], return_exceptions=True)
         await self._fetches.close()
         await self._queue.close()
         await self._keeper.close()
@@ -252,30 +256,44 @@ class Memory:
         return (await self._gather(keys, _Clock(None)))[0]
 
     async def _mend(self, lost: _Lost, reencode: Reencode, clock: _Clock) -> dict[ChunkKey, Entry]:
-        """The first lost chunk's KV, made again from its latents and stored as such; none if those are gone too.
+        """The first lost chunk's KV, made again; none if it cannot be. What is on its way is waited for instead.
 
-        What is on its way is waited for instead, and so it is if there is no time left.
+        Where there is a deadline one chunk at a time is made again, and what is not ready by then is late.
         """
-        key = next((key for key, reason in lost.items() if reason is not Miss.LATE or clock.end is None), None)
-        if key is None or clock.over:
+        gone = [key for key, reason in lost.items() if reason is not Miss.LATE or clock.end is None]
+        if not gone:
             return {}
-        try:
-            async with asyncio.timeout_at(clock.end):
-                part = await self._latents(key)
-                if part is None:
-                    return {}
-                near = [self.lineage.key(i) for i in sorted({0, key.index - 1}) if 0 <= i < key.index]
-                before, _ = await self._gather(near, clock)
-        except TimeoutError:
+        if clock.end is None:
+            entry = await self._again(gone[0], reencode)
+            return {} if entry is None else {gone[0]: entry}
+        if self._mending is None or self._mending[1].done():
+            task = asyncio.create_task(self._again(gone[0], reencode), name=f"make {gone[0]} again")
+            task.add_done_callback(tell_defect)
+            self._mending = gone[0], task
+        key, mending = self._mending
+        if key not in gone:
             return {}
-        made = reencode(part, sorted(before.values(), key=lambda e: e.begin))
+        await asyncio.wait([mending], timeout=clock.left)
+        if not mending.done():
+            lost[key] = Miss.LATE
+            return {}
+        entry = mending.result()
+        return {} if entry is None else {key: entry}
+
+    async def _again(self, key: ChunkKey, reencode: Reencode) -> Entry | None:
+        """A chunk made again from its latents, stored as such and at hand from now on; None if those are gone too."""
+        part = await self._latents(key)
+        if part is None:
+            return None
+        near = [self.lineage.key(i) for i in sorted({0, key.index - 1}) if 0 <= i < key.index]
+        made = reencode(part, sorted((await self._fetch(near)).values(), key=lambda e: e.begin))
         kv = await made if inspect.isawaitable(made) else made
         coded = (await self._encode(key, kv)).as_reencoded()
         await self._keep(key, coded)
         entry = await self._decoder.entry(key, coded)
         self._hot.keep(key, entry)
         self.stats.reencoded += 1
-        return {key: entry}
+        return entry
 
     async def _latents(self, key: ChunkKey) -> Part | None:
         """The immutable part of a chunk, None if it is gone; the index is told of that."""
