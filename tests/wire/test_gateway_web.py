@@ -72,6 +72,8 @@ async def web(place: Path, *names: str, **settings: Any) -> AsyncIterator[tuple[
             async with http.ws_connect(url, headers=headers, max_msg_size=0) as socket:
                 yield Browser(socket)
 
+        # A first connection may fail where a machine is busy; the next one is made within a second.
+        await until(lambda: gateway.figure("generators", state="answering") == len(names))
         yield made, gateway, talk
 
 

@@ -43,7 +43,7 @@ async def test_a_session_whose_chunk_will_never_be_kept_goes_on_from_the_last_th
             await walk.step()
             await until(lambda: walking.resident.kept.end == 1)
             monkeypatch.setattr(tiers("default").store, "put", refuse)
-            await walk.step()
+            await walk.move()
             await until(lambda: walking.resident.memory.refused)
             if way == "a move":
                 await walk.move()
