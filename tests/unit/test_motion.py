@@ -13,7 +13,7 @@ from worldkv.actions import Action, Walker, follow
 from worldkv.chunk import ChunkKey, Lineage, Meta
 from worldkv.errors import InvalidConfig, InvalidInput, InvalidPose
 from worldkv.index import Hit, ScanIndex
-from worldkv.motion import ROLL, _rotation, predict
+from worldkv.motion import ROLL, _keeps_roll, _rotation, predict
 from worldkv.pose import Matrix, camera
 from worldkv.prefetch import Plan, PrefetchConfig, Prefetcher
 from worldkv.select import Coverage
@@ -74,6 +74,7 @@ def test_forecasts_of_a_constant_turn_move_with_any_world(world, action):
     there = world @ ways(poses)
     seen = world @ poses
     assume(np.abs(np.concatenate([seen, there])[:, 1, 2]).max() < 0.98)  # as it would be near the vertical
+    assume(abs(world[1, 1]) > 0.999 or not action.turn or not _keeps_roll(seen))  # there it is somebody who nods
     assert there == pytest.approx(ways(seen), abs=20 * ROLL)
 
 
