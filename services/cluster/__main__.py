@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Annotated, Any, cast
 
 import typer
@@ -156,7 +156,7 @@ def _watch(supervisor: Any, run_dir: RunDir, up: Up, told: threading.Event, leav
         if told.is_set() and not stopping:
             stopping = True
             supervisor.stop.remote()
-        threading.Event().wait(LOOK_SECONDS) if stopping else told.wait(LOOK_SECONDS)
+        sleep(LOOK_SECONDS) if stopping else told.wait(LOOK_SECONDS)
     run_dir.clean(up)
 
 
