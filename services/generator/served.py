@@ -11,7 +11,7 @@ from torch import Tensor
 from pocket.rooms import Rooms, build
 from services.generator.recording import ChunkLog, Recording
 from services.generator.scenarios import Scenario
-from services.generator.walks import DEFAULT, FULL, WINDOW, Variant, kept_bytes, render, to_bytes
+from services.generator.walks import DEFAULT, FULL, WINDOW, Variant, kept_bytes, recorded, render
 from services.generator.world_model import WorldModel
 from worldkv.client import WalkClient
 from worldkv.client.walk_events import Drawn
@@ -66,18 +66,7 @@ async def served_walk(
             log.append(_logged(chunk, fetched, kept_bytes(model, variant, chunk.key.index + 1)))
             fetched = chunk.counts.fetched_bytes
             progress(drawn[-1])
-    return Recording(
-        scenario=scenario.name,
-        seed=scenario.seed,
-        mode=variant.name,
-        rooms=scenario.rooms,
-        truth=to_bytes(truth),
-        pictures=to_bytes(torch.cat(drawn)),
-        poses=np.stack([w.pose for w in walkers]),
-        shown=scenario.shown,
-        chunks=tuple(log),
-        rule=scenario.rule,
-    )
+    return recorded(scenario, variant, truth, torch.cat(drawn), log)
 
 
 def same_rooms(rooms: Rooms, others: Rooms) -> bool:

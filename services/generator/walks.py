@@ -207,14 +207,19 @@ async def _walk(
             )
         )
         progress(step.pictures)
+    return recorded(scenario, variant, truth, torch.cat(drawn), log)
+
+
+def recorded(scenario: Scenario, variant: Variant, truth: Tensor, drawn: Tensor, log: Sequence[ChunkLog]) -> Recording:
+    """A walk that was drawn: truth and drawn [frames, 3, height, width] float32 in 0..1, a line of log a chunk."""
     return Recording(
         scenario=scenario.name,
         seed=scenario.seed,
         mode=variant.name,
         rooms=scenario.rooms,
         truth=to_bytes(truth),
-        pictures=to_bytes(torch.cat(drawn)),
-        poses=np.stack([w.pose for w in walkers]),
+        pictures=to_bytes(drawn),
+        poses=np.stack([w.pose for w in scenario.walkers]),
         shown=scenario.shown,
         chunks=tuple(log),
         rule=scenario.rule,

@@ -4,7 +4,7 @@ import mmap
 import os
 import pickle
 import re
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from services.generator.config import GeneratorConfig
 from services.kvstore.config import KVStoreConfig
 from services.kvstore.redis_config import RedisConfig
 from services.retriever.config import RetrieverConfig, StoreConfig
+from tests.example_files import complete
 from worldkv.client import Member, MembershipFile
 from worldkv.config import load
 from worldkv.errors import AlreadyExists, InvalidConfig, InvalidInput
@@ -32,18 +33,7 @@ UP = Up("127.0.0.1:1", "127.0.0.1:2", gateway=("127.0.0.1:8470",), web=("127.0.0
 
 
 def test_the_example_names_every_setting_with_its_default():
-    text = FILE.read_text()
-    assert load(TopologyConfig, "NONE_", FILE, {}) == TopologyConfig()
-    for name in names_of(ClusterConfig()):
-        assert f"{name} = " in text or f"[{name}]" in text or f".{name}]" in text or f"[{name}." in text, name
-
-
-def names_of(config) -> list[str]:
-    found = []
-    for each in fields(config):
-        value = getattr(config, each.name)
-        found += [each.name, *(names_of(value) if is_dataclass(value) else [])]
-    return found
+    complete(FILE, TopologyConfig, ClusterConfig())
 
 
 def test_the_environment_reaches_counts_and_the_settings_of_a_kind():

@@ -3,7 +3,7 @@
 import asyncio
 import tomllib
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,11 @@ from services.kvstore.lower import Into, TierConfig
 from services.kvstore.ram import RamConfig
 from services.kvstore.redis_config import RedisConfig
 from services.kvstore.redis_tier import RedisTier
+from tests.example_files import complete
 from tests.redis_process import connected
 from tests.wire.shard import BRANCH, CONFIG, Caller, body, calling, inline, kv, part, until
 from worldkv import rpc, wire
 from worldkv.chunk import Branch
-from worldkv.config import load
 from worldkv.errors import Conflict, OverBudget, Unavailable
 from worldkv.format import Kind
 from worldkv.store import Level, Miss, PartKey
@@ -303,20 +303,9 @@ async def test_a_real_redis_below():
 
 def test_the_example_names_every_setting_with_its_default():
     file = Path(__file__).parents[2] / "services" / "kvstore" / "kvstore.toml"
-    text = file.read_text()
-    assert load(KVStoreConfig, "NONE_", file, {}) == KVStoreConfig()
+    text = complete(file, KVStoreConfig)
     shown = text.replace("# [redis]", "[redis]")
     _, redis = shown.split("[redis]")
     written = tomllib.loads(redis.replace("\n# ", "\n"))
     default = RedisConfig()
     assert written == {each.name: getattr(default, each.name) for each in fields(default)}
-    for name in _names(KVStoreConfig()):
-        assert f"{name} = " in text or f"[{name}]" in text or f".{name}]" in text, name
-
-
-def _names(config: Any) -> list[str]:
-    found = []
-    for each in fields(config):
-        value = getattr(config, each.name)
-        found += [each.name, *(_names(value) if is_dataclass(value) else [])]
-    return found
