@@ -16,6 +16,7 @@ from services.gateway.servicer import add
 from services.gateway.web import serving_web
 from worldkv.client import MembershipFile, fixed
 from worldkv.service import Host, Servicers
+from worldkv.tasks import kept_up
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ async def assembled(config: GatewayConfig, host: Host) -> AsyncIterator[tuple[st
     async with AsyncExitStack() as stack:
         generators = Generators(members, config.routing, config.tls)
         stack.push_async_callback(generators.close)
-        stack.callback(asyncio.create_task(generators.keep_looking()).cancel)
-        stack.callback(asyncio.create_task(_tick(generators, metrics)).cancel)
+        for chore in (generators.keep_looking, partial(_tick, generators, metrics)):
+            stack.callback(asyncio.create_task(kept_up(chore)).cancel)
         router = Router(generators, config.routing, metrics)
         stack.callback(asyncio.create_task(_end(host, config, router)).cancel)
         web = ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 
@@ -22,6 +22,7 @@ from services.generator.tier import Inside, Shards, Tiers
 from services.generator.world_model import WorldModel
 from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
 from worldkv.service import Host, Servicers
+from worldkv.tasks import kept_up
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings."""
@@ -66,7 +67,7 @@ async def assembled(
         metrics = Metrics(host.registry)
         live = await stack.enter_async_context(aclosing(Live(maker, metrics)))
         for chore in (partial(_tick, live), partial(tiers.keep_few, live.tenants), partial(_drain, host, live)):
-            stack.callback(asyncio.create_task(_kept_up(chore)).cancel)
+            stack.callback(asyncio.create_task(kept_up(chore)).cancel)
         yield Generator(config.name or config.service.address, live, metrics)
         await live.drain()
 
@@ -84,13 +85,6 @@ def _picture_shape(model: WorldModel) -> tuple[int, int, int]:
     model.decode([state], latents)  # the first chunk of a film may have fewer pictures than those after it
     pictures, _, height, width = model.decode([state], latents)[0].shape
     return pictures, height, width
-
-
-async def _kept_up(chore: Callable[[], Awaitable[None]]) -> None:
-    """Do a chore to its end. After a defect, which is told, it is begun anew a little later."""
-    while error := (await asyncio.gather(chore(), return_exceptions=True))[0]:
-        _log.error("a chore was ended by a defect", exc_info=error)
-        await asyncio.sleep(TICK_SECONDS)
 
 
 async def _tick(live: Live) -> None:

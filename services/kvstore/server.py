@@ -20,6 +20,7 @@ from services.kvstore.servicer import Shard, add
 from services.kvstore.tiered import Tiered
 from worldkv.errors import InvalidConfig, Unavailable, WorldKVError
 from worldkv.service import Host, Servicers
+from worldkv.tasks import kept_up
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ async def assembled(
         stack.callback(segments.close)
         stack.push_async_callback(tiers.close)
         stack.push_async_callback(_last_settle, made.records)
-        stack.callback(asyncio.create_task(_tick(made)).cancel)
+        stack.callback(asyncio.create_task(kept_up(partial(_tick, made))).cancel)
         yield made
 
 

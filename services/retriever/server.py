@@ -16,6 +16,7 @@ from services.retriever.servicer import Replica, add
 from services.retriever.shards import Shards
 from services.retriever.source import Sources
 from worldkv.service import Host, Servicers
+from worldkv.tasks import kept_up
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings: metrics, and what is not worth remembering any more."""
@@ -33,7 +34,7 @@ async def replica(config: RetrieverConfig, host: Host) -> AsyncIterator[Sequence
         sources = None if config.store is None else await stack.enter_async_context(aclosing(Shards(config.store)))
         made = await stack.enter_async_context(assembled(config, host, sources))
         if sources is not None:
-            stack.callback(asyncio.create_task(sources.keep_few(made.reading.tenants)).cancel)
+            stack.callback(asyncio.create_task(kept_up(partial(sources.keep_few, made.reading.tenants))).cancel)
         yield [add(made, host.server)]
 
 
@@ -45,7 +46,7 @@ async def assembled(config: RetrieverConfig, host: Host, sources: Sources | None
     reading = Reading(holding, sources, metrics)
     lookups = Lookups(holding, reading, metrics, config.serving)
     made = Replica(config, holding, reading, lookups, metrics, sources)
-    ticking = asyncio.create_task(_tick(made))
+    ticking = asyncio.create_task(kept_up(partial(_tick, made)))
     try:
         yield made
     finally:
