@@ -188,6 +188,8 @@ async def test_what_is_held_is_not_said_again_after_a_rewind():
         events, made = walk.events(), toy.sittings[walk.session]
         await walk.hold(TURN)
         await walk.rewind(0)
+        while not toy.joins:  # noqa: ASYNC110 - neither waits for the session to be joined, and only then it can be cut
+            await asyncio.sleep(0.001)
         made.out.put_nowait(Unavailable("cut"))
         async for event in events:
             if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
