@@ -184,7 +184,7 @@ def miss_of(reason: int) -> Miss:
     return _MISSES.get(reason, Miss.NEVER_STORED)
 
 
-def miss_message(miss: Miss) -> kvstore_pb2.MissReason.ValueType:
+def miss_message(miss: Miss) -> chunk_pb2.MissReason.ValueType:
     return _MISS_MESSAGES[miss]
 
 
@@ -251,12 +251,12 @@ _PARTS: dict[Kind | None, chunk_pb2.Part.ValueType] = {
 }
 _LEVELS = {Level.ONE: chunk_pb2.LEVEL_ONE, Level.TWO: chunk_pb2.LEVEL_TWO, Level.REDIS: chunk_pb2.LEVEL_REDIS}
 _MISS_MESSAGES = {
-    Miss.NEVER_STORED: kvstore_pb2.MISS_REASON_NEVER_STORED,
-    Miss.DELETED: kvstore_pb2.MISS_REASON_DELETED,
-    Miss.EVICTED: kvstore_pb2.MISS_REASON_EVICTED,
-    Miss.CORRUPT: kvstore_pb2.MISS_REASON_CORRUPT,
-    Miss.LATE: kvstore_pb2.MISS_REASON_LATE,
-    Miss.TIER_DOWN: kvstore_pb2.MISS_REASON_TIER_DOWN,
+    Miss.NEVER_STORED: chunk_pb2.MISS_REASON_NEVER_STORED,
+    Miss.DELETED: chunk_pb2.MISS_REASON_DELETED,
+    Miss.EVICTED: chunk_pb2.MISS_REASON_EVICTED,
+    Miss.CORRUPT: chunk_pb2.MISS_REASON_CORRUPT,
+    Miss.LATE: chunk_pb2.MISS_REASON_LATE,
+    Miss.TIER_DOWN: chunk_pb2.MISS_REASON_TIER_DOWN,
 }
 _MISSES: dict[int, Miss] = {message: miss for miss, message in _MISS_MESSAGES.items()}
 

@@ -19,6 +19,7 @@ from worldkv import rpc, wire
 from worldkv.chunk import ChunkKey
 from worldkv.service import Host, ServiceConfig, serve
 from worldkv.store import Level, PartKey
+from worldkv.v1 import chunk_pb2
 from worldkv.v1 import kvstore_pb2 as pb
 from worldkv.v1.kvstore_pb2_grpc import KVStoreStub
 
@@ -112,7 +113,7 @@ class Caller:
                     if answer.item < len(found):
                         found.pop()
                     assert answer.item == len(found)
-                    found.append(pb.MissReason.Name(answer.reason).removeprefix("MISS_REASON_"))
+                    found.append(chunk_pb2.MissReason.Name(answer.reason).removeprefix("MISS_REASON_"))
                 else:
                     assert answer.item == len(found)
                     found.append(bytearray() if answer.HasField("inline") else answer)

@@ -272,7 +272,7 @@ async def test_a_plan_whose_bytes_come_too_late_is_taken_back():
         assert isinstance(wire.get_response(await anext(answers)), wire.Piece)
         await asyncio.sleep(0.4)
         rest = [wire.get_response(each) async for each in answers]
-        assert rest == [pb.Miss(item=n, reason=pb.MISS_REASON_LATE) for n in range(2)]
+        assert rest == [pb.Miss(item=n, reason=chunk_pb2.MISS_REASON_LATE) for n in range(2)]
 
 
 async def test_a_put_given_up_while_it_is_kept_is_kept(below):

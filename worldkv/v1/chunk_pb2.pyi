@@ -75,6 +75,46 @@ LEVEL_REDIS: Level.ValueType  # 3
 """Held in full by Redis; whether that survives a crash of Redis is up to its own persistence."""
 Global___Level: _TypeAlias = Level  # noqa: Y015
 
+class _MissReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MissReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISS_REASON_UNSPECIFIED: _MissReason.ValueType  # 0
+    """Not said; read it as NEVER_STORED."""
+    MISS_REASON_NEVER_STORED: _MissReason.ValueType  # 1
+    """Not here, and not known to have been."""
+    MISS_REASON_DELETED: _MissReason.ValueType  # 2
+    """Its chunk was deleted."""
+    MISS_REASON_EVICTED: _MissReason.ValueType  # 3
+    """It was here, and made room. Another shard, Redis or the latents may still have it."""
+    MISS_REASON_CORRUPT: _MissReason.ValueType  # 4
+    """Its bytes are not what was written."""
+    MISS_REASON_LATE: _MissReason.ValueType  # 5
+    """The deadline came first."""
+    MISS_REASON_TIER_DOWN: _MissReason.ValueType  # 6
+    """The tier that may have it does not answer, or has no way through for want of memory: ask again."""
+
+class MissReason(_MissReason, metaclass=_MissReasonEnumTypeWrapper):
+    """Why a key has no bytes."""
+
+MISS_REASON_UNSPECIFIED: MissReason.ValueType  # 0
+"""Not said; read it as NEVER_STORED."""
+MISS_REASON_NEVER_STORED: MissReason.ValueType  # 1
+"""Not here, and not known to have been."""
+MISS_REASON_DELETED: MissReason.ValueType  # 2
+"""Its chunk was deleted."""
+MISS_REASON_EVICTED: MissReason.ValueType  # 3
+"""It was here, and made room. Another shard, Redis or the latents may still have it."""
+MISS_REASON_CORRUPT: MissReason.ValueType  # 4
+"""Its bytes are not what was written."""
+MISS_REASON_LATE: MissReason.ValueType  # 5
+"""The deadline came first."""
+MISS_REASON_TIER_DOWN: MissReason.ValueType  # 6
+"""The tier that may have it does not answer, or has no way through for want of memory: ask again."""
+Global___MissReason: _TypeAlias = MissReason  # noqa: Y015
+
 @_typing.final
 class ChunkKey(_message.Message):
     """Name of a chunk. Chunks keep the key of the branch that wrote them."""

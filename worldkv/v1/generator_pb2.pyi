@@ -142,6 +142,7 @@ class ResidentSession(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
     JOINED_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Whose it is."""
     session: _builtins.str
@@ -150,6 +151,8 @@ class ResidentSession(_message.Message):
     """First branch of its world's lineage, 16 bytes: forks of a world share it."""
     joined: _builtins.bool
     """True: a client is joined."""
+    watch: _builtins.str
+    """Its id for watching."""
     def __init__(
         self,
         *,
@@ -157,10 +160,11 @@ class ResidentSession(_message.Message):
         session: _builtins.str = ...,
         root: _builtins.bytes = ...,
         joined: _builtins.bool = ...,
+        watch: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined", b"joined", "root", b"root", "session", b"session", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined", b"joined", "root", b"root", "session", b"session", "tenant", b"tenant", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

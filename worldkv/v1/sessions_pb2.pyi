@@ -122,6 +122,34 @@ NOTICE_KIND_MOVED: NoticeKind.ValueType  # 7
 """The session goes on elsewhere, on a new branch."""
 Global___NoticeKind: _TypeAlias = NoticeKind  # noqa: Y015
 
+class _ChunkState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ChunkStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChunkState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CHUNK_STATE_UNSPECIFIED: _ChunkState.ValueType  # 0
+    """Not known just now."""
+    CHUNK_STATE_KEPT: _ChunkState.ValueType  # 1
+    """Its keys and values."""
+    CHUNK_STATE_DEMOTED: _ChunkState.ValueType  # 2
+    """Its latents alone: recalled, it is made again."""
+    CHUNK_STATE_MISSING: _ChunkState.ValueType  # 3
+    """Nothing that could be had."""
+
+class ChunkState(_ChunkState, metaclass=_ChunkStateEnumTypeWrapper):
+    """What of a chunk is kept."""
+
+CHUNK_STATE_UNSPECIFIED: ChunkState.ValueType  # 0
+"""Not known just now."""
+CHUNK_STATE_KEPT: ChunkState.ValueType  # 1
+"""Its keys and values."""
+CHUNK_STATE_DEMOTED: ChunkState.ValueType  # 2
+"""Its latents alone: recalled, it is made again."""
+CHUNK_STATE_MISSING: ChunkState.ValueType  # 3
+"""Nothing that could be had."""
+Global___ChunkState: _TypeAlias = ChunkState  # noqa: Y015
+
 @_typing.final
 class Walker(_message.Message):
     """Where a person stands and looks."""
@@ -197,6 +225,95 @@ class Action(_message.Message):
 Global___Action: _TypeAlias = Action  # noqa: Y015
 
 @_typing.final
+class MemorySettings(_message.Message):
+    """How a session remembers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    RECALLED_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    CODEC_FIELD_NUMBER: _builtins.int
+    BUDGET_CHUNKS_FIELD_NUMBER: _builtins.int
+    mode: Global___MemoryMode.ValueType
+    """What stands in the window. Unspecified: as it is."""
+    selector: _builtins.str
+    """Name of the selector that chooses what is recalled. Empty: as it is."""
+    recalled: _builtins.int
+    """Chunks recalled at most. Missing: as it is. Zero: none. More than there are slots is INVALID_ARGUMENT."""
+    keep: _builtins.float
+    """Share of a chunk's tokens that is kept, above 0 to 1. Zero: as it is."""
+    codec: _builtins.str
+    """Name of the codec in which chunks are kept from now on. Empty: as it is."""
+    budget_chunks: _builtins.int
+    """Chunks whose keys and values are kept at most; of the others the latents are. Missing: as it is. Zero: no limit."""
+    def __init__(
+        self,
+        *,
+        mode: Global___MemoryMode.ValueType = ...,
+        selector: _builtins.str = ...,
+        recalled: _builtins.int | None = ...,
+        keep: _builtins.float = ...,
+        codec: _builtins.str = ...,
+        budget_chunks: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_chunks", b"_budget_chunks", "_recalled", b"_recalled", "budget_chunks", b"budget_chunks", "recalled", b"recalled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_chunks", b"_budget_chunks", "_recalled", b"_recalled", "budget_chunks", b"budget_chunks", "codec", b"codec", "keep", b"keep", "mode", b"mode", "recalled", b"recalled", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget_chunks: _TypeAlias = _typing.Literal["budget_chunks"]  # noqa: Y015
+    _WhichOneofArgType__budget_chunks: _TypeAlias = _typing.Literal["_budget_chunks", b"_budget_chunks"]  # noqa: Y015
+    _WhichOneofReturnType__recalled: _TypeAlias = _typing.Literal["recalled"]  # noqa: Y015
+    _WhichOneofArgType__recalled: _TypeAlias = _typing.Literal["_recalled", b"_recalled"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_chunks) -> _WhichOneofReturnType__budget_chunks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__recalled) -> _WhichOneofReturnType__recalled | None: ...
+
+Global___MemorySettings: _TypeAlias = MemorySettings  # noqa: Y015
+
+@_typing.final
+class MemoryChoices(_message.Message):
+    """What a session's memory can be told, and what it is told now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NOW_FIELD_NUMBER: _builtins.int
+    SELECTORS_FIELD_NUMBER: _builtins.int
+    CODECS_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
+    slots: _builtins.int
+    """Slots of the window for recalled chunks. Zero: the mode has none."""
+    @_builtins.property
+    def now(self) -> Global___MemorySettings:
+        """All of it, nothing missing."""
+
+    @_builtins.property
+    def selectors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Selectors that can be named."""
+
+    @_builtins.property
+    def codecs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Codecs that can be named."""
+
+    def __init__(
+        self,
+        *,
+        now: Global___MemorySettings | None = ...,
+        selectors: _abc.Iterable[_builtins.str] | None = ...,
+        codecs: _abc.Iterable[_builtins.str] | None = ...,
+        slots: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "now", b"now", "selectors", b"selectors", "slots", b"slots"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryChoices: _TypeAlias = MemoryChoices  # noqa: Y015
+
+@_typing.final
 class OpenRequest(_message.Message):
     """Asks for a session."""
 
@@ -211,6 +328,8 @@ class OpenRequest(_message.Message):
     LOCKSTEP_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     TOUR_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
     world: _builtins.str
     """The world. Empty: a new one, named by the server. Unknown: a new one of that name."""
     at: _builtins.int
@@ -233,9 +352,15 @@ class OpenRequest(_message.Message):
     """Path through a new world that is shown from its true pictures before the walker takes over, in the path grammar
     (R360, W2_L90). Empty: none. INVALID_ARGUMENT with an existing world, or where there are no true pictures.
     """
+    judged: _builtins.bool
+    """True: drawn pictures are compared with the true ones, where the scene has them; told by `Judged`."""
     @_builtins.property
     def start(self) -> Global___Walker:
         """Where a new world is entered. Missing: where the scene begins. INVALID_ARGUMENT with an existing world."""
+
+    @_builtins.property
+    def settings(self) -> Global___MemorySettings:
+        """How it is to remember, where that is not the service's default. Its mode, if specified, must not contradict `mode`."""
 
     def __init__(
         self,
@@ -249,10 +374,12 @@ class OpenRequest(_message.Message):
         lockstep: _builtins.bool = ...,
         format: Global___PictureFormat.ValueType = ...,
         tour: _builtins.str = ...,
+        settings: Global___MemorySettings | None = ...,
+        judged: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "settings", b"settings", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "format", b"format", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "format", b"format", "judged", b"judged", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "settings", b"settings", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
@@ -276,6 +403,11 @@ class OpenResponse(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     HEIGHT_FIELD_NUMBER: _builtins.int
     PICTURES_PER_SECOND_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
+    SCENE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    HAS_TRUTH_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """Its id, for all other calls; hard to guess."""
     model: _builtins.str
@@ -292,6 +424,16 @@ class OpenResponse(_message.Message):
     """Height of a picture, pixels."""
     pictures_per_second: _builtins.float
     """Pictures a second at which the world is meant to be played."""
+    watch: _builtins.str
+    """By this id others may watch the session, and do nothing else; hard to guess, and the session's id can't be told from
+    it.
+    """
+    scene: _builtins.str
+    """What its world began as; the server's word for it where none was given."""
+    seed: _builtins.int
+    """Of the noise."""
+    has_truth: _builtins.bool
+    """True: the scene has true pictures, so tours can be shown and pictures judged."""
     @_builtins.property
     def world(self) -> _chunk_pb2.World:
         """The world, with the session's own branch at its head."""
@@ -299,6 +441,10 @@ class OpenResponse(_message.Message):
     @_builtins.property
     def walker(self) -> Global___Walker:
         """Where the walker stands."""
+
+    @_builtins.property
+    def memory(self) -> Global___MemoryChoices:
+        """How it remembers, and how it could."""
 
     def __init__(
         self,
@@ -313,10 +459,15 @@ class OpenResponse(_message.Message):
         width: _builtins.int = ...,
         height: _builtins.int = ...,
         pictures_per_second: _builtins.float = ...,
+        memory: Global___MemoryChoices | None = ...,
+        watch: _builtins.str = ...,
+        scene: _builtins.str = ...,
+        seed: _builtins.int = ...,
+        has_truth: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["walker", b"walker", "world", b"world"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "walker", b"walker", "world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "height", b"height", "model", b"model", "next", b"next", "pictures", b"pictures", "pictures_per_second", b"pictures_per_second", "session", b"session", "walker", b"walker", "width", b"width", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "has_truth", b"has_truth", "height", b"height", "memory", b"memory", "model", b"model", "next", b"next", "pictures", b"pictures", "pictures_per_second", b"pictures_per_second", "scene", b"scene", "seed", b"seed", "session", b"session", "walker", b"walker", "watch", b"watch", "width", b"width", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,23 +481,59 @@ class Join(_message.Message):
 
     SESSION_FIELD_NUMBER: _builtins.int
     SEEN_FIELD_NUMBER: _builtins.int
+    WATCH_FIELD_NUMBER: _builtins.int
     session: _builtins.str
     """Its id."""
     seen: _builtins.int
     """Chunks the client has seen; those after it are sent again where they are still at hand. Zero: none seen."""
+    watch: _builtins.bool
+    """True: `session` is the id for watching. All answers come, nothing may be sent, and nobody is taken over. Whoever
+    watches too slowly misses pictures.
+    """
     def __init__(
         self,
         *,
         session: _builtins.str = ...,
         seen: _builtins.int = ...,
+        watch: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["seen", b"seen", "session", b"session", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Join: _TypeAlias = Join  # noqa: Y015
+
+@_typing.final
+class Configure(_message.Message):
+    """Changes how the session remembers, from the next chunk to be drawn on. What is refused is INVALID_ARGUMENT, told by
+    `Refused`: the walk goes on as before.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """The client's own number, given back with `Applied` or `Refused`; see `Walk`. Zero: none."""
+    @_builtins.property
+    def settings(self) -> Global___MemorySettings:
+        """Only what is to change."""
+
+    def __init__(
+        self,
+        *,
+        settings: Global___MemorySettings | None = ...,
+        number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configure: _TypeAlias = Configure  # noqa: Y015
 
 @_typing.final
 class Move(_message.Message):
@@ -491,6 +678,7 @@ class WalkRequest(_message.Message):
     MOVE_FIELD_NUMBER: _builtins.int
     SHOW_FIELD_NUMBER: _builtins.int
     HOLD_FIELD_NUMBER: _builtins.int
+    CONFIGURE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def join(self) -> Global___Join:
         """First message, and no other."""
@@ -507,6 +695,10 @@ class WalkRequest(_message.Message):
     def hold(self) -> Global___Hold:
         """Walk on by itself."""
 
+    @_builtins.property
+    def configure(self) -> Global___Configure:
+        """Remember otherwise."""
+
     def __init__(
         self,
         *,
@@ -514,12 +706,13 @@ class WalkRequest(_message.Message):
         move: Global___Move | None = ...,
         show: Global___Show | None = ...,
         hold: Global___Hold | None = ...,
+        configure: Global___Configure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configure", b"configure", "hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configure", b"configure", "hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["join", "move", "show", "hold"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["join", "move", "show", "hold", "configure"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -534,10 +727,19 @@ class RecalledChunk(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
     REENCODED_FIELD_NUMBER: _builtins.int
+    DISTANCE_FIELD_NUMBER: _builtins.int
+    ANGLE_FIELD_NUMBER: _builtins.int
+    OVERLAP_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """The selector's measure: best is 1, higher is better."""
     reencoded: _builtins.bool
     """True if its keys and values were made again from its latents."""
+    distance: _builtins.float
+    """From the nearest of its cameras to the walker's, units."""
+    angle: _builtins.float
+    """Between the directions of the same two, degrees."""
+    overlap: _builtins.float
+    """Of what the walker was expected to see, the share that it had seen; 0 to 1."""
     @_builtins.property
     def key(self) -> _chunk_pb2.ChunkKey:
         """Its name."""
@@ -548,14 +750,129 @@ class RecalledChunk(_message.Message):
         key: _chunk_pb2.ChunkKey | None = ...,
         score: _builtins.float = ...,
         reencoded: _builtins.bool = ...,
+        distance: _builtins.float = ...,
+        angle: _builtins.float = ...,
+        overlap: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "reencoded", b"reencoded", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["angle", b"angle", "distance", b"distance", "key", b"key", "overlap", b"overlap", "reencoded", b"reencoded", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecalledChunk: _TypeAlias = RecalledChunk  # noqa: Y015
+
+@_typing.final
+class MissedChunk(_message.Message):
+    """A chunk that was named for recall and did not stand in the window."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _chunk_pb2.MissReason.ValueType
+    """Why."""
+    @_builtins.property
+    def key(self) -> _chunk_pb2.ChunkKey:
+        """Its name."""
+
+    def __init__(
+        self,
+        *,
+        key: _chunk_pb2.ChunkKey | None = ...,
+        reason: _chunk_pb2.MissReason.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MissedChunk: _TypeAlias = MissedChunk  # noqa: Y015
+
+@_typing.final
+class StepSeconds(_message.Message):
+    """Where the time of a chunk went, seconds. What runs beside something else is counted only as far as the walk waited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_FIELD_NUMBER: _builtins.int
+    LOOKUP_FIELD_NUMBER: _builtins.int
+    FETCH_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
+    DRAW_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    turn: _builtins.float
+    """For its turn on the model."""
+    lookup: _builtins.float
+    """For the index."""
+    fetch: _builtins.float
+    """For bytes from the store."""
+    decode: _builtins.float
+    """For keys and values to be decoded, or made again."""
+    place: _builtins.float
+    """For them to be placed in the window."""
+    draw: _builtins.float
+    """For the model."""
+    keep: _builtins.float
+    """For the immutable part to be kept."""
+    pictures: _builtins.float
+    """For the pictures to be coded."""
+    def __init__(
+        self,
+        *,
+        turn: _builtins.float = ...,
+        lookup: _builtins.float = ...,
+        fetch: _builtins.float = ...,
+        decode: _builtins.float = ...,
+        place: _builtins.float = ...,
+        draw: _builtins.float = ...,
+        keep: _builtins.float = ...,
+        pictures: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "draw", b"draw", "fetch", b"fetch", "keep", b"keep", "lookup", b"lookup", "pictures", b"pictures", "place", b"place", "turn", b"turn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepSeconds: _TypeAlias = StepSeconds  # noqa: Y015
+
+@_typing.final
+class HeldBytes(_message.Message):
+    """Bytes that a session's memory takes, by where they are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WINDOW_FIELD_NUMBER: _builtins.int
+    HOT_FIELD_NUMBER: _builtins.int
+    QUEUED_FIELD_NUMBER: _builtins.int
+    STORED_FIELD_NUMBER: _builtins.int
+    window: _builtins.int
+    """On the model's device: its row of the window."""
+    hot: _builtins.int
+    """At hand on the generator."""
+    queued: _builtins.int
+    """On their way to the store."""
+    stored: _builtins.int
+    """In the store, as far as this session put them there: keys and values, coded."""
+    def __init__(
+        self,
+        *,
+        window: _builtins.int = ...,
+        hot: _builtins.int = ...,
+        queued: _builtins.int = ...,
+        stored: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hot", b"hot", "queued", b"queued", "stored", b"stored", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldBytes: _TypeAlias = HeldBytes  # noqa: Y015
 
 @_typing.final
 class Drawn(_message.Message):
@@ -574,6 +891,11 @@ class Drawn(_message.Message):
     RECALL_SECONDS_FIELD_NUMBER: _builtins.int
     PICTURES_DROPPED_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    MISSED_FIELD_NUMBER: _builtins.int
+    DEMOTED_FIELD_NUMBER: _builtins.int
+    SPENT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """The move's or show's own number. Zero: it had none."""
     left_out: _builtins.int
@@ -584,6 +906,8 @@ class Drawn(_message.Message):
     """Of these, waiting for memory, seconds."""
     pictures_dropped: _builtins.bool
     """True: it had pictures, but the client takes them more slowly than they are drawn, so they were left out."""
+    mode: Global___MemoryMode.ValueType
+    """What stood in the window."""
     @_builtins.property
     def key(self) -> _chunk_pb2.ChunkKey:
         """Its name."""
@@ -608,6 +932,22 @@ class Drawn(_message.Message):
     def counts(self) -> Global___RecallCounts:
         """How the session's memory has served it so far."""
 
+    @_builtins.property
+    def missed(self) -> _containers.RepeatedCompositeFieldContainer[Global___MissedChunk]:
+        """What was named for recall and did not stand in the window. None: nothing was missed."""
+
+    @_builtins.property
+    def demoted(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.ChunkKey]:
+        """Chunks whose keys and values were let go since the chunk before, so that their latents alone are left."""
+
+    @_builtins.property
+    def spent(self) -> Global___StepSeconds:
+        """Where `seconds` went."""
+
+    @_builtins.property
+    def held(self) -> Global___HeldBytes:
+        """What the session's memory takes now."""
+
     def __init__(
         self,
         *,
@@ -622,18 +962,89 @@ class Drawn(_message.Message):
         recall_seconds: _builtins.float = ...,
         pictures_dropped: _builtins.bool = ...,
         counts: Global___RecallCounts | None = ...,
+        missed: _abc.Iterable[Global___MissedChunk] | None = ...,
+        demoted: _abc.Iterable[_chunk_pb2.ChunkKey] | None = ...,
+        spent: Global___StepSeconds | None = ...,
+        held: Global___HeldBytes | None = ...,
+        mode: Global___MemoryMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "key", b"key", "walker", b"walker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "held", b"held", "key", b"key", "spent", b"spent", "walker", b"walker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "key", b"key", "left_out", b"left_out", "number", b"number", "pictures", b"pictures", "pictures_dropped", b"pictures_dropped", "poses", b"poses", "recall_seconds", b"recall_seconds", "recalled", b"recalled", "seconds", b"seconds", "walker", b"walker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "demoted", b"demoted", "held", b"held", "key", b"key", "left_out", b"left_out", "missed", b"missed", "mode", b"mode", "number", b"number", "pictures", b"pictures", "pictures_dropped", b"pictures_dropped", "poses", b"poses", "recall_seconds", b"recall_seconds", "recalled", b"recalled", "seconds", b"seconds", "spent", b"spent", "walker", b"walker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Drawn: _TypeAlias = Drawn  # noqa: Y015
 
 @_typing.final
+class Judged(_message.Message):
+    """How a drawn chunk compares with the truth; follows it within a few chunks, or not at all if the service is busy."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PSNR_FIELD_NUMBER: _builtins.int
+    REVISIT_PSNR_FIELD_NUMBER: _builtins.int
+    REVISITS_FIELD_NUMBER: _builtins.int
+    MEAN_REVISIT_PSNR_FIELD_NUMBER: _builtins.int
+    psnr: _builtins.float
+    """Its pictures against the true ones, peak signal to noise, dB."""
+    revisit_psnr: _builtins.float
+    """The same over those of its pictures that show a place again. Zero: none does."""
+    revisits: _builtins.int
+    """How many of its pictures show a place again. Zero: none."""
+    mean_revisit_psnr: _builtins.float
+    """Mean of `revisit_psnr` over all pictures of this session so far that show a place again, dB. Zero: there are none."""
+    @_builtins.property
+    def key(self) -> _chunk_pb2.ChunkKey:
+        """Which."""
+
+    def __init__(
+        self,
+        *,
+        key: _chunk_pb2.ChunkKey | None = ...,
+        psnr: _builtins.float = ...,
+        revisit_psnr: _builtins.float = ...,
+        revisits: _builtins.int = ...,
+        mean_revisit_psnr: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "mean_revisit_psnr", b"mean_revisit_psnr", "psnr", b"psnr", "revisit_psnr", b"revisit_psnr", "revisits", b"revisits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Judged: _TypeAlias = Judged  # noqa: Y015
+
+@_typing.final
+class Refused(_message.Message):
+    """A change was refused; nothing changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Its number, as the client gave it."""
+    text: _builtins.str
+    """Why, in words."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refused: _TypeAlias = Refused  # noqa: Y015
+
+@_typing.final
 class Applied(_message.Message):
-    """A move, show or hold takes effect."""
+    """A move, show, hold or change takes effect."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -838,6 +1249,8 @@ class WalkResponse(_message.Message):
     NOTICE_FIELD_NUMBER: _builtins.int
     APPLIED_FIELD_NUMBER: _builtins.int
     JOINED_FIELD_NUMBER: _builtins.int
+    JUDGED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def drawn(self) -> Global___Drawn:
         """A chunk was drawn."""
@@ -860,6 +1273,14 @@ class WalkResponse(_message.Message):
         `world`, which are as they are now.
         """
 
+    @_builtins.property
+    def judged(self) -> Global___Judged:
+        """A chunk was compared with the truth."""
+
+    @_builtins.property
+    def refused(self) -> Global___Refused:
+        """A change was refused."""
+
     def __init__(
         self,
         *,
@@ -868,12 +1289,14 @@ class WalkResponse(_message.Message):
         notice: Global___Notice | None = ...,
         applied: Global___Applied | None = ...,
         joined: Global___OpenResponse | None = ...,
+        judged: Global___Judged | None = ...,
+        refused: Global___Refused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "judged", b"judged", "message", b"message", "notice", b"notice", "refused", b"refused", "remembered", b"remembered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "message", b"message", "notice", b"notice", "remembered", b"remembered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "judged", b"judged", "message", b"message", "notice", b"notice", "refused", b"refused", "remembered", b"remembered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice", "applied", "joined"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice", "applied", "joined", "judged", "refused"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1142,3 +1565,179 @@ class ListResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListResponse: _TypeAlias = ListResponse  # noqa: Y015
+
+@_typing.final
+class WorldsRequest(_message.Message):
+    """Asks for worlds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Worlds at most. Zero: 100. More than 1000 is taken as 1000."""
+    page_token: _builtins.str
+    """next_page_token of the page before. Empty: the first page."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorldsRequest: _TypeAlias = WorldsRequest  # noqa: Y015
+
+@_typing.final
+class WorldsResponse(_message.Message):
+    """Some worlds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLDS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: this was the last page."""
+    @_builtins.property
+    def worlds(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.World]:
+        """By name; may be none."""
+
+    def __init__(
+        self,
+        *,
+        worlds: _abc.Iterable[_chunk_pb2.World] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "worlds", b"worlds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WorldsResponse: _TypeAlias = WorldsResponse  # noqa: Y015
+
+@_typing.final
+class LookRequest(_message.Message):
+    """Asks to see chunks again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """The session's id, or its id for watching."""
+    at: _builtins.int
+    """First chunk of the world's lineage. Zero: the very first."""
+    count: _builtins.int
+    """Chunks at most. Zero: all up to the last kept one."""
+    height: _builtins.int
+    """Height to which pictures are scaled down, pixels, as JPEG. Zero: as drawn."""
+    pictures: _builtins.int
+    """Pictures of each chunk, evenly spread, the first among them. Zero: none."""
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        at: _builtins.int = ...,
+        count: _builtins.int = ...,
+        height: _builtins.int = ...,
+        pictures: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "count", b"count", "height", b"height", "pictures", b"pictures", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookRequest: _TypeAlias = LookRequest  # noqa: Y015
+
+@_typing.final
+class LookResponse(_message.Message):
+    """A chunk, seen again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    POSES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
+    state: Global___ChunkState.ValueType
+    """What of it is kept."""
+    @_builtins.property
+    def key(self) -> _chunk_pb2.ChunkKey:
+        """Its name."""
+
+    @_builtins.property
+    def poses(self) -> _containers.RepeatedCompositeFieldContainer[_chunk_pb2.Pose]:
+        """One pose a latent frame."""
+
+    @_builtins.property
+    def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Picture]:
+        """In order of time; none if none were asked for, or it is missing."""
+
+    def __init__(
+        self,
+        *,
+        key: _chunk_pb2.ChunkKey | None = ...,
+        poses: _abc.Iterable[_chunk_pb2.Pose] | None = ...,
+        state: Global___ChunkState.ValueType = ...,
+        pictures: _abc.Iterable[Global___Picture] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "pictures", b"pictures", "poses", b"poses", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LookResponse: _TypeAlias = LookResponse  # noqa: Y015
+
+@_typing.final
+class ExportRequest(_message.Message):
+    """Asks for a world as a file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_FIELD_NUMBER: _builtins.int
+    world: _builtins.str
+    """Its name. NOT_FOUND if there is none."""
+    def __init__(
+        self,
+        *,
+        world: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["world", b"world"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportRequest: _TypeAlias = ExportRequest  # noqa: Y015
+
+@_typing.final
+class ExportResponse(_message.Message):
+    """A piece of the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    """In order; up to 1 MiB."""
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportResponse: _TypeAlias = ExportResponse  # noqa: Y015

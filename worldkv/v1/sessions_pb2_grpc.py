@@ -65,6 +65,21 @@ class SessionsStub:
                 request_serializer=worldkv_dot_v1_dot_sessions__pb2.ListRequest.SerializeToString,
                 response_deserializer=worldkv_dot_v1_dot_sessions__pb2.ListResponse.FromString,
                 _registered_method=True)
+        self.Worlds = channel.unary_unary(
+                '/worldkv.v1.Sessions/Worlds',
+                request_serializer=worldkv_dot_v1_dot_sessions__pb2.WorldsRequest.SerializeToString,
+                response_deserializer=worldkv_dot_v1_dot_sessions__pb2.WorldsResponse.FromString,
+                _registered_method=True)
+        self.Look = channel.unary_stream(
+                '/worldkv.v1.Sessions/Look',
+                request_serializer=worldkv_dot_v1_dot_sessions__pb2.LookRequest.SerializeToString,
+                response_deserializer=worldkv_dot_v1_dot_sessions__pb2.LookResponse.FromString,
+                _registered_method=True)
+        self.Export = channel.unary_stream(
+                '/worldkv.v1.Sessions/Export',
+                request_serializer=worldkv_dot_v1_dot_sessions__pb2.ExportRequest.SerializeToString,
+                response_deserializer=worldkv_dot_v1_dot_sessions__pb2.ExportResponse.FromString,
+                _registered_method=True)
 
 
 class SessionsServicer:
@@ -119,6 +134,28 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Worlds(self, request, context):
+        """Lists the tenant's worlds, walked in now or not.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Look(self, request, context):
+        """Looks at the chunks of a session's world again: where each was seen from, what of it is kept and, if asked, its
+        pictures, made again from its latents. One answer a chunk, in order. Draws nothing and disturbs nobody.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Export(self, request, context):
+        """Gives a world as a file, in pieces: the same that `worldkv world export` writes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -151,6 +188,21 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=worldkv_dot_v1_dot_sessions__pb2.ListRequest.FromString,
                     response_serializer=worldkv_dot_v1_dot_sessions__pb2.ListResponse.SerializeToString,
+            ),
+            'Worlds': grpc.unary_unary_rpc_method_handler(
+                    servicer.Worlds,
+                    request_deserializer=worldkv_dot_v1_dot_sessions__pb2.WorldsRequest.FromString,
+                    response_serializer=worldkv_dot_v1_dot_sessions__pb2.WorldsResponse.SerializeToString,
+            ),
+            'Look': grpc.unary_stream_rpc_method_handler(
+                    servicer.Look,
+                    request_deserializer=worldkv_dot_v1_dot_sessions__pb2.LookRequest.FromString,
+                    response_serializer=worldkv_dot_v1_dot_sessions__pb2.LookResponse.SerializeToString,
+            ),
+            'Export': grpc.unary_stream_rpc_method_handler(
+                    servicer.Export,
+                    request_deserializer=worldkv_dot_v1_dot_sessions__pb2.ExportRequest.FromString,
+                    response_serializer=worldkv_dot_v1_dot_sessions__pb2.ExportResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +368,87 @@ class Sessions:
             '/worldkv.v1.Sessions/List',
             worldkv_dot_v1_dot_sessions__pb2.ListRequest.SerializeToString,
             worldkv_dot_v1_dot_sessions__pb2.ListResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Worlds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldkv.v1.Sessions/Worlds',
+            worldkv_dot_v1_dot_sessions__pb2.WorldsRequest.SerializeToString,
+            worldkv_dot_v1_dot_sessions__pb2.WorldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Look(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/worldkv.v1.Sessions/Look',
+            worldkv_dot_v1_dot_sessions__pb2.LookRequest.SerializeToString,
+            worldkv_dot_v1_dot_sessions__pb2.LookResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Export(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/worldkv.v1.Sessions/Export',
+            worldkv_dot_v1_dot_sessions__pb2.ExportRequest.SerializeToString,
+            worldkv_dot_v1_dot_sessions__pb2.ExportResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,14 @@ class SessionsStub:
     """Ends a walk once all its chunks are kept. The world stays."""
     List: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.ListRequest, _sessions_pb2.ListResponse]
     """Lists the tenant's live sessions."""
+    Worlds: _grpc.UnaryUnaryMultiCallable[_sessions_pb2.WorldsRequest, _sessions_pb2.WorldsResponse]
+    """Lists the tenant's worlds, walked in now or not."""
+    Look: _grpc.UnaryStreamMultiCallable[_sessions_pb2.LookRequest, _sessions_pb2.LookResponse]
+    """Looks at the chunks of a session's world again: where each was seen from, what of it is kept and, if asked, its
+    pictures, made again from its latents. One answer a chunk, in order. Draws nothing and disturbs nobody.
+    """
+    Export: _grpc.UnaryStreamMultiCallable[_sessions_pb2.ExportRequest, _sessions_pb2.ExportResponse]
+    """Gives a world as a file, in pieces: the same that `worldkv world export` writes."""
 
 @_typing.type_check_only
 class SessionsAsyncStub(SessionsStub):
@@ -79,6 +87,14 @@ class SessionsAsyncStub(SessionsStub):
     """Ends a walk once all its chunks are kept. The world stays."""
     List: _aio.UnaryUnaryMultiCallable[_sessions_pb2.ListRequest, _sessions_pb2.ListResponse]  # type: ignore[assignment]
     """Lists the tenant's live sessions."""
+    Worlds: _aio.UnaryUnaryMultiCallable[_sessions_pb2.WorldsRequest, _sessions_pb2.WorldsResponse]  # type: ignore[assignment]
+    """Lists the tenant's worlds, walked in now or not."""
+    Look: _aio.UnaryStreamMultiCallable[_sessions_pb2.LookRequest, _sessions_pb2.LookResponse]  # type: ignore[assignment]
+    """Looks at the chunks of a session's world again: where each was seen from, what of it is kept and, if asked, its
+    pictures, made again from its latents. One answer a chunk, in order. Draws nothing and disturbs nobody.
+    """
+    Export: _aio.UnaryStreamMultiCallable[_sessions_pb2.ExportRequest, _sessions_pb2.ExportResponse]  # type: ignore[assignment]
+    """Gives a world as a file, in pieces: the same that `worldkv world export` writes."""
 
 class SessionsServicer(metaclass=_abc_1.ABCMeta):
     """Sessions outlive connections: a client that lost its stream walks on with the same id."""
@@ -138,5 +154,31 @@ class SessionsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sessions_pb2.ListResponse, _abc.Awaitable[_sessions_pb2.ListResponse]]:
         """Lists the tenant's live sessions."""
+
+    @_abc_1.abstractmethod
+    def Worlds(
+        self,
+        request: _sessions_pb2.WorldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sessions_pb2.WorldsResponse, _abc.Awaitable[_sessions_pb2.WorldsResponse]]:
+        """Lists the tenant's worlds, walked in now or not."""
+
+    @_abc_1.abstractmethod
+    def Look(
+        self,
+        request: _sessions_pb2.LookRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.LookResponse], _abc.AsyncIterator[_sessions_pb2.LookResponse]]:
+        """Looks at the chunks of a session's world again: where each was seen from, what of it is kept and, if asked, its
+        pictures, made again from its latents. One answer a chunk, in order. Draws nothing and disturbs nobody.
+        """
+
+    @_abc_1.abstractmethod
+    def Export(
+        self,
+        request: _sessions_pb2.ExportRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_sessions_pb2.ExportResponse], _abc.AsyncIterator[_sessions_pb2.ExportResponse]]:
+        """Gives a world as a file, in pieces: the same that `worldkv world export` writes."""
 
 def add_SessionsServicer_to_server(servicer: SessionsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
