@@ -258,7 +258,14 @@ def answer_message(answer: Found | WorldKVError) -> pb.NearestAnswer:
         words = str(answer)[: rpc.MAX_DETAILS]
         return pb.NearestAnswer(failure=pb.Failure(error=rpc.name_of(answer), message=words))
     hits = [
-        pb.Hit(key=wire.chunk_message(hit.key), score=hit.score, gain=hit.gain, spare=hit.spare, parts=hit.parts)
+        pb.Hit(
+            key=wire.chunk_message(hit.key),
+            score=hit.score,
+            gain=hit.gain,
+            spare=hit.spare,
+            parts=hit.parts,
+            poses=_numbers(hit.poses),
+        )
         for hit in answer.hits
     ]
     return pb.NearestAnswer(hits=hits, candidates=answer.candidates, missing=answer.missing)
@@ -272,7 +279,10 @@ def answers_of(message: pb.NearestResponse) -> list[Found | WorldKVError]:
 def _answer(message: pb.NearestAnswer) -> Found | WorldKVError:
     if message.HasField("failure"):
         return rpc.error_named(message.failure.error, message.failure.message)
-    hits = [Hit(wire.chunk_of(hit.key), hit.score, hit.gain, dict(hit.parts), hit.spare) for hit in message.hits]
+    hits = [
+        Hit(wire.chunk_of(hit.key), hit.score, hit.gain, dict(hit.parts), hit.spare, _poses(hit.poses, "a hit"))
+        for hit in message.hits
+    ]
     return Found(hits, message.candidates, message.missing)
 
 

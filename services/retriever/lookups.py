@@ -16,7 +16,7 @@ from services.retriever.reading import Reading
 from worldkv.chunk import Branch, ChunkKey, Lineage
 from worldkv.errors import DeadlineExceeded, NotFound, OverBudget, SpecMismatch, Unavailable
 from worldkv.evict import least_useful
-from worldkv.index import Gap, Hit
+from worldkv.index import Gap, Hit, hits
 from worldkv.select import Candidates, Choice, Selector
 from worldkv.wire_retriever import Found, Lookup
 
@@ -108,10 +108,7 @@ class Lookups:
             choices = choose()
         else:
             choices = await _within(end, self._threads, choose)
-        return [
-            Hit(lookup.lineage.key(int(chunks.index[each.row])), each.score, each.gain, each.parts, each.spare)
-            for each in choices
-        ]
+        return hits(lookup.lineage, chunks, choices)
 
     def _gaps(self, tenant: str, lookup: Lookup) -> list[Gap]:
         return self._holding.index(tenant).missing(lookup.lineage, lookup.published)

@@ -21,7 +21,13 @@ from worldkv.wire import parse
 
 shares = st.floats(0, 1)
 hits = st.builds(
-    Hit, chunk_keys, shares, shares, st.dictionaries(st.sampled_from(["angle", "alone"]), shares), st.booleans()
+    Hit,
+    chunk_keys,
+    shares,
+    shares,
+    st.dictionaries(st.sampled_from(["angle", "alone"]), shares),
+    st.booleans(),
+    st.lists(poses(), max_size=3).map(lambda some: np.stack(some) if some else np.empty((0, 4, 4))),
 )
 founds = st.builds(wire.Found, st.lists(hits, max_size=4), st.integers(0, 2**40), st.integers(0, 2**40))
 
@@ -86,6 +92,9 @@ def test_answers_come_back(answers):
         str(b) if isinstance(b, WorldKVError) else b for b in back
     ]
     assert [type(a) for a in answers] == [type(b) for b in back]
+    for ours, theirs in zip(answers, back, strict=True):
+        if isinstance(ours, wire.Found):
+            assert all(np.array_equal(a.poses, b.poses) for a, b in zip(ours.hits, theirs.hits, strict=True))
 
 
 @given(st.lists(metas(), max_size=6))

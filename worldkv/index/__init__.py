@@ -22,6 +22,6 @@ from __future__ import annotations
 
 from worldkv.index.batch import Batch
 from worldkv.index.scan import Gap, ScanIndex
-from worldkv.index.seam import Hit, PoseIndex
+from worldkv.index.seam import Hit, PoseIndex, hits
 
-__all__ = ["Batch", "Gap", "Hit", "PoseIndex", "ScanIndex"]
+__all__ = ["Batch", "Gap", "Hit", "PoseIndex", "ScanIndex", "hits"]

@@ -13,7 +13,7 @@ from worldkv.chunk import Branch, ChunkKey, Lineage, Meta
 from worldkv.errors import InvalidInput
 from worldkv.evict import least_useful
 from worldkv.index.batch import Batch
-from worldkv.index.seam import Hit
+from worldkv.index.seam import Hit, hits
 from worldkv.index.sift import sift
 from worldkv.index.table import Table
 from worldkv.select import Query, Selector
@@ -119,10 +119,7 @@ class ScanIndex:
         candidates = self.candidates(lineage, exclude, pending)
         if candidates is None or not k:
             return []
-        return [
-            Hit(lineage.key(int(candidates.index[c.row])), c.score, c.gain, c.parts, c.spare)
-            for c in selector.choose(query, candidates, k, spares)
-        ]
+        return hits(lineage, candidates, selector.choose(query, candidates, k, spares))
 
     def least_useful(
         self,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from worldkv.chunk import ChunkKey, Lineage, Meta
-from worldkv.select import Query, Selector
+from worldkv.pose import Matrix
+from worldkv.select import Candidates, Choice, Query, Selector
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class Hit:
 
     key    its name
     score, gain, parts, spare  as the selector chose it, see `worldkv.select.Choice`
+    poses  [frames, 4, 4] camera-to-world: where it was seen from; no frames: nobody said
     """
 
     key: ChunkKey
@@ -23,6 +27,18 @@ class Hit:
     gain: float
     parts: Mapping[str, float]
     spare: bool
+    poses: Matrix = field(default_factory=lambda: np.empty((0, 4, 4)), compare=False, repr=False)
+
+
+def hits(lineage: Lineage, candidates: Candidates, choices: Sequence[Choice]) -> list[Hit]:
+    """The chunks that a selector chose among candidates of a lineage."""
+    if not choices:
+        return []
+    chosen = candidates.take(np.array([choice.row for choice in choices]))
+    return [
+        Hit(lineage.key(index), each.score, each.gain, each.parts, each.spare, poses)
+        for each, index, poses in zip(choices, chosen.index.tolist(), chosen.poses, strict=True)
+    ]
 
 
 class PoseIndex(Protocol):

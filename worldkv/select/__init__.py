@@ -21,6 +21,7 @@ from typing import Any
 from worldkv.errors import InvalidInput
 from worldkv.select.attention import Attention
 from worldkv.select.controls import Latest, Nothing, Oldest, Random
+from worldkv.select.likeness import Likeness, likenesses
 from worldkv.select.overlap import FINE, Coverage, Fov
 from worldkv.select.pose import Pose
 from worldkv.select.seam import Choice, Query, Selector
@@ -35,6 +36,7 @@ __all__ = [
     "Coverage",
     "Fov",
     "Latest",
+    "Likeness",
     "Nothing",
     "Oldest",
     "Pose",
@@ -42,6 +44,7 @@ __all__ = [
     "Random",
     "Selector",
     "Visibility",
+    "likenesses",
     "make_selector",
 ]
 

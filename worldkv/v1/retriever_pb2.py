@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from worldkv.v1 import chunk_pb2 as worldkv_dot_v1_dot_chunk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldkv/v1/retriever.proto\x12\nworldkv.v1\x1a\x16worldkv/v1/chunk.proto\"3\n\nAddRequest\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.worldkv.v1.ChunkMeta\"\x1c\n\x0b\x41\x64\x64Response\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\"E\n\rRemoveRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x10\n\x08\x62ranches\x18\x02 \x03(\x0c\"!\n\x0eRemoveResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\"p\n\tViewQuery\x12\r\n\x05poses\x18\x01 \x03(\x01\x12\x0b\n\x03\x66ov\x18\x02 \x01(\x01\x12\x0e\n\x06\x61spect\x18\x03 \x01(\x01\x12\x12\n\nview_range\x18\x04 \x01(\x01\x12\x0f\n\x07visible\x18\x05 \x03(\x01\x12\x12\n\ndescriptor\x18\x06 \x03(\x02\"\xf2\x01\n\x0cNearestQuery\x12$\n\x07lineage\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.Lineage\x12#\n\x04view\x18\x02 \x01(\x0b\x32\x15.worldkv.v1.ViewQuery\x12\x10\n\x08selector\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x0e\n\x06spares\x18\x06 \x01(\r\x12\x0f\n\x07\x65xclude\x18\x07 \x03(\x04\x12\x11\n\tpublished\x18\x08 \x01(\x04\x12&\n\x07pending\x18\t \x03(\x0b\x32\x15.worldkv.v1.ChunkMeta\x12\x0c\n\x04spec\x18\n \x01(\t\";\n\x0eNearestRequest\x12)\n\x07queries\x18\x01 \x03(\x0b\x32\x18.worldkv.v1.NearestQuery\"\xad\x01\n\x03Hit\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0c\n\x04gain\x18\x03 \x01(\x01\x12\r\n\x05spare\x18\x04 \x01(\x08\x12)\n\x05parts\x18\x05 \x03(\x0b\x32\x1a.worldkv.v1.Hit.PartsEntry\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\")\n\x07\x46\x61ilure\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"y\n\rNearestAnswer\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.worldkv.v1.Hit\x12\x12\n\ncandidates\x18\x02 \x01(\x04\x12\x0f\n\x07missing\x18\x03 \x01(\x04\x12$\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.worldkv.v1.Failure\"=\n\x0fNearestResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.worldkv.v1.NearestAnswer\"\xa1\x01\n\x12LeastUsefulRequest\x12$\n\x07lineage\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.Lineage\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07protect\x18\x03 \x03(\x04\x12\r\n\x05owned\x18\x04 \x03(\x0c\x12\x12\n\nview_range\x18\x05 \x01(\x01\x12\x0f\n\x07\x65xclude\x18\x06 \x03(\x04\x12\x11\n\tpublished\x18\x07 \x01(\x04\"9\n\x13LeastUsefulResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.worldkv.v1.ChunkKey\"\x17\n\x15RetrieverStatsRequest\"k\n\x16RetrieverStatsResponse\x12\x10\n\x08\x62ranches\x18\x01 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x04\x12\x0f\n\x07rebuilt\x18\x03 \x01(\x04\x12\x0f\n\x07replica\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x32\xe8\x02\n\tRetriever\x12\x36\n\x03\x41\x64\x64\x12\x16.worldkv.v1.AddRequest\x1a\x17.worldkv.v1.AddResponse\x12?\n\x06Remove\x12\x19.worldkv.v1.RemoveRequest\x1a\x1a.worldkv.v1.RemoveResponse\x12\x42\n\x07Nearest\x12\x1a.worldkv.v1.NearestRequest\x1a\x1b.worldkv.v1.NearestResponse\x12N\n\x0bLeastUseful\x12\x1e.worldkv.v1.LeastUsefulRequest\x1a\x1f.worldkv.v1.LeastUsefulResponse\x12N\n\x05Stats\x12!.worldkv.v1.RetrieverStatsRequest\x1a\".worldkv.v1.RetrieverStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldkv/v1/retriever.proto\x12\nworldkv.v1\x1a\x16worldkv/v1/chunk.proto\"3\n\nAddRequest\x12%\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x15.worldkv.v1.ChunkMeta\"\x1c\n\x0b\x41\x64\x64Response\x12\r\n\x05\x61\x64\x64\x65\x64\x18\x01 \x01(\r\"E\n\rRemoveRequest\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x10\n\x08\x62ranches\x18\x02 \x03(\x0c\"!\n\x0eRemoveResponse\x12\x0f\n\x07removed\x18\x01 \x01(\x04\"p\n\tViewQuery\x12\r\n\x05poses\x18\x01 \x03(\x01\x12\x0b\n\x03\x66ov\x18\x02 \x01(\x01\x12\x0e\n\x06\x61spect\x18\x03 \x01(\x01\x12\x12\n\nview_range\x18\x04 \x01(\x01\x12\x0f\n\x07visible\x18\x05 \x03(\x01\x12\x12\n\ndescriptor\x18\x06 \x03(\x02\"\xf2\x01\n\x0cNearestQuery\x12$\n\x07lineage\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.Lineage\x12#\n\x04view\x18\x02 \x01(\x0b\x32\x15.worldkv.v1.ViewQuery\x12\x10\n\x08selector\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\r\n\x05\x63ount\x18\x05 \x01(\r\x12\x0e\n\x06spares\x18\x06 \x01(\r\x12\x0f\n\x07\x65xclude\x18\x07 \x03(\x04\x12\x11\n\tpublished\x18\x08 \x01(\x04\x12&\n\x07pending\x18\t \x03(\x0b\x32\x15.worldkv.v1.ChunkMeta\x12\x0c\n\x04spec\x18\n \x01(\t\";\n\x0eNearestRequest\x12)\n\x07queries\x18\x01 \x03(\x0b\x32\x18.worldkv.v1.NearestQuery\"\xbc\x01\n\x03Hit\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x0c\n\x04gain\x18\x03 \x01(\x01\x12\r\n\x05spare\x18\x04 \x01(\x08\x12)\n\x05parts\x18\x05 \x03(\x0b\x32\x1a.worldkv.v1.Hit.PartsEntry\x12\r\n\x05poses\x18\x06 \x03(\x01\x1a,\n\nPartsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\")\n\x07\x46\x61ilure\x12\r\n\x05\x65rror\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\"y\n\rNearestAnswer\x12\x1d\n\x04hits\x18\x01 \x03(\x0b\x32\x0f.worldkv.v1.Hit\x12\x12\n\ncandidates\x18\x02 \x01(\x04\x12\x0f\n\x07missing\x18\x03 \x01(\x04\x12$\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x13.worldkv.v1.Failure\"=\n\x0fNearestResponse\x12*\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x19.worldkv.v1.NearestAnswer\"\xa1\x01\n\x12LeastUsefulRequest\x12$\n\x07lineage\x18\x01 \x01(\x0b\x32\x13.worldkv.v1.Lineage\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\x0f\n\x07protect\x18\x03 \x03(\x04\x12\r\n\x05owned\x18\x04 \x03(\x0c\x12\x12\n\nview_range\x18\x05 \x01(\x01\x12\x0f\n\x07\x65xclude\x18\x06 \x03(\x04\x12\x11\n\tpublished\x18\x07 \x01(\x04\"9\n\x13LeastUsefulResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.worldkv.v1.ChunkKey\"\x17\n\x15RetrieverStatsRequest\"k\n\x16RetrieverStatsResponse\x12\x10\n\x08\x62ranches\x18\x01 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x02 \x01(\x04\x12\x0f\n\x07rebuilt\x18\x03 \x01(\x04\x12\x0f\n\x07replica\x18\x04 \x01(\t\x12\r\n\x05\x62ytes\x18\x05 \x01(\x04\x32\xe8\x02\n\tRetriever\x12\x36\n\x03\x41\x64\x64\x12\x16.worldkv.v1.AddRequest\x1a\x17.worldkv.v1.AddResponse\x12?\n\x06Remove\x12\x19.worldkv.v1.RemoveRequest\x1a\x1a.worldkv.v1.RemoveResponse\x12\x42\n\x07Nearest\x12\x1a.worldkv.v1.NearestRequest\x1a\x1b.worldkv.v1.NearestResponse\x12N\n\x0bLeastUseful\x12\x1e.worldkv.v1.LeastUsefulRequest\x1a\x1f.worldkv.v1.LeastUsefulResponse\x12N\n\x05Stats\x12!.worldkv.v1.RetrieverStatsRequest\x1a\".worldkv.v1.RetrieverStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,23 +49,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NEARESTREQUEST']._serialized_start=614
   _globals['_NEARESTREQUEST']._serialized_end=673
   _globals['_HIT']._serialized_start=676
-  _globals['_HIT']._serialized_end=849
-  _globals['_HIT_PARTSENTRY']._serialized_start=805
-  _globals['_HIT_PARTSENTRY']._serialized_end=849
-  _globals['_FAILURE']._serialized_start=851
-  _globals['_FAILURE']._serialized_end=892
-  _globals['_NEARESTANSWER']._serialized_start=894
-  _globals['_NEARESTANSWER']._serialized_end=1015
-  _globals['_NEARESTRESPONSE']._serialized_start=1017
-  _globals['_NEARESTRESPONSE']._serialized_end=1078
-  _globals['_LEASTUSEFULREQUEST']._serialized_start=1081
-  _globals['_LEASTUSEFULREQUEST']._serialized_end=1242
-  _globals['_LEASTUSEFULRESPONSE']._serialized_start=1244
-  _globals['_LEASTUSEFULRESPONSE']._serialized_end=1301
-  _globals['_RETRIEVERSTATSREQUEST']._serialized_start=1303
-  _globals['_RETRIEVERSTATSREQUEST']._serialized_end=1326
-  _globals['_RETRIEVERSTATSRESPONSE']._serialized_start=1328
-  _globals['_RETRIEVERSTATSRESPONSE']._serialized_end=1435
-  _globals['_RETRIEVER']._serialized_start=1438
-  _globals['_RETRIEVER']._serialized_end=1798
+  _globals['_HIT']._serialized_end=864
+  _globals['_HIT_PARTSENTRY']._serialized_start=820
+  _globals['_HIT_PARTSENTRY']._serialized_end=864
+  _globals['_FAILURE']._serialized_start=866
+  _globals['_FAILURE']._serialized_end=907
+  _globals['_NEARESTANSWER']._serialized_start=909
+  _globals['_NEARESTANSWER']._serialized_end=1030
+  _globals['_NEARESTRESPONSE']._serialized_start=1032
+  _globals['_NEARESTRESPONSE']._serialized_end=1093
+  _globals['_LEASTUSEFULREQUEST']._serialized_start=1096
+  _globals['_LEASTUSEFULREQUEST']._serialized_end=1257
+  _globals['_LEASTUSEFULRESPONSE']._serialized_start=1259
+  _globals['_LEASTUSEFULRESPONSE']._serialized_end=1316
+  _globals['_RETRIEVERSTATSREQUEST']._serialized_start=1318
+  _globals['_RETRIEVERSTATSREQUEST']._serialized_end=1341
+  _globals['_RETRIEVERSTATSRESPONSE']._serialized_start=1343
+  _globals['_RETRIEVERSTATSRESPONSE']._serialized_end=1450
+  _globals['_RETRIEVER']._serialized_start=1453
+  _globals['_RETRIEVER']._serialized_end=1813
 # @@protoc_insertion_point(module_scope)

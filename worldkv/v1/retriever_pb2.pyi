@@ -296,6 +296,7 @@ class Hit(_message.Message):
     GAIN_FIELD_NUMBER: _builtins.int
     SPARE_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    POSES_FIELD_NUMBER: _builtins.int
     score: _builtins.float
     """How well it suits the query: best is 1, higher is better. Comparable between answers only where the selector
     says so.
@@ -312,6 +313,12 @@ class Hit(_message.Message):
     def parts(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """What the score is made of, by name. May be empty."""
 
+    @_builtins.property
+    def poses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Where it was seen from: camera-to-world, 12 numbers a latent frame as in Pose, one frame after the other. None: not
+        said.
+        """
+
     def __init__(
         self,
         *,
@@ -320,10 +327,11 @@ class Hit(_message.Message):
         gain: _builtins.float = ...,
         spare: _builtins.bool = ...,
         parts: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        poses: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "key", b"key", "parts", b"parts", "score", b"score", "spare", b"spare"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gain", b"gain", "key", b"key", "parts", b"parts", "poses", b"poses", "score", b"score", "spare", b"spare"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
