@@ -34,6 +34,7 @@ class PartConfig:
     cpus          that are taken from what the cluster has; 0: they are not counted
     gpus          the same; None: one for a generator if the cluster has any, none for others
     memory_bytes  the same; 0: not counted. A shard's `ram.budget_bytes` is not part of it
+    resource      of Ray's, by name, that a node must have for them; empty: any node will do
     threads       of arithmetic (OpenMP) in each process; 0: as many as its node has cores
 
     Raises InvalidConfig naming the value that is out of range.
@@ -43,6 +44,7 @@ class PartConfig:
     cpus: float = 0.0
     gpus: float | None = None
     memory_bytes: int = 0
+    resource: str = ""
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -158,6 +160,8 @@ class ClusterConfig:
     folder              for logs and memberships, the same on every node; empty: the run directory
     object_store_bytes  of Ray's object store, where Ray is started here: nothing is put there
     metrics             whether parts show a page of metrics
+    apart               whether parts of different nodes count as on different hosts, even where one machine plays all
+                        nodes: they share no memory then
     tls                 transport security of the supervisor's own service
     parts               how many, and what for
     door                where people come in
@@ -171,6 +175,7 @@ class ClusterConfig:
     folder: Path | None = None
     object_store_bytes: int = 80 << 20
     metrics: bool = True
+    apart: bool = False
     tls: TLS = field(default_factory=TLS)
     parts: PartsConfig = field(default_factory=PartsConfig)
     door: DoorConfig = field(default_factory=DoorConfig)

@@ -31,6 +31,7 @@ class Place:
     port      of gRPC, web_port of HTTP; 0: any
     metrics   whether it shows them
     tls       of each kind's clients
+    apart     whether its node counts as a host of its own
     """
 
     name: str
@@ -40,6 +41,7 @@ class Place:
     web_port: int
     metrics: bool
     tls: Mapping[Kind, TLS]
+    apart: bool = False
 
     def members(self, kind: Kind) -> Path:
         return membership_file(self.folder, kind)
@@ -52,7 +54,7 @@ def place_of(config: ClusterConfig, name: str, folder: Path, tls: Mapping[Kind, 
     if kind == "gateway":
         host = config.door.host or host
         port, web_port = (each and each + 2 * (number - 1) for each in (config.door.port, config.door.web_port))
-    return Place(name, own, host, port, web_port, config.metrics, tls)
+    return Place(name, own, host, port, web_port, config.metrics, tls, config.apart)
 
 
 def servicers(kind: Kind) -> Callable[[Any], Servicers]:

@@ -21,12 +21,15 @@ from services.cluster.part import PartProcess, log_to
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
 from worldkv.service import configure_logs
+from worldkv.shared import live_on
 
 _log = logging.getLogger(__name__)
 
 NAME_SECONDS = 15.0
 """Until the name of an actor that was killed is free: one that is frozen is given some seconds by Ray."""
 LOOK_SECONDS = 0.1
+A_BIT = 0.001
+"""Of a resource that only says what a node is."""
 remote: Any = ray.remote  # its types know no actors
 
 
@@ -44,6 +47,8 @@ class ServiceActor:
     @ray.method(concurrency_group="serve")
     async def start(self, settings: bytes, roster: Roster) -> Where:
         kept = pickle.loads(settings)
+        if self._place.apart:
+            live_on(ray.get_runtime_context().get_node_id())
         configure_logs(self._place.name, kept.service)
         part = PartProcess(self._place, servicers(parsed(self._place.name)[0]))
         where = await part.start(kept, roster, node_address())
@@ -77,6 +82,9 @@ def node_address() -> str:
 class RayUnits:
     """Runs parts as named, detached actors: they outlive the supervisor that started them, and the next one finds them.
 
+    Whatever asks Ray's control service and waits for the answer runs in a thread of its own: when that service is slow
+    or gone, the supervisor still sees to what it can.
+
     plan    what there is to run
     folder  for logs and memberships, the same on every node
     fixed   whether the cluster has what it will ever have: what it has not got is not waited for
@@ -84,10 +92,11 @@ class RayUnits:
 
     def __init__(self, plan: Plan, folder: Path, fixed: bool) -> None:
         self._plan, self._folder, self._fixed = plan, folder, fixed
+        self._actors: dict[str, Any] = {}
 
     async def found(self) -> dict[str, Pulse]:
         """Parts that run already and serve. Actors that do not are ended."""
-        names = list(filter(_is_part, list_named_actors()))
+        names = list(filter(_is_part, await asyncio.to_thread(list_named_actors)))
         pulses = dict(zip(names, await asyncio.gather(*map(self._serves, names)), strict=True))
         await asyncio.gather(*(self.stop(name, 0) for name, pulse in pulses.items() if pulse is None))
         return {name: pulse for name, pulse in pulses.items() if pulse is not None}
@@ -100,16 +109,18 @@ class RayUnits:
         kind = parsed(name)[0]
         place = place_of(self._plan.cluster, name, self._folder, self._plan.tls)
         log = self._folder / "logs" / f"{name}.log"
-        wanted, service = self._wanted(kind), cast(Any, ServiceActor)
+        wanted = await asyncio.to_thread(self._wanted, kind)
+        options = {"name": name, "lifetime": "detached", "scheduling_strategy": "SPREAD", **wanted}
+        service = cast(Any, ServiceActor).options(**options)
         with _words():
-            actor = service.options(name=name, lifetime="detached", scheduling_strategy="SPREAD", **wanted).remote(
-                place, log, self._plan.cluster.parts.of(kind).threads
-            )
+            actor = await asyncio.to_thread(service.remote, place, log, self._plan.cluster.parts.of(kind).threads)
+            self._actors[name] = actor
             where: Where = await actor.start.remote(self._plan.settings[kind], roster)
         return where
 
     async def stop(self, name: str, seconds: float) -> None:
-        actor = _actor(name)
+        self._actors.pop(name, None)
+        actor = await asyncio.to_thread(_actor, name)
         if actor is None:
             return
         if seconds:
@@ -120,20 +131,29 @@ class RayUnits:
                 _log.warning("%s did not end within %g s", name, seconds)
             except RayError as error:
                 _log.warning("%s ended badly: %s", name, _first_line(error))
-        ray.kill(actor)
+        await asyncio.to_thread(ray.kill, actor)
         with suppress(TimeoutError):
             async with asyncio.timeout(NAME_SECONDS):
-                while _actor(name) is not None:  # noqa: ASYNC110 - Ray has no event for it
+                while await asyncio.to_thread(_actor, name) is not None:  # noqa: ASYNC110 - Ray has no event for it
                     await asyncio.sleep(LOOK_SECONDS)
 
     async def ping(self, name: str) -> Pulse:
         with _words():
-            pulse: Pulse = await _living(name).pulse.remote()
+            pulse: Pulse = await (await self._living(name)).pulse.remote()
         return pulse
 
     async def publish(self, name: str, roster: Roster) -> None:
         with _words():
-            await _living(name).publish.remote(roster)
+            await (await self._living(name)).publish.remote(roster)
+
+    async def _living(self, name: str) -> Any:
+        """The actor of this name, which may have died since it was found. Raises NotFound if there is none."""
+        if name not in self._actors:
+            actor = await asyncio.to_thread(_actor, name)
+            if actor is None:
+                raise NotFound(f"{name} has ended")
+            self._actors[name] = actor
+        return self._actors[name]
 
     async def _serves(self, name: str) -> Pulse | None:
         """How a part is that runs already; None if it does not."""
@@ -146,10 +166,13 @@ class RayUnits:
         """What Ray sets aside for a part. Raises Unavailable, in words, if it has not got it and never will."""
         part, has = self._plan.cluster.parts.of(kind), ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = part.gpus if part.gpus is not None else float(kind == "generator" and has.get("GPU", 0) > 0)
-        wanted = {"num_cpus": part.cpus, "num_gpus": gpus}
+        wanted: dict[str, Any] = {"num_cpus": part.cpus, "num_gpus": gpus}
+        if part.resource:
+            wanted["resources"] = {part.resource: A_BIT}
         if self._fixed:
             free = ray.available_resources()  # type: ignore[no-untyped-call]
-            for key, number in (("CPU", part.cpus), ("GPU", gpus)):
+            named = [(part.resource, A_BIT)] if part.resource else []
+            for key, number in [("CPU", part.cpus), ("GPU", gpus), *named]:
                 if number > free.get(key, 0):
                     left = f"{free.get(key, 0):g} of {has.get(key, 0):g} are free"
                     raise Unavailable(f"it asks for {number:g} {key} and {left}; see parts.{kind} of the configuration")
@@ -169,13 +192,6 @@ def _actor(name: str) -> Any:
         return ray.get_actor(name)
     except ValueError:
         return None
-
-
-def _living(name: str) -> Any:
-    actor = _actor(name)
-    if actor is None:
-        raise NotFound(f"{name} has ended")
-    return actor
 
 
 @contextmanager

@@ -14,13 +14,15 @@ import ray
 from services.cluster import fleet
 from services.cluster.config import Plan
 from services.cluster.part import log_to
-from services.cluster.ray_units import RayUnits, node_address, remote
+from services.cluster.ray_units import A_BIT, RayUnits, node_address, remote
 from services.cluster.roster import KINDS, Roster
 from services.cluster.supervisor import Supervisor
 from worldkv.errors import WorldKVError
 from worldkv.service import ServiceConfig, configure_logs, serve
 
 NAME = "supervisor"
+HEAD = {"node:__internal_head__": A_BIT}
+"""What only the head node has: where that is gone so is Ray, and with it all that a supervisor could do."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class Life(NamedTuple):
     trouble: str = ""
 
 
-@remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=4)
+@remote(num_cpus=0, resources=HEAD, max_restarts=-1, max_task_retries=-1, max_concurrency=4)
 class SupervisorActor:
     """Runs a supervisor, and its `Fleet`, in a thread with an event loop of its own.
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -27,6 +27,7 @@ from worldkv.shared import (
     copy,
     copy_checked,
     cut,
+    live_on,
     remove_stale,
 )
 from worldkv.shared.copying import PARALLEL_BYTES, PIECE_BYTES, move, move_in_two
@@ -364,3 +365,30 @@ def test_staging_room_comes_back_whole_in_any_order(commands):
         for staged in held:
             staging.release(staged)
         assert staging.reserve(64 << 10) is not None
+
+
+# Hosts
+
+
+@pytest.fixture
+def hosts():
+    """What decides on which host this process is; after the test it is on any, as before."""
+    yield live_on
+    live_on("")
+
+
+def test_who_lives_on_another_host_finds_no_memory_of_ours(hosts):
+    hosts("here")
+    with closing(Arena(4 << 20, PREFIX)) as arena, Staging(4096, PREFIX) as staging:
+        with ArenaReader(arena.info), closing(StagingReader(staging.name, staging.nonce)):
+            pass
+        hosts("there")
+        with pytest.raises(Unavailable, match="not of host there"):
+            ArenaReader(arena.info)
+        with pytest.raises(Unavailable, match="not of host there"):
+            StagingReader(staging.name, staging.nonce)
+        hosts("")
+        with ArenaReader(arena.info), closing(StagingReader(staging.name, staging.nonce)):
+            pass
+    with pytest.raises(InvalidInput, match="letters and digits"):
+        hosts("a-b")

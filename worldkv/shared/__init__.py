@@ -10,7 +10,7 @@ The order of a generation and the bytes it guards is that of stores on x86; on o
 
 from worldkv.shared.arena import ArenaInfo, ArenaReader
 from worldkv.shared.copying import checksum, copy, copy_checked
-from worldkv.shared.file import NONCE_BYTES, Extent, SharedFile, cut, remove_stale
+from worldkv.shared.file import NONCE_BYTES, Extent, SharedFile, cut, live_on, remove_stale
 from worldkv.shared.staging import Staged, Staging, StagingReader
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "copy",
     "copy_checked",
     "cut",
+    "live_on",
     "remove_stale",
 ]

@@ -24,6 +24,7 @@ TOUCH_BYTES = 64 << 20
 """How much is touched at a time, so that signals and other threads get their turn."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
+_host = ""
 _POPULATE_READ, _POPULATE_WRITE = 22, 23  # <linux/mman.h>, since 5.14; no names in Python
 
 
@@ -86,6 +87,17 @@ def check_name(name: str) -> str:
     return name
 
 
+def live_on(host: str) -> None:
+    """Let this process share memory, from now on, only with processes that say they live on the same host.
+
+    host  a word of letters and digits; empty: with every process that finds the memory, which is the default
+    """
+    global _host
+    if host and not host.isalnum():
+        raise InvalidInput(f"a host is named by letters and digits, got {host[:80]!r}")
+    _host = host
+
+
 class SharedFile:
     """A file under /dev/shm, mapped whole: written by who made it, read by who opens it.
 
@@ -127,6 +139,8 @@ class SharedFile:
     def open(cls, name: str, least: int) -> SharedFile:
         """A file that somebody made, to be read; Unavailable if there is none, or it has fewer than `least` bytes."""
         check_name(name)
+        if _host and f"-{_host}-" not in name:
+            raise Unavailable(f"shared memory {name!r} is not of host {_host}")
         try:
             fd = os.open(FOLDER / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except OSError as error:
@@ -168,7 +182,7 @@ class SharedFile:
 def _create_locked(prefix: str) -> tuple[str, int]:
     """A new file that is locked by this process, and its name."""
     while True:
-        name = f"{prefix}-{secrets.token_hex(8)}"
+        name = "-".join(filter(None, (prefix, _host, secrets.token_hex(8))))
         fd = os.open(FOLDER / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
         if os.fstat(fd).st_nlink:
