@@ -104,17 +104,18 @@ def bench(id: str, *, bar: str, about: str) -> Callable[[F], F]:
 
 
 def catalogue(folder: Path = FOLDER) -> dict[str, Bench]:
-    """All benchmarks by id, read from the source of the modules in `folder`.
+    """All benchmarks by id, read from the source of the modules in `folder` and below.
 
     Raises InvalidInput for one whose arguments are not literals, or for an id that is used twice.
     """
     found: dict[str, Bench] = {}
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
         for node in functions:
             for mark in _marks(node):
-                each = _entry(mark, f"{folder.name}.{path.stem}", node.name)
+                each = _entry(mark, module, node.name)
                 if each.id in found:
                     raise InvalidInput(f"two benchmarks are called {each.id}: {found[each.id].module}, {each.module}")
                 found[each.id] = each
