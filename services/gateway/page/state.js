@@ -39,7 +39,9 @@ export class Walk extends EventTarget {
   #request = null;
   #seen = 0;
   #number = 0;
+  #said = 0;
   #holding = 0;
+  #settings = new Map();
   #left = new Set();
   #moves = new Map();
   #replies = new Map();
@@ -60,6 +62,11 @@ export class Walk extends EventTarget {
 
   get up() {
     return this.#connection?.up ?? false;
+  }
+
+  /** Of what was said last; 0: nothing was. */
+  get number() {
+    return this.#said;
   }
 
   /** Begins a session; `request` is an OpenRequest. What was walked before is left, and lives on. */
@@ -106,6 +113,7 @@ export class Walk extends EventTarget {
   /** Remembers otherwise; answers the number by which "applied" or "refused" tells. */
   configure(settings) {
     const number = this.#newNumber();
+    this.#settings.set(number, settings);
     this.#send("configure", { settings, number });
     return number;
   }
@@ -149,11 +157,12 @@ export class Walk extends EventTarget {
   #clear() {
     this.opened = this.memory = this.problem = null;
     this.chunks = new Map();
-    this.next = this.safe = this.#seen = this.#holding = 0;
+    this.next = this.safe = this.#seen = this.#holding = this.#said = 0;
     this.walker = {};
     this.watching = false;
     this.#number = Math.floor(1 + Math.random() * NUMBERS);
     this.#left.clear();
+    this.#settings.clear();
   }
 
   #start(request) {
@@ -202,7 +211,7 @@ export class Walk extends EventTarget {
   }
 
   #newNumber() {
-    return (this.#number += 1);
+    return (this.#said = this.#number += 1);
   }
 
   #changed(state, problem = null) {
@@ -236,10 +245,11 @@ export class Walk extends EventTarget {
         this.safe = value.end ?? 0;
         break;
       case "applied":
-        if (!this.#moves.has(value.number)) this.#connection.answered(value.number); // a chunk answers a move
+        this.#applied(value.number);
         break;
       case "refused":
         this.#connection.answered(value.number);
+        this.#settings.delete(value.number);
         break;
       case "judged": {
         const judged = this.chunks.get(value.key.index);
@@ -251,6 +261,13 @@ export class Walk extends EventTarget {
         break;
     }
     this.#tell(kind, value);
+  }
+
+  #applied(number) {
+    if (!this.#moves.has(number)) this.#connection.answered(number); // a chunk answers a move
+    if (!this.#settings.has(number)) return;
+    this.memory = { ...this.memory, ...this.#settings.get(number) };
+    this.#settings.delete(number);
   }
 
   #replied({ reply, value, error }) {

@@ -1,0 +1,120 @@
+// Shows a walk's pictures on a canvas, evenly, and tells which one is seen.
+
+import { Playout } from "./playout.js";
+
+/** Pictures that are decoded before they are due. */
+const AHEAD = 4;
+
+/** Plays what a walk draws.
+ *
+ * painted  the last picture shown: `{index, place, last, number}` with its chunk and its place there; null: none yet
+ * tour     chunks before this number are shown at their own pace
+ *
+ * Event "painted" when another one is shown, `detail` as `painted`.
+ */
+export class Player extends EventTarget {
+  #canvas;
+  #context;
+  #playout = new Playout(10, 3);
+  #past = 0;
+  #paused = false;
+
+  constructor(canvas, walk) {
+    super();
+    this.#canvas = canvas;
+    this.#context = canvas.getContext("2d", { alpha: false });
+    this.painted = null;
+    this.tour = 0;
+    walk.addEventListener("opened", ({ detail }) => this.#begin(detail));
+    walk.addEventListener("drawn", ({ detail }) => this.#take(detail));
+    walk.addEventListener("rewound", ({ detail }) => this.#playout.drop(({ index }) => index >= detail.at));
+    requestAnimationFrame((now) => this.#tick(now));
+  }
+
+  /** Seconds until all that was drawn is shown. */
+  get remaining() {
+    return this.#playout.remaining(performance.now());
+  }
+
+  /** Whether the picture stands still. */
+  get paused() {
+    return this.#paused;
+  }
+
+  set paused(paused) {
+    this.#paused = paused;
+  }
+
+  #begin(opened) {
+    this.#playout = new Playout(opened.picturesPerSecond ?? 10, opened.pictures ?? 1);
+    this.#past = opened.next ?? 0;
+    this.painted = null;
+    if (this.#canvas.width !== opened.width || this.#canvas.height !== opened.height) {
+      Object.assign(this.#canvas, { width: opened.width, height: opened.height });
+    }
+  }
+
+  #take({ key: { index }, number, pictures }) {
+    const last = pictures.length - 1;
+    const calm = index < this.tour;
+    const entries = pictures.map((blob, place) => ({ index, place, last, number, blob, calm, bitmap: null }));
+    if (index < this.#past) {
+      this.#playout.drop(); // what was drawn before this page came is not played again: the last of it is shown
+      entries.splice(0, last);
+    }
+    this.#playout.put(...entries);
+  }
+
+  #tick(now) {
+    for (const entry of this.#playout.first(AHEAD)) entry.bitmap ??= this.#decode(entry);
+    let shown = null;
+    while (!this.#paused) {
+      const entry = this.#playout.take(now, ({ bitmap }) => !(bitmap instanceof Promise) && bitmap !== null);
+      if (entry === null) break;
+      shown?.bitmap.close?.();
+      shown = entry;
+    }
+    if (shown !== null) this.#paint(shown);
+    requestAnimationFrame((next) => this.#tick(next));
+  }
+
+  #decode(entry) {
+    return createImageBitmap(entry.blob).then(
+      (bitmap) => (entry.bitmap = bitmap),
+      () => this.#playout.drop((other) => other === entry), // not a picture: the next one is
+    );
+  }
+
+  #paint({ bitmap, index, place, last, number }) {
+    this.#context.drawImage(bitmap, 0, 0, this.#canvas.width, this.#canvas.height);
+    bitmap.close();
+    this.painted = { index, place, last, number };
+    this.dispatchEvent(new CustomEvent("painted", { detail: this.painted }));
+  }
+}
+
+/** Enlarges a canvas to what its box has room for: by whole screen pixels, so that nothing blurs, wherever it is smaller
+ * than its box; larger ones are made smaller smoothly. */
+export class Fitting {
+  #observer = new ResizeObserver(() => this.fit());
+
+  constructor(canvas, box) {
+    this.canvas = canvas;
+    this.box = box;
+    this.#observer.observe(box);
+  }
+
+  fit() {
+    const { canvas, box } = this;
+    const room = Math.min(box.clientWidth / canvas.width, mostHeight(box) / canvas.height);
+    const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
+    const scale = whole * devicePixelRatio >= 1 ? whole : room;
+    canvas.classList.toggle("enlarged", scale * devicePixelRatio >= 1);
+    canvas.style.width = `${canvas.width * scale}px`;
+    canvas.style.height = `${canvas.height * scale}px`;
+  }
+}
+
+function mostHeight(box) {
+  return parseFloat(getComputedStyle(box).getPropertyValue("--most-height")) * innerHeight;
+}
