@@ -32,6 +32,7 @@ def walk(
     lockstep: Annotated[bool, typer.Option("--lockstep", help="Wait for memory, so that it can be repeated.")] = False,
     ahead: Annotated[int, typer.Option(min=0, help="Moves that are sent before their turn.")] = 2,
     out: Annotated[Path | None, typer.Option(help="Folder for what is seen: films, or pictures.")] = None,
+    record: Annotated[Path | None, typer.Option(help="File for where was walked, for `worldkv eval --walk`.")] = None,
     tenant: Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose worlds.")] = "default",
     authority: Annotated[
         Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the service is proven by.")
@@ -48,6 +49,8 @@ def walk(
 
     if world and sessions > 1:
         raise InvalidInput(f"--world {world} is one world: walk it in one session, got --sessions {sessions}")
+    if record and sessions > 1:
+        raise InvalidInput(f"--record {record} is one file: record one session, got --sessions {sessions}")
     if not parse_path(path):
         raise InvalidInput("--path is empty: there is nothing to walk")
     chosen = {
@@ -63,7 +66,7 @@ def walk(
 
     async def ask() -> list[Tally]:
         async with WalkClient(where, tenant=tenant, tls=TLS(certificate, key, authority)) as client:
-            return await walk_all(client, path, openings, ahead, out, shown=not as_json)
+            return await walk_all(client, path, openings, ahead, out, record, shown=not as_json)
 
     tallies = asyncio.run(ask())
     if any(each.chunks for each in tallies):

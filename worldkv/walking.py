@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from worldkv.actions import parse_path
+from worldkv.actions import Walker, parse_path
 from worldkv.admin_rows import Row
 from worldkv.client import WalkClient
 from worldkv.client.walk import Events
 from worldkv.client.walk_events import Counts, Drawn, Remembered
-from worldkv.errors import WorldKVError
+from worldkv.errors import InvalidInput, WorldKVError
+from worldkv.recorded import RecordedWalk, write_walk
 from worldkv.store import Miss
 
 FILM_WIDTH = 512
@@ -38,6 +39,8 @@ class Tally:
     gaps    seconds from each chunk of the path to the next
     pictures  of the path's chunks but the first
     counts  how memory has served
+    way     where the walker stood at each latent frame, the tour's among them
+    shown   latent frames before the path
     failed  what ended it early
     """
 
@@ -49,13 +52,17 @@ class Tally:
     pictures: int = 0
     counts: Counts = field(default_factory=Counts)
     remembered: Remembered = field(default_factory=lambda: Remembered(0, None))
+    way: list[Walker] = field(default_factory=list)
+    shown: int = 0
     failed: WorldKVError | None = None
     _last: float = 0.0
 
     def drew(self, drawn: Drawn) -> None:
         """A chunk of the path has come."""
         now = perf_counter()
-        if self.chunks:
+        if not self.chunks:
+            self.shown = drawn.key.index * len(drawn.poses)
+        else:
             self.gaps.append(now - self._last)
             self.pictures += len(drawn.pictures)
         self.chunks, self._last, self.counts = self.chunks + 1, now, drawn.counts
@@ -185,18 +192,25 @@ def _write(folder: Path, name: str, pictures: Iterator[NDArray[Any]]) -> None:
 
 
 async def walk_all(
-    client: WalkClient, path: str, openings: Sequence[dict[str, Any]], ahead: int, out: Path | None, shown: bool
+    client: WalkClient,
+    path: str,
+    openings: Sequence[dict[str, Any]],
+    ahead: int,
+    out: Path | None,
+    record: Path | None = None,
+    shown: bool = True,
 ) -> list[Tally]:
     """Walk a path in several sessions at once, each opened as it is said; answers how each went.
 
-    ahead  moves of each that are sent before their turn
-    out    folder for what is seen; None: it is not kept
-    shown  whether there are bars
+    ahead   moves of each that are sent before their turn
+    out     folder for what is seen; None: it is not kept
+    record  file for where was walked, of a single session in a new world, see `worldkv.recorded`; None: it is not kept
+    shown   whether there are bars
     """
     tallies = [Tally() for _ in openings]
     with Bars(shown) as bars:
         walks = (
-            _walk(client, path, opening, ahead, out, tally, bars)
+            _walk(client, path, opening, ahead, out, record, tally, bars)
             for opening, tally in zip(openings, tallies, strict=True)
         )
         await asyncio.gather(*walks)
@@ -204,7 +218,14 @@ async def walk_all(
 
 
 async def _walk(
-    client: WalkClient, path: str, opening: dict[str, Any], ahead: int, out: Path | None, tally: Tally, bars: Bars
+    client: WalkClient,
+    path: str,
+    opening: dict[str, Any],
+    ahead: int,
+    out: Path | None,
+    record: Path | None,
+    tally: Tally,
+    bars: Bars,
 ) -> None:
     try:
         async with client.open(**opening) as walk:
@@ -221,6 +242,10 @@ async def _walk(
                     await walk.leave()
                     await watching
                     changed()
+            if record:
+                if len(tally.way) < walk.next * walk.frames:
+                    raise InvalidInput(f"--record {record}: nobody recorded how world {tally.world} began")
+                write_walk(record, RecordedWalk(opening["scene"], opening["seed"], tally.shown, (*tally.way,)))
     except WorldKVError as error:
         tally.failed = error
 
@@ -231,6 +256,7 @@ async def _watch(events: Events, tally: Tally, recorder: Recorder | None, change
         async for event in events:
             if isinstance(event, Drawn):
                 tally.first = tally.first or perf_counter()
+                tally.way += map(Walker.of, event.poses)
                 if recorder:
                     recorder.add(event.pictures)
             elif isinstance(event, Remembered):

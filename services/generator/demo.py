@@ -83,22 +83,38 @@ def run(
 
     Raises WeightsError if the model cannot be loaded, Unavailable if there is no service.
     """
+    queue = [Booking(SCENARIOS[name](seed), filmed) for name, seed, filmed in plan(quick, seeds)]
+    seconds = QUICK_SECONDS if quick else SECONDS
+    return report(out, queue, "worldkv demo" + " --quick" * quick, seconds, weights, service, address)
+
+
+def report(
+    out: Path,
+    queue: Sequence[Booking],
+    command: str,
+    seconds: float,
+    weights: Path = SHIPPED,
+    service: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Walk what is booked, and write the report of it; all else as `run`.
+
+    command  that asks for it, but for where it is walked
+    seconds  that no walk but the first is begun past, if it would not end by then; infinite: all are walked
+    """
     started = monotonic()
     spec = PocketWorldModel.load(weights).spec
-    queue = [Booking(SCENARIOS[name](seed), filmed) for name, seed, filmed in plan(quick, seeds)]
     with ExitStack() as stack:
         where, drawn_by = address, f"a service at {address}"
         if service and address is None:
             made = stack.enter_context(serving({"WEIGHTS": str(weights.absolute())}))
             where, drawn_by = made.address, f"a service of {made.words}, each a process of its own"
         crew = stack.enter_context(Crew(weights, where))
-        bar = stack.enter_context(Bar(monotonic() + (QUICK_SECONDS if quick else SECONDS)))
+        bar = stack.enter_context(Bar(monotonic() + seconds))
         done, left_out = perform(queue, crew, bar, out)
         walks = [result for booking in done for result in booking.results]
         results = Results(
-            command="worldkv demo"
-            + " --quick" * quick
-            + (f" --address {address}" if address else " --service" * service),
+            command=command + (f" --address {address}" if address else " --service" * service),
             created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             seconds=round(monotonic() - started, 1),
             gap=BASELINE_GAP,

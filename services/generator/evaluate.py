@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pocket.weights_file import SHIPPED
+from services.generator import demo
 from services.generator.adapters.pocket import PocketWorldModel
+from services.generator.demo import Booking
 from services.generator.report.files import write_text
 from services.generator.report.matrix import markdown, tabulate
 from services.generator.report.results import SCHEMA, WalkResult, environment, measure, walk_from_json, walk_to_json
-from services.generator.scenarios import SCENARIOS, Scenario
+from services.generator.scenarios import SCENARIOS, Scenario, of_recorded
 from services.generator.walks import BASELINE_GAP, DEFAULT, FULL, PAPER, WINDOW, Variant, run_walk
 from services.generator.world_model import WorldModel
 from worldkv.chunk import ModelSpec
 from worldkv.errors import InvalidInput
+from worldkv.recorded import read_walk
 from worldkv.select import SELECTORS
 
 THREE = (WINDOW, FULL, DEFAULT)
@@ -46,6 +50,39 @@ class Study:
     scenarios: tuple[str, ...]
     beside: str
     about: str
+
+
+def report(
+    out: Path,
+    seeds: int = 1,
+    scenarios: Sequence[str] | None = None,
+    recorded: Sequence[Path] = (),
+    weights: Path = SHIPPED,
+    service: bool = False,
+    address: str | None = None,
+) -> dict[str, Any]:
+    """Make the demo's report of any walks, by any service and with any weights; returns what `results.json` holds.
+
+    seeds      worlds a named walk is walked in; the first is filmed
+    scenarios  names of walks; without them, and without recorded ones, all that there are
+    recorded   files of walks that somebody walked, see `worldkv.recorded`; all are filmed
+    service, address, weights  as the demo has them
+
+    Raises InvalidInput for an unknown walk or a file that is none.
+    """
+    names = known(scenarios or (() if recorded else tuple(SCENARIOS)))
+    queue = [Booking(of_recorded(file.stem, read_walk(file)), filmed=True) for file in recorded]
+    queue += [Booking(SCENARIOS[name](seed), filmed=seed == 0) for seed in range(seeds) for name in names]
+    command = f"worldkv eval --report --seeds {seeds}" + "".join(f" --scenario '{name}'" for name in scenarios or ())
+    command += "".join(f" --walk {file}" for file in recorded)
+    return demo.report(out, queue, command, inf, weights, service, address)
+
+
+def known(names: Sequence[str]) -> list[str]:
+    """These names of walks. Raises InvalidInput if one of them is no walk's."""
+    if unknown := sorted(set(names) - SCENARIOS.keys()):
+        raise InvalidInput(f"no walk is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    return list(names)
 
 
 def _vary(**changes: Any) -> Variant:
@@ -110,10 +147,7 @@ def run(
     if study not in STUDIES:
         raise InvalidInput(f"no study is called {study}; there are {', '.join(STUDIES)}")
     asked = STUDIES[study]
-    names = list(scenarios or asked.scenarios)
-    unknown = sorted(set(names) - SCENARIOS.keys())
-    if unknown:
-        raise InvalidInput(f"no walk is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    names = known(scenarios or asked.scenarios)
     if seeds < (least := 1 if study == "modes" else LEAST_SEEDS):
         raise InvalidInput(f"needs at least {least} seeds, got {seeds}")
     model = PocketWorldModel.load(weights)

@@ -11,7 +11,10 @@ import numpy as np
 
 from pocket.rooms import RADIUS, SIDE, TEST_SEEDS, Rooms, build, clearance, free_place, slide
 from services.generator.recording import Rule
+from services.generator.scenes import rooms_seed
 from worldkv.actions import Action, Walker, follow, parse_path
+from worldkv.errors import InvalidInput
+from worldkv.recorded import RecordedWalk
 
 TURN_A_FRAME = 9.0
 STEP_A_FRAME = 0.25
@@ -270,6 +273,15 @@ def path(seed: int, text: str, shown: int) -> Scenario:
     rooms, _, start = _place(seed)
     actions = parse_path(text)
     return _finish(text, seed, rooms, start, actions[: shown - 1], actions[shown - 1 :])
+
+
+def of_recorded(name: str, walk: RecordedWalk) -> Scenario:
+    """A walk that somebody walked in rooms. Raises InvalidInput if it was elsewhere, or not begun by whole chunks."""
+    rooms = build(rooms_seed(walk.scene))
+    if walk.shown % 3:
+        raise InvalidInput(f"{name}: shown = {walk.shown}, expected whole chunks of 3 latent frames")
+    actions = walk.actions + [Action()] * (-len(walk.walkers) % 3)
+    return Scenario(name, walk.seed, rooms, walk.walkers[0], (*actions,), walk.shown)
 
 
 SCENARIOS: dict[str, Callable[[int], Scenario]] = {

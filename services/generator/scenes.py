@@ -55,10 +55,7 @@ def _rooms(spec: ModelSpec, words: str) -> Scene:
     """`rooms:SEED`: the rooms of a seed, entered somewhere with room around."""
     from pocket import rooms
 
-    kind, _, number = (words or DEFAULT_ROOMS).partition(":")
-    if kind != "rooms" or not (number.isascii() and number.isdecimal()) or int(number) >= MAX_SEED:
-        raise InvalidInput(f"a scene of {spec.model} is rooms:SEED with a seed below {MAX_SEED}, got {words[:80]!r}")
-    built = rooms.build(int(number))
+    built = rooms.build(rooms_seed(words))
     rng = np.random.default_rng((built.seed, 1))
     x, z = rooms.free_place(built, rng, 1.0)
     start = Walker(x, z, float(rng.uniform(0, 360)))
@@ -73,8 +70,18 @@ def _rooms(spec: ModelSpec, words: str) -> Scene:
     return Scene(start, _in_short_steps(partial(rooms.slide, built), 0.99 * rooms.RADIUS), pictures)
 
 
+def rooms_seed(words: str) -> int:
+    """The seed of a pocket world's rooms, from the words of its scene. Raises InvalidInput for other words."""
+    kind, _, number = (words or DEFAULT_ROOMS).partition(":")
+    if kind != "rooms" or not (number.isascii() and number.isdecimal()) or int(number) >= MAX_SEED:
+        raise InvalidInput(f"a scene of pocket is rooms:SEED with a seed below {MAX_SEED}, got {words[:80]!r}")
+    return int(number)
+
+
 SCENES: dict[str, Callable[[ModelSpec, str], Scene]] = {"pocket": _rooms}
 """What makes a scene of words, by model; models that are not named here know no scenes."""
+EXAMPLES: dict[str, tuple[str, ...]] = {"pocket": tuple(f"rooms:{seed}" for seed in range(8))}
+"""Some scenes, by model, for whoever knows none."""
 
 
 def _in_short_steps(slide: Slide, longest: float) -> Slide:

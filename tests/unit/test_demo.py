@@ -2,8 +2,10 @@ import json
 from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pocket.model import PocketModel
@@ -13,11 +15,12 @@ from services.generator.crew import passes
 from services.generator.demo import Bar, Booking, plan
 from services.generator.evaluate import Ledger
 from services.generator.report.comparison import MODES
-from services.generator.scenarios import SCENARIOS
+from services.generator.scenarios import SCENARIOS, Scenario
 from services.generator.walks import DEFAULT, FULL, WINDOW, make_memory
 from tests.toys import TOY, toy_model
 from worldkv.coding import coded_bytes
 from worldkv.errors import InvalidInput, UnknownCodec, WeightsMissing
+from worldkv.recorded import RecordedWalk, write_walk
 from worldkv.select import SELECTORS
 
 PLAIN = replace(DEFAULT, codec="int4")
@@ -50,6 +53,44 @@ def test_missing_weights_are_named(tmp_path):
     with pytest.raises(WeightsMissing, match="nowhere"):
         demo.run(tmp_path, weights=tmp_path / "nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def recorded_walk(file: Path, shown: int = 12) -> Scenario:
+    """The file of a walk that was recorded where a scenario leads, whose rooms a seed gives."""
+    scenario = SCENARIOS["pan90"](0)
+    write_walk(file, RecordedWalk(f"rooms:{scenario.rooms.seed}", 5, shown, (*scenario.walkers,)))
+    return scenario
+
+
+def test_a_report_is_made_of_any_walk_named_or_recorded(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(demo, "report", lambda *given: asked.append(given))
+    scenario = recorded_walk(tmp_path / "mine.json")
+    evaluate.report(tmp_path / "out", 2, ["door"], [tmp_path / "mine.json"], address="127.0.0.1:1")
+    ((out, queue, command, seconds, _, service, address),) = asked
+    assert (out, seconds, service, address) == (tmp_path / "out", inf, False, "127.0.0.1:1")
+    assert [(each.label, each.filmed) for each in queue] == [
+        ("mine, seed 5", True),
+        ("door, seed 0", True),
+        ("door, seed 1", False),
+    ]
+    assert command == f"worldkv eval --report --seeds 2 --scenario 'door' --walk {tmp_path / 'mine.json'}"
+    mine = queue[0].scenario
+    assert (mine.shown, mine.rooms.seed) == (12, scenario.rooms.seed)
+    np.testing.assert_allclose([w.pose for w in mine.walkers], [w.pose for w in scenario.walkers], atol=1e-9)
+
+
+def test_a_report_of_no_walk_in_particular_is_of_all_that_have_names(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(demo, "report", lambda *given: asked.append(given))
+    evaluate.report(tmp_path)
+    assert [each.scenario.name for each in asked[0][1]] == [*SCENARIOS]
+
+
+def test_a_recorded_walk_that_was_not_shown_in_whole_chunks_is_refused(tmp_path):
+    recorded_walk(tmp_path / "mine.json", shown=13)
+    with pytest.raises(InvalidInput, match="mine: shown = 13, expected whole chunks of 3"):
+        evaluate.report(tmp_path, recorded=[tmp_path / "mine.json"])
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path):

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.wire.toy_sessions import HEIGHT, WIDTH, ToySessions, serving
+from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH, ToySessions, serving
 from worldkv import admin_walk, cli
 from worldkv.client import WalkClient
 from worldkv.client.walks import ADDRESS
+from worldkv.recorded import read_walk
 from worldkv.walking import walk_all
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,23 @@ async def test_without_films_there_are_pictures(tmp_path, monkeypatch):
     assert [file.name for file in files] == [f"{n:06}.png" for n in range(6)]
     with Image.open(files[-1]) as picture:
         assert (picture.size, picture.getpixel((0, 0))) == ((WIDTH, HEIGHT), (1, 1, 1))
+
+
+async def test_a_walk_is_recorded_with_its_tour(tmp_path):
+    opening = {"world": "mine", "scene": "rooms:3", "seed": 2, "tour": "R27"}
+    async with serving(ToySessions()) as address, WalkClient(address) as client:
+        (tally,) = await walk_all(client, "R27_R27", [opening], 1, None, tmp_path / "walk.json", shown=False)
+        assert tally.failed is None
+    walk = read_walk(tmp_path / "walk.json")
+    assert (walk.scene, walk.seed, walk.shown, len(walk.walkers)) == ("rooms:3", 2, FRAMES, 4 * FRAMES)
+
+
+async def test_a_world_that_was_begun_before_cannot_be_recorded(tmp_path):
+    async with serving(ToySessions()) as address, WalkClient(address) as client:
+        opening = {"world": "old", "at": 2}
+        (tally,) = await walk_all(client, "R9", [opening], 1, None, tmp_path / "walk.json", shown=False)
+    assert str(tally.failed).endswith("nobody recorded how world old began")
+    assert not list(tmp_path.iterdir())
 
 
 async def test_one_walk_that_fails_stops_no_other():
