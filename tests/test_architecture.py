@@ -27,6 +27,7 @@ worldkv.wire, worldkv.wire_retriever, worldkv.wire_sessions
 worldkv.shared, worldkv.worlds
 worldkv.store, worldkv.store_wrappers, worldkv.catalog
 worldkv.rpc | worldkv.format
+worldkv.auth
 worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.finder, worldkv.index, worldkv.motion, worldkv.prefetch
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
@@ -56,6 +57,7 @@ LIGHT = (
     "worldkv.admin_rows",
     "worldkv.admin_walk",
     "worldkv.catalog",
+    "worldkv.auth",
     "worldkv.chunk",
     "worldkv.cli",
     "worldkv.client",

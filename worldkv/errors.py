@@ -11,6 +11,8 @@
     ├── AlreadyExists           a name or a chunk is taken
     ├── Conflict                somebody else was faster: read again, then try again
     │   └── Outdated            routed by an older membership than is known: wait for the newer one
+    ├── Unauthenticated         nobody knows who asks: no token, or none that is good
+    ├── Forbidden               it is known who asks, and that is not for them
     ├── OverBudget              no room, and nothing that may make room
     ├── Unavailable             a part of the service does not answer
     ├── DeadlineExceeded        it did not come in time
@@ -71,6 +73,14 @@ class Conflict(WorldKVError):
 
 class Outdated(Conflict):
     """A write was routed by an older membership than a shard knows."""
+
+
+class Unauthenticated(WorldKVError):
+    """No token was shown, or one that has expired or is none of ours."""
+
+
+class Forbidden(WorldKVError):
+    """The token that was shown is not for this."""
 
 
 class OverBudget(WorldKVError):

@@ -6,11 +6,12 @@ status carries the error's words, and its class in the trailing metadata, so tha
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ import grpc
 from grpc import StatusCode, aio
 
 from worldkv import errors
-from worldkv.errors import InvalidConfig, InvalidInput, Unavailable, WorldKVError
+from worldkv.auth import DEFAULT_TENANT as DEFAULT_TENANT
+from worldkv.auth import OPEN, SHARED, TOKEN_KEY, Authority, Claims
+from worldkv.auth import TENANT_KEY as TENANT_KEY
+from worldkv.auth import tenant_named as tenant_named
+from worldkv.errors import Forbidden, InvalidConfig, Unauthenticated, Unavailable, WorldKVError
 
 MAX_MESSAGE_BYTES = 4 << 20
 """Largest message either side accepts: gRPC's own default, kept as a guard rail. Larger things travel in pieces."""
@@ -31,9 +36,7 @@ MAX_DETAILS = 1000
 """Characters of an error's words that cross the wire: metadata is limited to 8 KiB."""
 BUG = "internal error"
 """What strangers are told of an error that is not ours."""
-TENANT_KEY = "worldkv-tenant"
 ERROR_KEY = "worldkv-error"
-DEFAULT_TENANT = "default"
 
 STATUS: dict[type[WorldKVError], StatusCode] = {
     # The first error of a code is what that code becomes when it comes without a class name.
@@ -48,6 +51,8 @@ STATUS: dict[type[WorldKVError], StatusCode] = {
     errors.AlreadyExists: StatusCode.ALREADY_EXISTS,
     errors.Conflict: StatusCode.ABORTED,
     errors.Outdated: StatusCode.ABORTED,
+    errors.Unauthenticated: StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: StatusCode.PERMISSION_DENIED,
     errors.OverBudget: StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: StatusCode.DEADLINE_EXCEEDED,
@@ -145,12 +150,67 @@ class Guarded(aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
-        wrap = _around_stream if handler.response_streaming else _around_single
-        behaviour = wrap(getattr(handler, kind), self.guard, handler_call_details.method)
-        return make(behaviour, handler.request_deserializer, handler.response_serializer)
+        return None if handler is None else _wrapped(handler, self.guard, handler_call_details.method)
+
+
+def _wrapped(handler: grpc.RpcMethodHandler[Any, Any], guard: Guard, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+    """A handler with a guard around its behaviour."""
+    kind, make = _KINDS[handler.request_streaming, handler.response_streaming]
+    wrap = _around_stream if handler.response_streaming else _around_single
+    behaviour = wrap(getattr(handler, kind), guard, method)
+    return make(behaviour, handler.request_deserializer, handler.response_serializer)
+
+
+_caller: ContextVar[Claims | None] = ContextVar("caller", default=None)
+"""Of the call that is served."""
+
+
+class Authenticated(aio.ServerInterceptor):
+    """Lets calls in that show a token which is for them. Others are told why not, before anything of them is read."""
+
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler, method = await continuation(handler_call_details), handler_call_details.method
+        if handler is None or method in OPEN:
+            return handler
+        told = handler_call_details.invocation_metadata or ()
+        try:
+            caller = self.authority.caller(_said(told, TOKEN_KEY), _said(told, TENANT_KEY))
+            caller.check_call(method)
+        except WorldKVError as error:
+            return grpc.stream_stream_rpc_method_handler(_refusing(error))
+        return _wrapped(handler, _as_caller(caller), method)
+
+
+def _refusing(error: WorldKVError) -> Any:
+    async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
+        raise error
+        yield
+
+    return refuse
+
+
+def _as_caller(caller: Claims) -> Guard:
+    """Guard that lets `claims` know. What a link opened ends when the link expires."""
+
+    @asynccontextmanager
+    async def guard(method: str, context: Context) -> AsyncIterator[None]:
+        _caller.set(caller)
+        try:
+            async with asyncio.timeout(caller.left if caller.role in SHARED else None) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise Unauthenticated("the token has expired") from error
+
+    return guard
 
 
 _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]]] = {
@@ -245,14 +305,18 @@ def channel(address: str, tls: TLS | None = None, deadline_seconds: float | None
     return aio.insecure_channel(address, options)
 
 
-def server(guards: Sequence[Guard] = ()) -> aio.Server:
+def server(guards: Sequence[Guard] = (), authority: Authority | None = None) -> aio.Server:
     """A server, not yet listening, that answers errors with their status.
 
-    guards  put around every call, the first outermost; `statuses` stands inside them all
+    guards     put around every call, the first outermost; `statuses` stands inside them all
+    authority  reads the token that every call has to show but the `OPEN` ones; None: nobody has to
     """
     # Without sharing of ports a second process on the same port fails at once instead of taking half the calls.
     options = [*_SIZES, ("grpc.so_reuseport", 0)]
-    return aio.server(interceptors=[Guarded(guard) for guard in (*guards, statuses)], options=options)
+    interceptors: list[aio.ServerInterceptor] = [Guarded(guard) for guard in (*guards, statuses)]
+    if authority is not None:
+        interceptors.append(Authenticated(authority))
+    return aio.server(interceptors=interceptors, options=options)
 
 
 def listen(to: aio.Server, address: str, tls: TLS | None = None) -> int:
@@ -266,14 +330,25 @@ def listen(to: aio.Server, address: str, tls: TLS | None = None) -> int:
         raise Unavailable(f"cannot listen on {address}: {error}") from error
 
 
+def claims(context: Context) -> Claims:
+    """What the caller is and may do; where no tokens are looked at, whatever the tenant it names may.
+
+    Raises InvalidInput for a name that is none.
+    """
+    return _caller.get() or Claims(_said(context.invocation_metadata() or (), TENANT_KEY) or DEFAULT_TENANT)
+
+
 def tenant(context: Context) -> str:
-    """Whose call this is, from its metadata. Raises InvalidInput for a name that is none."""
-    given = next((value for key, value in context.invocation_metadata() or () if key == TENANT_KEY), DEFAULT_TENANT)
-    return tenant_named(str(given))
+    """Whose call this is. Raises Forbidden for who came by a link: whoever serves them looks at their `claims`.
+
+    Raises InvalidInput for a name that is none.
+    """
+    caller = claims(context)
+    if caller.role in SHARED:
+        raise Forbidden(f"a token of role {caller.role} is not for this")
+    return caller.tenant
 
 
-def tenant_named(name: str) -> str:
-    """The name of a tenant. Raises InvalidInput for a name that is none."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", name):
-        raise InvalidInput(f"a tenant's name has 1 to 63 of a-z, 0-9 and -, got {name[:80]!r}")
-    return name
+def _said(metadata: Iterable[tuple[str, str | bytes]], key: str) -> str:
+    """What a call says under a key, empty for nothing."""
+    return next((str(value) for name, value in metadata if name == key), "")

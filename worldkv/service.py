@@ -38,6 +38,7 @@ from prometheus_client import (
 )
 
 from worldkv import rpc
+from worldkv.auth import AuthConfig
 from worldkv.config import load
 from worldkv.errors import InvalidConfig, Unavailable
 
@@ -55,6 +56,7 @@ class ServiceConfig:
     address         `host:port` to serve on; port 0 takes a free one
     metrics         `host:port` of the page of metrics, port 0 for a free one; empty for none
     tls             transport security
+    auth            whether callers have to show a token
     notice_seconds  between saying NOT_SERVING and taking no new calls; 0 where no balancer looks
     drain_seconds   that running calls have to end after that; 0 cuts them off
     log             json, or key=value for people; auto: by whether a person is looking
@@ -64,6 +66,7 @@ class ServiceConfig:
     address: str = "127.0.0.1:0"
     metrics: str = ""
     tls: rpc.TLS = field(default_factory=rpc.TLS)
+    auth: AuthConfig = field(default_factory=AuthConfig)
     notice_seconds: float = 0.0
     drain_seconds: float = 10.0
     log: Literal["auto", "json", "text"] = "auto"
@@ -149,12 +152,14 @@ def _code_name(code: Any) -> str:
 async def serve(config: ServiceConfig, servicers: Servicers) -> AsyncIterator[Serving]:
     """Serve until the block ends, then drain.
 
-    Raises Unavailable if an address cannot be had, and whatever `servicers` raises.
+    Raises Unavailable if an address cannot be had, InvalidConfig for certificates or secrets that cannot be used, and
+    whatever `servicers` raises.
     """
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    host = Host(rpc.server([CallMetrics(registry).guard]), registry, asyncio.Event(), [])
+    server = rpc.server([CallMetrics(registry).guard], config.auth.authority())
+    host = Host(server, registry, asyncio.Event(), [])
     async with AsyncExitStack() as stack:
         metrics = _metrics_page(stack, config.metrics, registry)
         names = await stack.enter_async_context(servicers(host))

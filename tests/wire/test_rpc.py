@@ -65,7 +65,8 @@ async def test_long_words_are_cut_to_what_metadata_can_carry(sessions):
         (grpc.StatusCode.INVALID_ARGUMENT, errors.InvalidInput),
         (grpc.StatusCode.DATA_LOSS, errors.ChunkCorrupt),
         (grpc.StatusCode.FAILED_PRECONDITION, errors.SpecMismatch),
-        (grpc.StatusCode.PERMISSION_DENIED, errors.WorldKVError),
+        (grpc.StatusCode.UNAUTHENTICATED, errors.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, errors.Forbidden),
         (grpc.StatusCode.UNKNOWN, errors.WorldKVError),
     ],
 )
