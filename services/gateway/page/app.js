@@ -1,6 +1,114 @@
+// Puts the page together.
+
+import { Compare } from "./compare.js";
+import { Controls } from "./controls.js";
+import { Driver } from "./driver.js";
+import { build } from "./fields.js";
+import { Guide } from "./guide.js";
+import { Keys } from "./keys.js";
+import { Live } from "./live.js";
+import { Pane } from "./pane.js";
 import { asked } from "./service.js";
+import { FIRST, first, keep, kept } from "./start.js";
 import { Walk } from "./state.js";
+import { themed } from "./theme.js";
+import { Trouble } from "./trouble.js";
+import { milliseconds } from "./words.js";
+import { Worlds } from "./worlds.js";
+
+const place = (id) => document.getElementById(id);
+const button = (command) => document.querySelector(`[data-command=${command}]`);
 
 const { service, wanted } = asked();
 const walk = new Walk(service);
-walk.open({ scene: wanted.get("scene") ?? "", tour: "R360", judged: true });
+const pane = new Pane(walk);
+const stage = place("stage");
+const keys = new Keys(stage, place("stick"));
+const driver = new Driver(keys);
+const worlds = new Worlds(place("worlds"), service, begin);
+const compare = new Compare(service, pane, { stage, panels: place("memory"), changed: show });
+
+/** Begins a walk; beside another one if two are compared, unless it is in a world that there is only once. */
+function begin(request) {
+  const wanted = { judged: true, ...request };
+  if (request.world) compare.end();
+  if (compare.on) compare.begin(wanted);
+  else pane.open(wanted);
+  driver.paused = false;
+  stage.focus({ preventScroll: true });
+}
+
+/** How the walk that is shown began, to begin it again. */
+function origin() {
+  const { scene, seed } = walk.opened ?? {};
+  const known = pane.request.scene || pane.request.world;
+  return known ? pane.request : { ...FIRST, ...(scene && { scene }), ...(seed && { seed }) };
+}
+
+function versus() {
+  if (compare.on) {
+    compare.end();
+    return;
+  }
+  const { mode, ...settings } = walk.memory ?? {};
+  const { world, at, ...begun } = origin();
+  const same = world ? { ...FIRST, ...(walk.opened?.scene && { scene: walk.opened.scene }) } : begun;
+  compare.begin({ ...same, judged: true, settings, mode: "MEMORY_MODE_WORLDKV" });
+}
+
+/** These panes are led by the keys. */
+function show(panes) {
+  driver.panes = panes;
+  button("compare").setAttribute("aria-pressed", panes.length > 1);
+}
+
+const commands = {
+  round: () => driver.turnRound(),
+  pause: () => (driver.paused = !driver.paused),
+  step: () => driver.step(),
+  reset: () => begin(origin()),
+  worlds: () => worlds.open(),
+  compare: versus,
+  help: () => place("help").showModal(),
+};
+
+keys.addEventListener("command", ({ detail }) => !document.querySelector("dialog[open]") && commands[detail.name]());
+for (const each of document.querySelectorAll("[data-command]")) {
+  each.addEventListener("click", () => commands[each.dataset.command]());
+}
+place("help-open").addEventListener("click", commands.help);
+driver.addEventListener("changed", () => button("pause").setAttribute("aria-pressed", driver.paused));
+pane.latency.addEventListener("measured", () => {
+  place("latency").textContent = milliseconds(pane.latency.last);
+  place("latency").title = `median ${milliseconds(pane.latency.median)}`;
+});
+
+walk.addEventListener("opened", ({ detail }) => {
+  driver.forget();
+  if (walk.watching) return;
+  keep(detail.session, detail.world.name, pane.request);
+  if (detail.next) walk.pause(); // whoever walked here before may have held a key
+});
+walk.addEventListener("rewound", () => driver.resume());
+for (const each of document.querySelectorAll("[data-command]")) {
+  walk.addEventListener("joined", () => (each.disabled = walk.watching));
+}
+
+new Controls(place("memory").appendChild(build("div")), walk);
+new Guide(place("guide"), new Live(place("live")), pane, driver);
+new Trouble(place("trouble"), place("connection"), walk, {
+  world: () => kept()?.world ?? null,
+  again: () => walk.again(),
+  takeBack: () => walk.again(),
+  last: () => begin({ world: kept().world }),
+  anew: () => begin(FIRST),
+  reload: () => location.reload(),
+});
+themed(place("theme"));
+
+stage.prepend(pane.element);
+show([pane]);
+const { open, join, watch, request } = first(wanted);
+if (open) begin(open);
+else pane.join(join, { watch }, request);
+document.documentElement.dataset.runs = "";

@@ -9,6 +9,8 @@ const FIRST_WAIT = 100;
 const LONGEST_WAIT = 5_000;
 /** Milliseconds after which an answer is looked for on a new socket. */
 const SILENCE = 60_000;
+/** Milliseconds that a last word has to be answered. */
+const PARTING = 10_000;
 
 /** Speaks with a session until it ends.
  *
@@ -75,6 +77,16 @@ export class Connection {
   /** Ask again on a new socket for what comes after the chunks that were seen. */
   rejoin() {
     if (!this.#over) this.#connect();
+  }
+
+  /** Say one thing more, and hear nothing: the socket closes when the service has done it, and closes its end. */
+  part(kind, message) {
+    const socket = this.#socket;
+    this.#say(kind, message);
+    this.#socket = null;
+    socket.onmessage = socket.onclose = null;
+    setTimeout(() => socket.close(), PARTING);
+    this.end();
   }
 
   /** Say and hear nothing any more. */

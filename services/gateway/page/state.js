@@ -37,6 +37,7 @@ const NUMBERS = 2 ** 48;
 export class Walk extends EventTarget {
   #connection = null;
   #request = null;
+  #owned = false;
   #seen = 0;
   #number = 0;
   #said = 0;
@@ -69,7 +70,7 @@ export class Walk extends EventTarget {
     return this.#said;
   }
 
-  /** Begins a session; `request` is an OpenRequest. What was walked before is left, and lives on. */
+  /** Begins a session; `request` is an OpenRequest. A session that was begun here before ends. */
   open(request) {
     this.#start({ open: request });
   }
@@ -146,6 +147,14 @@ export class Walk extends EventTarget {
     this.#fail(new Problem("CANCELLED", "The walk was left."));
   }
 
+  /** Lets go of the session; if it was begun here it ends, and its world stays. Nobody waits for that. */
+  retire() {
+    if (this.#owned && this.up) this.#connection.part("close", {});
+    else this.#connection?.end();
+    this.#connection = null;
+    this.leave();
+  }
+
   /** Adds what is known of a chunk from looking at it again, unless it was seen drawn. */
   learn(look, thumbnail = null) {
     const known = this.chunks.get(look.key.index) ?? chunk(look.key, look.poses ?? []);
@@ -166,9 +175,10 @@ export class Walk extends EventTarget {
   }
 
   #start(request) {
-    this.leave();
+    this.retire();
     this.#clear();
     this.#request = request;
+    this.#owned = "open" in request;
     this.#connect();
   }
 

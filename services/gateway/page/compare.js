@@ -1,0 +1,76 @@
+// The same keys lead two walks through the same rooms, of which one remembers otherwise.
+
+import { Controls } from "./controls.js";
+import { Pane } from "./pane.js";
+import { Walk } from "./state.js";
+
+/** A second pane beside the first, for as long as it is wanted.
+ *
+ * stage    holds the panes
+ * panels   holds the controls of memory
+ * changed  is given the panes that are shown
+ */
+export class Compare {
+  #service;
+  #main;
+  #stage;
+  #panels;
+  #changed;
+  #rival = null;
+  #panel = null;
+
+  constructor(service, main, { stage, panels, changed }) {
+    this.#service = service;
+    this.#main = main;
+    this.#stage = stage;
+    this.#panels = panels;
+    this.#changed = changed;
+    main.walk.addEventListener("judged", () => this.#measure());
+  }
+
+  get on() {
+    return this.#rival !== null;
+  }
+
+  /** Both walks begin at once, from the same; `request` is an OpenRequest for the first. */
+  begin(request) {
+    this.#build();
+    const { settings, mode, ...same } = request;
+    this.#main.open({ ...same, settings });
+    this.#rival.open({ ...same, mode: "MEMORY_MODE_WINDOW" });
+    this.#changed([this.#rival, this.#main]);
+  }
+
+  /** The first pane is alone again, and walks on. */
+  end() {
+    if (!this.on) return;
+    this.#rival.walk.retire();
+    this.#rival.element.remove();
+    this.#panel.remove();
+    this.#rival = null;
+    this.#stage.classList.remove("two");
+    this.#main.lead(null);
+    this.#changed([this.#main]);
+  }
+
+  #build() {
+    if (this.on) return;
+    this.#rival = new Pane(new Walk(this.#service));
+    this.#panel = document.createElement("div");
+    this.#panel.className = "rival-memory";
+    this.#panels.prepend(this.#panel);
+    new Controls(this.#panel, this.#rival.walk, "Left picture");
+    this.#rival.walk.addEventListener("judged", () => this.#measure());
+    this.#stage.prepend(this.#rival.element);
+    this.#stage.classList.add("two");
+  }
+
+  /** Says which of the two is nearer to the truth, once both were compared with it. */
+  #measure() {
+    const [ours, theirs] = [this.#main.likeness, this.#rival?.likeness];
+    if (!ours || !theirs) return;
+    const lead = ours - theirs;
+    this.#main.lead(lead > 0 ? lead : null);
+    this.#rival.lead(lead < 0 ? -lead : null);
+  }
+}

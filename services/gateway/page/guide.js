@@ -1,0 +1,61 @@
+// One sentence that says what is going on: what one sees in the first ten seconds, and what to do next.
+
+import { chunks } from "./words.js";
+
+const SAID = {
+  wait: "A model will draw a world for you to walk through.",
+  tour: "First a look round, in true pictures: the model sees these rooms once.",
+  turn: "Now it is you who walks, and the model that draws. Hold ← or → and turn right round.",
+  touch: "Now it is you who walks, and the model that draws. Drag the picture to turn right round.",
+  new: "The model draws what you see, as you go.",
+  window: "It knows its newest pictures only: what lies behind you, it has to make up.",
+  full: "It keeps every picture before its eyes: that is exact, and ever slower.",
+  paused: "Paused. Each key draws one chunk of pictures.",
+  watch: "Somebody else walks here, and you look on.",
+};
+
+/** Keeps the sentence up with the picture; `live` is told what changes. */
+export class Guide {
+  #element;
+  #live;
+  #pane;
+  #said = "";
+
+  constructor(element, live, pane, driver) {
+    this.#element = element;
+    this.#live = live;
+    this.#pane = pane;
+    this.driver = driver;
+    pane.player.addEventListener("painted", ({ detail }) => detail.place === detail.last && this.show());
+    pane.walk.addEventListener("opened", () => this.show());
+    pane.walk.addEventListener("joined", () => this.show());
+    driver.addEventListener("changed", () => this.show());
+  }
+
+  show() {
+    const text = this.#text();
+    if (text === this.#said) return;
+    this.#said = text;
+    this.#element.textContent = text;
+    this.#element.classList.toggle("recalls", text.startsWith("You have been here"));
+    this.#live.say(text);
+  }
+
+  #text() {
+    const { walk, player } = this.#pane;
+    if (walk.watching) return SAID.watch;
+    if (this.driver.paused) return SAID.paused;
+    if (player.painted === null) return walk.opened?.next ? SAID.turn : SAID.wait;
+    const { index } = player.painted;
+    if (index === player.tour - 1 && index === walk.next - 1 && player.painted.place === player.painted.last) {
+      return matchMedia("(pointer: coarse)").matches ? SAID.touch : SAID.turn;
+    }
+    if (this.#pane.tours(index)) return SAID.tour;
+    const recalled = (walk.chunks.get(index)?.drawn?.recalled ?? []).map(({ key }) => key.index);
+    if (recalled.length) {
+      return `You have been here: ${chunks(recalled.sort((a, b) => a - b))} were put back before the model's eyes.`
+        .replace(/chunk (\d+) were/, "chunk $1 was");
+    }
+    return { MEMORY_MODE_WINDOW: SAID.window, MEMORY_MODE_FULL: SAID.full }[walk.memory?.mode] ?? SAID.new;
+  }
+}

@@ -1,0 +1,129 @@
+// One walk's picture, and below it what it was drawn from and how true it is.
+
+import { Latency } from "./latency.js";
+import { Fitting, Player } from "./player.js";
+import { tourChunks } from "./tour.js";
+import { MODES, chunks, decibels, place } from "./words.js";
+
+/** Shows a walk; made of the page's `pane-template`.
+ *
+ * element  to be put somewhere
+ * request  OpenRequest of the walk, as far as this page opened it
+ */
+export class Pane {
+  #parts;
+  #shown = new Map();
+
+  constructor(walk) {
+    this.walk = walk;
+    this.request = {};
+    this.element = document.getElementById("pane-template").content.firstElementChild.cloneNode(true);
+    const find = (selector) => this.element.querySelector(selector);
+    this.#parts = {
+      canvas: find("canvas"), badge: find(".badge"), name: find(".name"), likeness: find(".likeness"),
+      output: find("output"), words: find(".recall p"), list: find(".recall ul"),
+    };
+    this.player = new Player(this.#parts.canvas, walk);
+    this.latency = new Latency(walk, this.player);
+    this.fitting = new Fitting(this.#parts.canvas, find(".screen"));
+    this.player.addEventListener("painted", ({ detail }) => this.#painted(detail));
+    for (const name of ["opened", "joined", "applied"]) walk.addEventListener(name, () => this.#named());
+    walk.addEventListener("opened", () => this.#opened());
+    walk.addEventListener("judged", ({ detail }) => this.#judged(detail));
+  }
+
+  /** Begins a walk, in place of the one that is shown. */
+  open(request) {
+    this.request = request;
+    this.walk.open(request);
+  }
+
+  /** Takes up a walk; `request` is what it was opened with, where that is known. */
+  join(session, options, request = {}) {
+    this.request = request;
+    this.walk.join(session, options);
+  }
+
+  /** Whether a chunk shows true pictures. */
+  tours(index) {
+    return index < this.player.tour;
+  }
+
+  /** Says by how much it is better than another pane; null: not at all. */
+  lead(difference) {
+    this.#parts.output.dataset.lead = difference === null ? "" : `+${decibels(difference)}`;
+  }
+
+  #opened() {
+    this.player.tour = tourChunks(this.request.tour, this.walk.opened.frames ?? 1);
+    this.#parts.likeness.hidden = true;
+    this.likeness = null;
+    this.fitting.fit();
+    this.#forget();
+  }
+
+  #named() {
+    const { name, means } = MODES[this.walk.memory?.mode] ?? MODES.MEMORY_MODE_WORLDKV;
+    this.#parts.name.replaceChildren(strong(name), ` ${means}`);
+  }
+
+  #judged({ meanRevisitPsnr }) {
+    if (!meanRevisitPsnr) return;
+    this.likeness = meanRevisitPsnr;
+    this.#parts.likeness.hidden = false;
+    this.#parts.output.textContent = decibels(meanRevisitPsnr);
+  }
+
+  #painted({ index, place: picture }) {
+    const chunk = this.walk.chunks.get(index);
+    if (!chunk || picture !== 0) return;
+    const toured = this.tours(index);
+    const recalled = (chunk.drawn?.recalled ?? []).map(({ key }) => key.index).sort((a, b) => a - b);
+    this.#parts.badge.hidden = false;
+    this.#parts.badge.textContent = toured ? "True picture" : `Drawn · ${index}`;
+    this.#parts.badge.classList.toggle("true", toured);
+    this.element.classList.toggle("recalls", recalled.length > 0);
+    this.#recalls(toured, recalled);
+    const origin = toured ? "a true picture" : "drawn by the model";
+    const memory = recalled.length ? ` Recalled: ${chunks(recalled)}.` : "";
+    const camera = chunk.poses.at(-1);
+    this.#parts.canvas.ariaLabel = `Chunk ${index}, ${origin}${camera ? `, ${place(camera)}` : ""}.${memory}`;
+  }
+
+  #recalls(toured, recalled) {
+    const window = this.walk.memory?.mode && this.walk.memory.mode !== "MEMORY_MODE_WORLDKV";
+    const nothing = toured || window ? "" : "Nothing had to be recalled";
+    this.#parts.words.textContent = recalled.length ? "Recalled for this picture" : nothing;
+    const items = recalled.map((index) => this.#item(index));
+    this.#parts.list.replaceChildren(...items);
+  }
+
+  /** A chunk's thumbnail; made once. */
+  #item(index) {
+    const known = this.#shown.get(index);
+    if (known) return known;
+    const item = document.createElement("li");
+    const image = document.createElement("img");
+    const blob = this.walk.chunks.get(index)?.thumbnail;
+    if (blob) {
+      image.src = URL.createObjectURL(blob);
+      this.#shown.set(index, item);
+    }
+    image.alt = "";
+    item.append(image, `${index}`);
+    return item;
+  }
+
+  #forget() {
+    for (const item of this.#shown.values()) URL.revokeObjectURL(item.querySelector("img").src);
+    this.#shown.clear();
+    this.#parts.list.replaceChildren();
+    this.#parts.words.textContent = "";
+  }
+}
+
+function strong(text) {
+  const element = document.createElement("strong");
+  element.textContent = text;
+  return element;
+}

@@ -1,0 +1,72 @@
+// Says over the picture why nothing comes, and offers ways on.
+
+import { WAYS, told } from "./problems.js";
+
+/** A connection that is back sooner is no trouble, milliseconds. */
+const PATIENCE = 700;
+
+/** Shows a walk's problem, and in a word how the connection is.
+ *
+ * world  gives the name of the world that one might go back to, null: none is known
+ * ways   functions by the names of `WAYS`
+ */
+export class Trouble {
+  #element;
+  #chip;
+  #walk;
+  #world;
+  #ways;
+  #timer = null;
+
+  constructor(element, chip, walk, { world, ...ways }) {
+    this.#element = element;
+    this.#chip = chip;
+    this.#walk = walk;
+    this.#world = world;
+    this.#ways = ways;
+    for (const well of ["up", "opened"]) walk.addEventListener(well, () => this.#well());
+    walk.addEventListener("down", ({ detail }) => this.#passing(detail));
+    walk.addEventListener("ended", ({ detail }) => this.#show(detail));
+  }
+
+  #well() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#element.hidden = true;
+    this.#state("up", this.#walk.watching ? "Looking on" : "Connected");
+  }
+
+  #passing(problem) {
+    this.#state("down", "Reconnecting …");
+    if (!this.#element.hidden) this.#show(problem);
+    else this.#timer ??= setTimeout(() => this.#show(problem), PATIENCE);
+  }
+
+  #show(problem) {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    const { title, meaning, ways } = told(problem, { world: this.#world(), joined: this.#walk.opened !== null });
+    this.#state("down", problem.passing ? "Reconnecting …" : "Not connected");
+    const [head, means, words, buttons] = this.#element.children;
+    head.textContent = title;
+    means.textContent = meaning;
+    words.textContent = problem.words;
+    const same = [...buttons.children].map(({ dataset }) => dataset.way).join() === ways.join();
+    if (!same) buttons.replaceChildren(...ways.map((way) => this.#button(way))); // who is about to press keeps the focus
+    this.#element.hidden = false;
+  }
+
+  #button(way) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = WAYS[way];
+    button.dataset.way = way;
+    button.addEventListener("click", () => this.#ways[way]());
+    return button;
+  }
+
+  #state(state, text) {
+    this.#chip.dataset.state = state;
+    if (this.#chip.textContent !== text) this.#chip.textContent = text;
+  }
+}
