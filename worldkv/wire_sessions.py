@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
 from math import isfinite
 from typing import Literal, TypeVar
@@ -87,6 +89,16 @@ def counted(what: str, number: int) -> int:
     if not 0 <= number < 1 << 64:
         raise InvalidInput(f"{what} = {number}: expected 0 to 2^64 - 1")
     return number
+
+
+def watch_id(session: str) -> str:
+    """The id by which others may watch a session; the session's own can't be told from it."""
+    return "w" + hashlib.sha256(f"worldkv watch{session}".encode()).hexdigest()[:32]
+
+
+def is_watch_id(session: str) -> bool:
+    """Whether an id is one for watching, and not a session's own."""
+    return re.fullmatch("w[0-9a-f]{32}", session) is not None
 
 
 def _named(what: str, names: dict[int, T], number: int) -> T:

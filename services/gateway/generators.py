@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from grpc import StatusCode
+from grpc import StatusCode, aio
 
 from services.gateway.config import RoutingConfig
 from services.gateway.placement import Load
 from worldkv import rpc
+from worldkv.auth import Bearer
 from worldkv.client.membership import Member, Members
 from worldkv.client.policy import Deadline
 from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
@@ -35,8 +36,9 @@ class Generator:
     calls   under way
     """
 
-    def __init__(self, member: Member, config: RoutingConfig, tls: rpc.TLS) -> None:
+    def __init__(self, member: Member, config: RoutingConfig, tls: rpc.TLS, bearer: Bearer) -> None:
         self.member, self._config = member, config
+        self.metadata = bearer.metadata  # tells it whose call one is
         self._channel = rpc.channel(member.address, tls or None, deadline_seconds=None)  # every call names its own
         self.sessions = SessionsStub(self._channel)
         self.stub = GeneratorStub(self._channel)
@@ -58,14 +60,20 @@ class Generator:
         room = 0 if self.stats is None else self.stats.room - len(self._arrived)
         return Load(self.name, len(residents), room, {each.root for each in residents.values()})
 
+    def watched(self, tenant: str, watch: str) -> bool:
+        """Whether a session lives here, as far as is known, that is watched by this id."""
+        residents = (*self._residents.values(), *self._arrived.values())
+        return any(each.watch == watch and each.tenant == tenant for each in residents)
+
     def resident(self, tenant: str, session: str) -> pb.ResidentSession | None:
         """A session that lives here, as far as is known."""
         return self._residents.get((tenant, session)) or self._arrived.get((tenant, session))
 
     def arrived(self, tenant: str, opened: OpenResponse) -> None:
         """A session lives here from now on."""
-        resident = pb.ResidentSession(tenant=tenant, session=opened.session, root=root_of(opened.world))
-        self._arrived[tenant, opened.session] = resident
+        self._arrived[tenant, opened.session] = pb.ResidentSession(
+            tenant=tenant, session=opened.session, root=root_of(opened.world), watch=opened.watch
+        )
 
     def left(self, tenant: str, session: str) -> None:
         """A session does not live here any more."""
@@ -84,9 +92,19 @@ class Generator:
 
     async def call(self, method: Any, request: Any, tenant: str, deadline: Deadline) -> Any:
         """The answer of a call. Raises what the generator raised, and Unavailable if it falls silent."""
-        limits = {"timeout": deadline.require("a call to a generator"), "metadata": metadata(tenant)}
+        limits = {"timeout": deadline.require("a call to a generator"), "metadata": self.metadata(tenant)}
         with self.calling():
             return await self._unless_silent(method(request, **limits))
+
+    async def stream(self, method: Any, request: Any, tenant: str) -> AsyncGenerator[Any, None]:
+        """All answers of a call, each read when it is wanted. Raises as `call` does."""
+        with self.calling():
+            call = method(request, metadata=self.metadata(tenant))
+            try:
+                while (answer := await self._unless_silent(call.read())) is not aio.EOF:
+                    yield answer
+            finally:
+                call.cancel()
 
     @contextmanager
     def calling(self) -> Iterator[None]:
@@ -129,7 +147,8 @@ class Generator:
         known = set(self._arrived)
         try:
             with rpc.translated():
-                stats = await self.stub.GeneratorStats(pb.GeneratorStatsRequest(), timeout=self._config.silent_seconds)
+                limits = {"timeout": self._config.silent_seconds, "metadata": self.metadata()}
+                stats = await self.stub.GeneratorStats(pb.GeneratorStatsRequest(), **limits)
         except WorldKVError as error:
             self.asked = True
             self.failed()
@@ -149,8 +168,8 @@ class Generators:
     Raises InvalidConfig for a membership that cannot be read.
     """
 
-    def __init__(self, members: Members, config: RoutingConfig, tls: rpc.TLS) -> None:
-        self._members, self._config, self._tls = members, config, tls
+    def __init__(self, members: Members, config: RoutingConfig, tls: rpc.TLS, bearer: Bearer | None = None) -> None:
+        self._members, self._config, self._tls, self._bearer = members, config, tls, bearer or Bearer()
         self._newest = members()
         self._known: dict[Member, Generator] = {}
 
@@ -161,7 +180,7 @@ class Generators:
             self._newest = told
         for member in self._newest.everyone:
             if member not in self._known:
-                self._known[member] = Generator(member, self._config, self._tls)
+                self._known[member] = Generator(member, self._config, self._tls, self._bearer)
         for member, generator in self._known.items():
             generator.leaves = member not in self._newest.shards
         return [each for each in self._known.values() if each.calls or each.member in self._newest.everyone]
@@ -206,11 +225,6 @@ class Generators:
 def root_of(world: chunk_pb2.World) -> bytes:
     """First branch of a world's lineage; empty for a world without one."""
     return world.lineage.parts[0].branch if world.lineage.parts else b""
-
-
-def metadata(tenant: str) -> tuple[tuple[str, str], ...]:
-    """What tells a generator whose call it is."""
-    return ((rpc.TENANT_KEY, tenant),)
 
 
 def _broken(error: WorldKVError) -> bool:

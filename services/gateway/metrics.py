@@ -25,6 +25,7 @@ class Metrics:
         self.resumed = counter("resumed", "Sessions that came to another generator")
         self.refused = counter("refused", "Sessions that no generator had room for")
         self.walks = gauge("walks", "Walks under way")
+        self.watchers = gauge("watchers", "Watchers of walks")
         self.moved = counter("moved", "Walks that went on after their generator was lost")
         self.lost = counter("lost", "Walks that ended because no generator took them over")
         self.moved_seconds = Histogram(

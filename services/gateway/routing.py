@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -74,7 +74,7 @@ class Router:
                 self._arrived(generator, tenant, opened)
                 self.metrics.opened.inc()
                 return opened
-        raise self._nowhere("a session cannot be opened", refused)
+        raise self.nowhere("a session cannot be opened", refused)
 
     async def fork(self, tenant: str, request: pb.ForkRequest, deadline: Deadline) -> pb.ForkResponse:
         """Give a session's world a second name. Raises Unavailable if nobody knows whether that was done."""
@@ -119,8 +119,16 @@ class Router:
             else:
                 pages.append(answer)
         if not pages:
-            raise self._nowhere("sessions cannot be listed", [])
+            raise self.nowhere("sessions cannot be listed")
         return merged(pages, size)
+
+    def watched(self, tenant: str, watch: str) -> Generator | None:
+        """The generator on which the session lives that is watched by this id, as far as is known."""
+        return next((each for each in self.generators.answering() if each.watched(tenant, watch)), None)
+
+    def deadline(self) -> Deadline:
+        """Of a call that names none."""
+        return Deadline(self.config.deadline_seconds)
 
     async def end(self) -> None:
         """Wait until this gateway ends. Raises Unavailable then."""
@@ -191,7 +199,7 @@ class Router:
                     return Place(generator, None)
                 self.metrics.resumed.inc()
                 return Place(generator, resumed.opened)
-        raise self._nowhere(f"session {session} lives nowhere", refused)
+        raise self.nowhere(f"session {session} lives nowhere", refused)
 
     async def _placeable(self, root: bytes | None) -> list[Generator]:
         """Where a session is to be tried, in this order."""
@@ -209,7 +217,8 @@ class Router:
         if len(self._roots) > self.config.most_worlds:
             self._roots.popitem(last=False)
 
-    def _nowhere(self, what: str, refused: list[str]) -> OverBudget | Unavailable:
+    def nowhere(self, what: str, refused: Sequence[str] = ()) -> OverBudget | Unavailable:
+        """What cannot be had: because everybody refuses, in these words, or because nobody answers."""
         if refused:
             self.metrics.refused.inc()
             return OverBudget(f"{what}: no generator has room: {'; '.join(refused)}")

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import grpc
 
+from services.gateway.reading import export, look, worlds
 from services.gateway.routing import Router
 from services.gateway.walking import walk
 from worldkv import rpc
@@ -44,6 +45,19 @@ class GatewaySessions(SessionsServicer):
 
     async def List(self, request: pb.ListRequest, context: rpc.Context) -> pb.ListResponse:
         return await self.router.page(rpc.tenant(context), request, self._deadline(context))
+
+    async def Worlds(self, request: pb.WorldsRequest, context: rpc.Context) -> pb.WorldsResponse:
+        return await worlds(self.router, rpc.tenant(context), request, self._deadline(context))
+
+    async def Look(self, request: pb.LookRequest, context: rpc.Context) -> AsyncIterator[pb.LookResponse]:
+        async with aclosing(look(self.router, rpc.tenant(context), request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def Export(self, request: pb.ExportRequest, context: rpc.Context) -> AsyncIterator[pb.ExportResponse]:
+        async with aclosing(export(self.router, rpc.tenant(context), request)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     def _deadline(self, context: rpc.Context) -> Deadline:
         """Of the call, as its client gave it."""

@@ -17,9 +17,10 @@ from typing import Any
 
 from grpc import aio
 
-from services.gateway.generators import Generator, metadata
+from services.gateway.generators import Generator
 from services.gateway.routing import Place, Router, Walked
 from services.gateway.unanswered import Unanswered, theirs
+from services.gateway.watching import Watch
 from worldkv import wire
 from worldkv.client.policy import Deadline
 from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable
@@ -35,7 +36,8 @@ RETRY_SECONDS = 0.2
 
 
 async def walk(router: Router, tenant: str, requests: AsyncIterator[pb.WalkRequest]) -> Answers:
-    """Answers to a client's messages, the first of which joins a session, for as long as both sides want.
+    """Answers to a client's messages, the first of which joins a session, for as long as both sides want. One who joins
+    to watch is told all the same, and has no effect.
 
     Raises what the session's generator raises, InvalidInput for messages out of place, Unavailable if the generator is
     lost and no other takes the session over in time, or if this gateway ends.
@@ -43,8 +45,10 @@ async def walk(router: Router, tenant: str, requests: AsyncIterator[pb.WalkReque
     first = await anext(requests, None)
     if first is None or not first.join.session:
         raise InvalidInput("a walk begins with a join that names a session")
-    with router.metrics.walks.track_inprogress():
-        async with aclosing(_Walk(router, tenant, first.join).answers(requests)) as answers:
+    watches, metrics = first.join.watch, router.metrics
+    one = Watch(router, tenant, first.join) if watches else _Walk(router, tenant, first.join)
+    with (metrics.watchers if watches else metrics.walks).track_inprogress():
+        async with aclosing(one.answers(requests)) as answers:
             ending = asyncio.create_task(router.end())
             try:
                 while (answer := await _next(answers, ending)) is not None:
@@ -116,7 +120,7 @@ class _Walk:
         generator, joined = place.generator, asyncio.Event()
         walked = Walked(generator, self._taken_back)
         with generator.calling(), self.router.walked(self.tenant, self.session, walked):
-            call = generator.sessions.Walk(metadata=metadata(self.tenant))
+            call = generator.sessions.Walk(metadata=generator.metadata(self.tenant))
             seen = self.seen if place.resumed is None or not self._head else place.resumed.next
             tasks = [asyncio.create_task(self._tell(call, seen, joined)), asyncio.create_task(generator.silent.wait())]
             try:

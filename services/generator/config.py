@@ -103,6 +103,10 @@ class LiveConfig:
     resend_bytes   of a session's newest pictures that are kept for whoever lost his connection
     behind_bytes   of pictures that may wait for a slow client; beyond that the oldest are dropped, never the newest
     behind         messages that may wait for a client before a held action draws no more
+    watchers       that may watch a session at once
+    watch_behind   messages that may wait for a watcher before its connection ends
+    looking_share  of a generator's time that goes into pictures made again for whoever looks back, at most, while
+                   chunks are drawn; above 0 to 1
 
     Raises InvalidConfig naming the value that is out of range.
     """
@@ -117,17 +121,22 @@ class LiveConfig:
     resend_bytes: int = 256 << 10
     behind_bytes: int = 4 << 20
     behind: int = 64
+    watchers: int = 16
+    watch_behind: int = 256
+    looking_share: float = 0.05
 
     def __post_init__(self) -> None:
         for name in ("pictures_per_second", "idle_seconds", "forget_seconds", "settle_seconds"):
             if not 0 < getattr(self, name) < inf:
                 raise InvalidConfig(f"live.{name} = {getattr(self, name)}: expected a number above 0")
-        for name in ("most", "moves", "behind"):
+        for name in ("most", "moves", "behind", "watch_behind"):
             if getattr(self, name) < 1:
                 raise InvalidConfig(f"live.{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("resend_bytes", "behind_bytes"):
+        for name in ("resend_bytes", "behind_bytes", "watchers"):
             if getattr(self, name) < 0:
                 raise InvalidConfig(f"live.{name} must not be negative, got {getattr(self, name)}")
+        if not 0 < self.looking_share <= 1:
+            raise InvalidConfig(f"live.looking_share lies above 0 and up to 1, got {self.looking_share}")
         if not 1 <= self.jpeg_quality <= 95:
             raise InvalidConfig(f"live.jpeg_quality lies between 1 and 95, got {self.jpeg_quality}")
 
@@ -143,6 +152,7 @@ class StoreConfig:
     landing_bytes     of memory kept warm for what is fetched, a tenant
     staging_bytes     of memory shared with shards of this host for what is put, a tenant
     tls               transport security
+    token             shown to it, or a file that holds one; empty: own ones, signed with `service.auth.secret`
 
     Raises InvalidConfig unless exactly one of shards and members is given.
     """
@@ -154,6 +164,7 @@ class StoreConfig:
     landing_bytes: int = 64 << 20
     staging_bytes: int = 64 << 20
     tls: TLS = field(default_factory=TLS)
+    token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         _one_of("store", "shards", self.shards, self.members)
@@ -172,6 +183,7 @@ class IndexConfig:
     patient_seconds   of one call, where it does
     failover_seconds  for which a replica has to have been silent before the next in rank is asked
     tls               transport security
+    token             shown to it, or a file that holds one; empty: own ones, signed with `service.auth.secret`
 
     Raises InvalidConfig unless exactly one of replicas and members is given.
     """
@@ -182,6 +194,7 @@ class IndexConfig:
     patient_seconds: float = 30.0
     failover_seconds: float = 3.0
     tls: TLS = field(default_factory=TLS)
+    token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         _one_of("index", "replicas", self.replicas, self.members)

@@ -12,12 +12,15 @@ from grpc import aio
 
 from services.generator.live import messages
 from services.generator.live.inbox import Holding, Moving, Showing, Told
+from services.generator.live.looking import Look
 from services.generator.live.metrics import Metrics
 from services.generator.live.outbox import Outbox
 from services.generator.live.table import Live, Opening
 from services.generator.live.walking import Walking
+from services.generator.scenes import EXAMPLES
 from worldkv import rpc, wire
 from worldkv.actions import Action
+from worldkv.catalog import World
 from worldkv.chunk import MAX_INDEX
 from worldkv.errors import InvalidInput, WorldKVError
 from worldkv.v1 import generator_pb2 as generator_pb
@@ -25,6 +28,7 @@ from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from worldkv.wire_sessions import action_of, format_of, mode_of, walker_message, walker_of
+from worldkv.worlds import HIDDEN, export_pieces
 
 NAMES = ("worldkv.v1.Sessions", "worldkv.v1.Generator")
 PAGE, MAX_PAGE = 100, 1000
@@ -70,9 +74,14 @@ class _Sessions(SessionsServicer):
         first = await anext(aiter(requests), pb.WalkRequest())
         if first.WhichOneof("message") != "join":
             raise InvalidInput(f"a walk begins with a join, got {first.WhichOneof('message') or 'nothing'}")
-        walking = self._live.find(rpc.tenant(context), first.join.session)
-        outbox = walking.join(self._shape.opened(walking), first.join.seen)
-        listening = asyncio.create_task(self._listen(walking, outbox, requests))
+        if watches := first.join.watch:
+            walking = self._live.watched(rpc.tenant(context), first.join.session)
+            outbox = walking.join_watching(self._shape.opened(walking), first.join.seen)
+        else:
+            walking = self._live.find(rpc.tenant(context), first.join.session)
+            outbox = walking.join(self._shape.opened(walking), first.join.seen)
+        listen = self._hear_nothing(outbox, requests) if watches else self._listen(walking, outbox, requests)
+        listening = asyncio.create_task(listen)
         try:
             async with aclosing(outbox.messages()) as answers:
                 async for answer in answers:
@@ -102,6 +111,38 @@ class _Sessions(SessionsServicer):
         after = [each for each in self._live.of(rpc.tenant(context)) if each.resident.id > request.page_token]
         token = after[size - 1].resident.id if len(after) > size else ""
         return pb.ListResponse(sessions=map(_summary, after[:size]), next_page_token=token)
+
+    async def Worlds(self, request: pb.WorldsRequest, context: rpc.Context) -> pb.WorldsResponse:
+        size, catalog = min(request.page_size or PAGE, MAX_PAGE), self._live.maker.tier(rpc.tenant(context)).worlds
+        found: list[World] = []
+        async for world in catalog.list(after=request.page_token):
+            if len(found) > size:
+                break
+            if not world.name.startswith(HIDDEN):
+                found.append(world)
+        token = found[size - 1].name if len(found) > size else ""
+        return pb.WorldsResponse(worlds=map(wire.world_message, found[:size]), next_page_token=token)
+
+    async def Look(self, request: pb.LookRequest, context: rpc.Context) -> AsyncIterator[pb.LookResponse]:
+        walking = self._live.shown(rpc.tenant(context), request.session)
+        look = Look(_number("at", request.at), request.count, request.height, request.pictures)
+        async with aclosing(self._live.looker.look(walking.resident, look)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def Export(self, request: pb.ExportRequest, context: rpc.Context) -> AsyncIterator[pb.ExportResponse]:
+        tier = self._live.maker.tier(rpc.tenant(context))
+        async with aclosing(export_pieces(tier.store, tier.worlds, request.world)) as pieces:
+            async for piece in pieces:
+                yield pb.ExportResponse(data=piece)
+
+    @staticmethod
+    async def _hear_nothing(outbox: Outbox, requests: AsyncIterator[pb.WalkRequest]) -> None:
+        """Whoever watches and says something is told so."""
+        async for request in requests:
+            kind = request.WhichOneof("message") or "nothing"
+            outbox.end(InvalidInput(f"who watches a session has no effect on it, got {kind}"), at_once=True)
+            return
 
     async def _listen(self, walking: Walking, outbox: Outbox, requests: AsyncIterator[pb.WalkRequest]) -> None:
         """Take what a client says until it says no more; what is wrong with it ends its connection."""
@@ -136,7 +177,7 @@ class _Generator(GeneratorServicer):
         self, request: generator_pb.GeneratorStatsRequest, context: rpc.Context
     ) -> generator_pb.GeneratorStatsResponse:
         maker = self._live.maker
-        here = [each for each in self._live if each.resident.session is not None or each.outbox is not None]
+        here = [each for each in self._live if each.resident.session or each.outbox or each.watchers]
         return generator_pb.GeneratorStatsResponse(
             generator=self._generator.name,
             model=maker.model.spec.model,
@@ -146,6 +187,7 @@ class _Generator(GeneratorServicer):
             batch=maker.engine.config.batch,
             resident_bytes=maker.engine.resident_bytes,
             chunks=self._generator.metrics.chunks,
+            scenes=EXAMPLES.get(maker.model.spec.model, ()),
         )
 
 
@@ -168,6 +210,7 @@ class _Shape:
             width=maker.width,
             height=maker.height,
             pictures_per_second=maker.config.live.pictures_per_second,
+            watch=walking.watch,
         )
 
 
@@ -236,4 +279,5 @@ def _resident(walking: Walking) -> generator_pb.ResidentSession:
         session=resident.id,
         root=resident.world.lineage.root,
         joined=walking.outbox is not None,
+        watch=walking.watch,
     )

@@ -14,6 +14,7 @@ from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Over
 from worldkv.service import Host, ServiceConfig, Serving, serve
 from worldkv.v1 import chunk_pb2, generator_pb2, generator_pb2_grpc, sessions_pb2_grpc
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import watch_id
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Live:
         self.hand: list[pb.WalkResponse] = []
         self.taken: set[int] = set()
         self.outbox: asyncio.Queue[pb.WalkResponse | Exception | None] | None = None
+        self.watchers: list[asyncio.Queue[pb.WalkResponse | Exception | None]] = []
         self.hold: float | None = None
         self.told = asyncio.Event()
         self.task = asyncio.create_task(self.run())
@@ -64,6 +66,8 @@ class Live:
             self.told.set()
 
     def say(self, response: pb.WalkResponse) -> None:
+        for watcher in self.watchers:
+            watcher.put_nowait(response)
         if self.outbox is not None:
             if response.HasField("drawn") and self.outbox.qsize() > self.toy.behind:
                 response.drawn.ClearField("pictures")
@@ -125,6 +129,12 @@ class Live:
     def end(self) -> None:
         self.task.cancel()
         self.leave()
+        self.unwatch()
+
+    def unwatch(self, error: Exception | None = None) -> None:
+        for watcher in self.watchers:
+            watcher.put_nowait(error)
+        self.watchers.clear()
 
 
 class Dead(Exception):
@@ -143,6 +153,10 @@ class Toy:
     frozen        whether it does nothing at all
     behind        answers that wait for a client before pictures are dropped
     greets        whether it says what is kept as soon as somebody joins
+    watchers      that it lets watch a session
+    pieces        of a world's file
+    jpeg          each picture of a chunk that is seen again
+    looked, exported  answers that were taken
     """
 
     tier: Tier
@@ -157,6 +171,11 @@ class Toy:
     picture_bytes: int = 6
     greets: bool = False
     refuses: Exception | None = None
+    watchers: int = 16
+    pieces: int = 3
+    jpeg: bytes = b""
+    looked: int = 0
+    exported: int = 0
     dropped: int = 0
     calls: list[str] = field(default_factory=list)
 
@@ -215,6 +234,7 @@ class Toy:
             width=2,
             height=1,
             pictures_per_second=10,
+            watch=watch_id(record.session),
         )
 
     async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
@@ -235,6 +255,10 @@ class Toy:
     ) -> AsyncIterator[pb.WalkResponse]:
         tenant = await self._begin("Walk", context)
         join = (await anext(request_iterator)).join
+        if join.watch:
+            async for answer in self._watch(tenant, join):
+                yield answer
+            return
         live = self._live(tenant, join.session)
         live.leave(Conflict(f"session {join.session} was taken over"))
         outbox: asyncio.Queue[pb.WalkResponse | Exception | None] = asyncio.Queue()
@@ -257,6 +281,66 @@ class Toy:
             hearing.cancel()
             if live.outbox is outbox:
                 live.outbox = None
+
+    async def _watch(self, tenant: str, join: pb.Join) -> AsyncIterator[pb.WalkResponse]:
+        live = self._shown(tenant, join.session)
+        if len(live.watchers) >= self.watchers:
+            raise OverBudget(f"{len(live.watchers)} watch already")
+        joined = self._opened(live.record)
+        joined.session = join.session
+        out: asyncio.Queue[pb.WalkResponse | Exception | None] = asyncio.Queue()
+        live.watchers.append(out)
+        for answer in (pb.WalkResponse(joined=joined), *live.hand):
+            if answer.HasField("joined") or answer.drawn.key.index >= join.seen:
+                out.put_nowait(answer)
+        try:
+            while (response := await out.get()) is not None:
+                await self.thawed()
+                await self._alive()
+                if isinstance(response, Exception):
+                    raise response
+                yield response
+        finally:
+            if out in live.watchers:
+                live.watchers.remove(out)
+
+    def _shown(self, tenant: str, session: str) -> Live:
+        """A session that lives here, by either of its ids."""
+        for (whose, each), live in self.live.items():
+            if whose == tenant and session in (each, watch_id(each)):
+                return live
+        raise NotFound(f"no session {session!r} lives on {self.name}")
+
+    async def Worlds(self, request: pb.WorldsRequest, context: rpc.Context) -> pb.WorldsResponse:
+        tenant = await self._begin("Worlds", context)
+        found = {each.world: each.message for each in self.tier.records.values() if each.tenant == tenant}
+        names = [name for name in sorted(found) if name > request.page_token]
+        page = names[: request.page_size or 100]
+        token = page[-1] if len(names) > len(page) else ""
+        return pb.WorldsResponse(worlds=[found[name] for name in page], next_page_token=token)
+
+    async def Look(self, request: pb.LookRequest, context: rpc.Context) -> AsyncIterator[pb.LookResponse]:
+        record = self._shown(await self._begin("Look", context), request.session).record
+        end = min(len(record.moves), request.at + request.count if request.count else len(record.moves))
+        picture = pb.Picture(format=pb.PICTURE_FORMAT_JPEG, width=16, height=8, data=self.jpeg)
+        for index in range(request.at, end):
+            await self._alive()
+            yield pb.LookResponse(
+                key=wire.chunk_message(record.lineage.key(index)),
+                state=pb.CHUNK_STATE_KEPT,
+                pictures=[picture] * min(request.pictures, 2),
+                pictures_per_second=10,
+            )
+            self.looked += 1
+
+    async def Export(self, request: pb.ExportRequest, context: rpc.Context) -> AsyncIterator[pb.ExportResponse]:
+        tenant = await self._begin("Export", context)
+        if not any((each.tenant, each.world) == (tenant, request.world) for each in self.tier.records.values()):
+            raise NotFound(f"no world {request.world!r}")
+        for number in range(self.pieces):
+            await self._alive()
+            yield pb.ExportResponse(data=bytes([number % 256]) * 1000)
+            self.exported += 1
 
     async def _hear(self, live: Live, requests: AsyncIterator[pb.WalkRequest]) -> None:
         async for request in requests:
@@ -284,6 +368,7 @@ class Toy:
         live.record.lineage = live.record.lineage.fork(request.at)
         live.head = live.record.lineage.head
         del live.record.moves[request.at :], live.hand[request.at :]
+        live.unwatch(Unavailable("taken back"))
         if live.inbox:
             live.taken -= {getattr(each, str(each.WhichOneof("message"))).number for each in live.inbox}
             live.inbox.clear()
@@ -333,7 +418,11 @@ class Toy:
         await self.thawed()
         sessions = [
             generator_pb2.ResidentSession(
-                tenant=tenant, session=session, root=live.record.lineage.root, joined=live.outbox is not None
+                tenant=tenant,
+                session=session,
+                root=live.record.lineage.root,
+                joined=live.outbox is not None,
+                watch=watch_id(session),
             )
             for (tenant, session), live in self.live.items()
         ]

@@ -16,7 +16,7 @@ from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Over
 from worldkv.service import Host, ServiceConfig, serve
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
-from worldkv.wire_sessions import action_of, format_of, pose_messages, walker_message, walker_of
+from worldkv.wire_sessions import action_of, format_of, pose_messages, walker_message, walker_of, watch_id
 
 FRAMES, HEIGHT, WIDTH = 3, 8, 16
 
@@ -34,6 +34,7 @@ class Sitting:
     taken: list[int] = field(default_factory=list)
     moves: list[tuple[Action, ...]] = field(default_factory=list)
     out: asyncio.Queue[pb.WalkResponse | WorldKVError] = field(default_factory=asyncio.Queue)
+    watchers: list[asyncio.Queue[pb.WalkResponse | WorldKVError]] = field(default_factory=list)
 
     @property
     def next(self) -> int:
@@ -51,6 +52,7 @@ class Sitting:
             width=WIDTH,
             height=HEIGHT,
             pictures_per_second=30,
+            watch=watch_id(self.id),
         )
 
     def draw(self, actions: Sequence[Action], number: int, shown: Sequence[pb.Picture] = ()) -> None:
@@ -89,7 +91,8 @@ class Sitting:
         self.say(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=at, text="elsewhere"))
 
     def say(self, **message: object) -> None:
-        self.out.put_nowait(pb.WalkResponse(**message))
+        for out in (self.out, *self.watchers):
+            out.put_nowait(pb.WalkResponse(**message))
 
     def take(self, request: pb.WalkRequest) -> None:
         name = str(request.WhichOneof("message"))
@@ -150,6 +153,10 @@ class ToySessions(SessionsServicer):
     ) -> AsyncIterator[pb.WalkResponse]:
         join = (await anext(aiter(request_iterator))).join
         self.joins.append(join.seen)
+        if join.watch:
+            async for told in self._watch(join):
+                yield told
+            return
         made = self.sitting(join.session)
         made.out.put_nowait(Conflict("another client has joined"))
         out = made.out = asyncio.Queue()
@@ -173,6 +180,22 @@ class ToySessions(SessionsServicer):
             hearing.cancel()
             with suppress(asyncio.CancelledError):
                 await hearing
+
+    async def _watch(self, join: pb.Join) -> AsyncIterator[pb.WalkResponse]:
+        made = next((each for each in self.sittings.values() if watch_id(each.id) == join.session), None)
+        if made is None:
+            raise NotFound(f"nothing is watched as {join.session!r}")
+        joined = made.response()
+        joined.session = join.session
+        out = asyncio.Queue[pb.WalkResponse | WorldKVError]()
+        made.watchers.append(out)
+        for answer in (pb.WalkResponse(joined=joined), *(pb.WalkResponse(drawn=each) for each in made.drawn)):
+            out.put_nowait(answer)
+        while True:
+            told = await out.get()
+            if isinstance(told, WorldKVError):
+                raise told
+            yield told
 
     async def _hear(self, made: Sitting, requests: AsyncIterator[pb.WalkRequest]) -> None:
         async for request in requests:
@@ -204,6 +227,30 @@ class ToySessions(SessionsServicer):
         mine = [each for id, each in sorted(self.sittings.items()) if id > request.page_token]
         summaries = [pb.SessionSummary(session=each.id, world=each.world.name, next=each.next) for each in mine[:2]]
         return pb.ListResponse(sessions=summaries, next_page_token=mine[1].id if len(mine) > 2 else "")
+
+    async def Worlds(self, request: pb.WorldsRequest, context: rpc.Context) -> pb.WorldsResponse:
+        named = {each.world.name: each.world for each in self.sittings.values()}
+        names = [name for name in sorted(named) if name > request.page_token]
+        token = names[1] if len(names) > 2 else ""
+        return pb.WorldsResponse(worlds=[wire.world_message(named[each]) for each in names[:2]], next_page_token=token)
+
+    async def Look(self, request: pb.LookRequest, context: rpc.Context) -> AsyncIterator[pb.LookResponse]:
+        made = self.sitting(request.session)
+        end = request.at + request.count if request.count else made.next
+        for chunk in made.drawn[request.at : end]:
+            yield pb.LookResponse(
+                key=chunk.key,
+                poses=chunk.poses,
+                state=pb.CHUNK_STATE_KEPT if chunk.key.index else pb.CHUNK_STATE_DEMOTED,
+                pictures=chunk.pictures[: request.pictures],
+                pictures_per_second=30,
+            )
+
+    async def Export(self, request: pb.ExportRequest, context: rpc.Context) -> AsyncIterator[pb.ExportResponse]:
+        if request.world not in {each.world.name for each in self.sittings.values()}:
+            raise NotFound(f"no world {request.world!r}")
+        for piece in (request.world.encode(), b"", b"and its chunks"):
+            yield pb.ExportResponse(data=piece)
 
 
 @asynccontextmanager

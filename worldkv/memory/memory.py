@@ -103,6 +103,16 @@ class Memory:
     def kept(self) -> Kept:
         """How far the world is safe."""
         return self._keeper.kept
+    @property
+    def hot_bytes(self) -> int:
+        """Decoded bytes of chunks at hand."""
+        return self._hot.used_bytes
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes of keys and values that wait to be kept."""
+        return self._queue.used_bytes
+
 
     @property
     def unkept(self) -> int:
@@ -246,6 +256,10 @@ class Memory:
         for key, result in coming.items():
             outcome = result.result() if result.done() else Miss.LATE
             if isinstance(outcome, Miss):
+    def queued(self, key: ChunkKey) -> bool:
+        """Whether a chunk's keys and values wait to be kept."""
+        return key in self._queue
+
                 lost[key] = outcome
             else:
                 found[key] = outcome

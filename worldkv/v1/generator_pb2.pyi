@@ -150,7 +150,7 @@ class ResidentSession(_message.Message):
     root: _builtins.bytes
     """First branch of its world's lineage, 16 bytes: forks of a world share it."""
     joined: _builtins.bool
-    """True: a client is joined."""
+    """True: a client is joined; one that watches is not."""
     watch: _builtins.str
     """Its id for watching."""
     def __init__(
@@ -164,7 +164,9 @@ class ResidentSession(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined", b"joined", "root", b"root", "session", b"session", "tenant", b"tenant", "watch", b"watch"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal[
+        "joined", b"joined", "root", b"root", "session", b"session", "tenant", b"tenant", "watch", b"watch"
+    ]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,6 +186,7 @@ class GeneratorStatsResponse(_message.Message):
     BATCH_FIELD_NUMBER: _builtins.int
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
+    SCENES_FIELD_NUMBER: _builtins.int
     generator: _builtins.str
     """Its name in the membership."""
     model: _builtins.str
@@ -200,7 +203,11 @@ class GeneratorStatsResponse(_message.Message):
     """Chunks drawn since it started."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidentSession]:
-        """Sessions that hold memory here, or that a client is joined to here."""
+        """Sessions that hold memory here, or that a client is joined to here, or watches here."""
+
+    @_builtins.property
+    def scenes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of what a new world can begin as, in the model's own words. None: it has no words for that."""
 
     def __init__(
         self,
@@ -213,10 +220,30 @@ class GeneratorStatsResponse(_message.Message):
         batch: _builtins.int = ...,
         resident_bytes: _builtins.int = ...,
         chunks: _builtins.int = ...,
+        scenes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "chunks", b"chunks", "generator", b"generator", "model", b"model", "resident_bytes", b"resident_bytes", "room", b"room", "sessions", b"sessions", "step_seconds", b"step_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal[
+        "batch",
+        b"batch",
+        "chunks",
+        b"chunks",
+        "generator",
+        b"generator",
+        "model",
+        b"model",
+        "resident_bytes",
+        b"resident_bytes",
+        "room",
+        b"room",
+        "scenes",
+        b"scenes",
+        "sessions",
+        b"sessions",
+        "step_seconds",
+        b"step_seconds",
+    ]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

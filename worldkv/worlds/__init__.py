@@ -1,12 +1,12 @@
 """What can be done with whole worlds: begin, fork, rewind, remove, export, import, verify.
 
 Plain functions over a `Store` and a `Catalog`. A world is a record of a few hundred bytes that points into branches
-which it may share with others; nothing here copies a chunk but `export_world` and `import_world`.
+which it may share with others; nothing here copies a chunk but export and import.
 """
 
 from worldkv.worlds.checks import Verdict, verify
 from worldkv.worlds.lineages import HIDDEN, Swept, begin, fork, length, remove, runs, sweep
-from worldkv.worlds.moving import Moved, export_world, import_world
+from worldkv.worlds.moving import Moved, export_pieces, export_world, import_world
 
 __all__ = [
     "HIDDEN",
@@ -14,6 +14,7 @@ __all__ = [
     "Swept",
     "Verdict",
     "begin",
+    "export_pieces",
     "export_world",
     "fork",
     "import_world",

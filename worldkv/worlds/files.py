@@ -40,6 +40,35 @@ _CHECKSUM = struct.Struct("<Q")
 _ENTRY = struct.Struct("<QQQ")
 
 
+class WorldBytes:
+    """The bytes of a world's file: `begin`, then its frames by chunk number, the immutable part first, then `end`."""
+
+    def __init__(self, world: World) -> None:
+        self._heads, self._count = xxh3_64(), 0
+        record = pack(world)
+        prefix = _PREFIX.pack(MAGIC, VERSION, len(record))
+        self.begin = prefix + record + _CHECKSUM.pack(xxh3_64_intdigest(prefix + record))
+
+    def frame(self, key: PartKey, frame: Frame) -> tuple[bytes | memoryview, ...]:
+        """What a frame adds; sums up all of it."""
+        state = xxh3_64()
+        for buffer in frame.buffers:
+            state.update(buffer)
+        head = self._head(_number(key), frame.nbytes, state.intdigest())
+        self._count += 1
+        return (head, *frame.buffers)
+
+    def end(self) -> bytes:
+        """What ends the file."""
+        return self._head(END, self._count, self._heads.intdigest())
+
+    def _head(self, number: int, size: int, checksum: int) -> bytes:
+        head = _ENTRY.pack(number, size, checksum)
+        head += _CHECKSUM.pack(xxh3_64_intdigest(head))
+        self._heads.update(head)
+        return head
+
+
 class WorldWriter:
     """Writes a world's file: `add` its frames by chunk number, the immutable part first, then `finish` or `abandon`.
 
@@ -48,24 +77,17 @@ class WorldWriter:
 
     def __init__(self, path: Path, world: World) -> None:
         self._path, self._temporary = path, path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        self._heads, self._count = xxh3_64(), 0
+        self._bytes = WorldBytes(world)
         self._file: BinaryIO = open(self._temporary, "xb")  # noqa: SIM115 (closed by finish or abandon)
-        record = pack(world)
-        prefix = _PREFIX.pack(MAGIC, VERSION, len(record))
-        self._file.write(prefix + record + _CHECKSUM.pack(xxh3_64_intdigest(prefix + record)))
+        self._file.write(self._bytes.begin)
 
     def add(self, key: PartKey, frame: Frame) -> None:
-        state = xxh3_64()
-        for buffer in frame.buffers:
-            state.update(buffer)
-        self._head(_number(key), frame.nbytes, state.intdigest())
-        for buffer in frame.buffers:
+        for buffer in self._bytes.frame(key, frame):
             self._file.write(buffer)
-        self._count += 1
 
     def finish(self) -> None:
         """Put the file in its place, so that it is there also after a crash."""
-        self._head(END, self._count, self._heads.intdigest())
+        self._file.write(self._bytes.end())
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -80,12 +102,6 @@ class WorldWriter:
         """Leave nothing behind; after `finish` this does nothing."""
         self._file.close()
         self._temporary.unlink(missing_ok=True)
-
-    def _head(self, number: int, size: int, checksum: int) -> None:
-        head = _ENTRY.pack(number, size, checksum)
-        head += _CHECKSUM.pack(xxh3_64_intdigest(head))
-        self._heads.update(head)
-        self._file.write(head)
 
 
 def read_world(file: BufferedReader) -> World:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,9 +23,11 @@ from worldkv.errors import (
 )
 from worldkv.format import Frame, decode_kv, decode_part, encode_kv, encode_part
 from worldkv.store import Miss, PartKey, Store
-from worldkv.worlds.files import WorldWriter, open_world, read_frames, read_world
+from worldkv.worlds.files import WorldBytes, WorldWriter, open_world, read_frames, read_world
 from worldkv.worlds.lineages import BATCH, HIDDEN, create, length, visible
 
+PIECE_BYTES = 1 << 20
+"""Of a world that is exported piece by piece."""
 IMPORTING = HIDDEN + "importing/"
 """Begin of the hidden name that keeps a world from being swept while it comes in."""
 
@@ -62,33 +64,69 @@ async def export_world(
     KV that is not held is left out and counted. Raises NotFound for an unknown world or an immutable part that is
     gone, InvalidInput where the file cannot be written, and what the store raises.
     """
-    world = (await catalog.read(visible(name))).world
-    end = await length(store, world.lineage) if at is None else at
-    if end < 0:
-        raise InvalidInput(f"a world is exported up to a chunk number from 0, got {end}")
-    moved = Moved(replace(world, chunks=end))
+    moved = await _exporting(store, catalog, name, at)
     try:
         writer = await asyncio.to_thread(WorldWriter, path, moved.world)
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}") from error
     try:
-        for index in range(end):
-            for kind in ("part", "kv") if kv else ("part",):
-                key = PartKey(world.lineage.key(index), "part" if kind == "part" else "kv")
-                frame = (await store.get([key]))[key]
-                if isinstance(frame, Frame):
-                    await asyncio.to_thread(writer.add, key, frame)
-                    moved.add(key, frame)
-                elif kind == "kv":
-                    moved.left_out[frame.value] += 1
-                else:
-                    raise NotFound(f"world {name!r} cannot be exported: {key} is {_said(frame)}")
+        async with aclosing(_frames(store, moved, kv)) as frames:
+            async for key, frame in frames:
+                await asyncio.to_thread(writer.add, key, frame)
         await asyncio.to_thread(writer.finish)
     except OSError as error:
         raise InvalidInput(f"{path}: {error.strerror}") from error
     finally:
         await asyncio.to_thread(writer.abandon)
     return moved
+
+
+async def export_pieces(
+    store: Store, catalog: Catalog, name: str, piece_bytes: int = PIECE_BYTES
+) -> AsyncGenerator[bytes, None]:
+    """The bytes of the file that `export_world` writes of a whole world, in pieces; a frame is at hand at a time.
+
+    Raises what `export_world` does: then what was given is no file.
+    """
+    moved = await _exporting(store, catalog, name, None)
+    written = WorldBytes(moved.world)
+    waiting = bytearray(written.begin)
+    async with aclosing(_frames(store, moved, kv=True)) as frames:
+        async for key, frame in frames:
+            for buffer in await asyncio.to_thread(written.frame, key, frame):
+                view = memoryview(buffer).cast("B")
+                while len(waiting) + len(view) >= piece_bytes:
+                    room = piece_bytes - len(waiting)
+                    yield bytes(waiting) + bytes(view[:room])
+                    waiting.clear()
+                    view = view[room:]
+                waiting += view
+    yield bytes(waiting + written.end())
+
+
+async def _exporting(store: Store, catalog: Catalog, name: str, at: int | None) -> Moved:
+    """A world whose first `at` chunks are to be exported, None: all there are."""
+    world = (await catalog.read(visible(name))).world
+    end = await length(store, world.lineage) if at is None else at
+    if end < 0:
+        raise InvalidInput(f"a world is exported up to a chunk number from 0, got {end}")
+    return Moved(replace(world, chunks=end))
+
+
+async def _frames(store: Store, moved: Moved, kv: bool) -> AsyncGenerator[tuple[PartKey, Frame], None]:
+    """The frames of an export, in their order; counted as they are given."""
+    world = moved.world
+    for index in range(world.chunks):
+        for kind in ("part", "kv") if kv else ("part",):
+            key = PartKey(world.lineage.key(index), "part" if kind == "part" else "kv")
+            frame = (await store.get([key]))[key]
+            if isinstance(frame, Frame):
+                moved.add(key, frame)
+                yield key, frame
+            elif kind == "kv":
+                moved.left_out[frame.value] += 1
+            else:
+                raise NotFound(f"world {world.name!r} cannot be exported: {key} is {_said(frame)}")
 
 
 async def import_world(

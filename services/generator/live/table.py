@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakValueDictionary
 
+from services.generator.live.looking import Looker
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.pictures import BYTES
@@ -27,6 +28,8 @@ from worldkv.worlds import HIDDEN
 
 YIELD_SECONDS = 2.0
 """A session that did nothing for so long is suspended when another one needs its room."""
+BUSY_SECONDS = 2.0
+"""A generator counts as drawing for so long after it drew a chunk."""
 DRAINED_AT_ONCE = 8
 """Sessions that are suspended at the same time when a generator ends."""
 SPARE_BYTES = 64 << 10
@@ -56,7 +59,9 @@ class Live:
 
     def __init__(self, maker: Maker, metrics: Metrics) -> None:
         self.maker, self.metrics, self.config = maker, metrics, maker.config.live
+        self.looker = Looker(maker, self.config.looking_share, self._busy)
         self._sessions: dict[str, Walking] = {}
+        self._watched: WeakValueDictionary[str, Walking] = WeakValueDictionary()  # by their ids for watching
         self._resuming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._draining = False
@@ -79,6 +84,17 @@ class Live:
         if found is None or found.resident.tenant != tenant or found.ended is not None:
             raise NotFound(f"no session {session[:80]!r} is open here")
         return found
+
+    def watched(self, tenant: str, watch: str) -> Walking:
+        """A session that is open here, by its id for watching; raises NotFound."""
+        found = self._watched.get(watch)
+        if found is None or found.resident.tenant != tenant or found.ended is not None:
+            raise NotFound(f"no session is open here that can be watched as {watch[:80]!r}")
+        return found
+
+    def shown(self, tenant: str, session: str) -> Walking:
+        """A session that is open here, by either of its ids; raises NotFound."""
+        return self.watched(tenant, session) if session in self._watched else self.find(tenant, session)
 
     def of(self, tenant: str) -> list[Walking]:
         """A tenant's sessions, by id."""
@@ -195,9 +211,15 @@ class Live:
             asleep = walking.resident.session is None
             awake, joined = awake + (not asleep), joined + (walking.outbox is not None)
             forgotten = walking.active + self.config.forget_seconds < monotonic()
-            if asleep and walking.outbox is None and forgotten and not walking.lock.locked():
+            alone = walking.outbox is None and not walking.watchers
+            if asleep and alone and forgotten and not walking.lock.locked():
                 walking.end(NotFound(f"session {walking.resident.id} was forgotten here: resume it"))
         self.metrics.held(len(self._sessions), awake, joined, self.maker.engine)
+
+    def _busy(self) -> bool:
+        """Whether chunks are drawn just now, or will be in a moment."""
+        since = monotonic() - BUSY_SECONDS
+        return any(each.walked > since or each.lock.locked() for each in self._sessions.values())
 
     def _require_open(self) -> None:
         if self._draining:
@@ -276,7 +298,7 @@ class Live:
 
     def _walks(self, resident: Resident) -> Walking:
         walking = Walking(resident, self.config, self.metrics)
-        self._sessions[resident.id] = walking
+        self._sessions[resident.id] = self._watched[walking.watch] = walking
         walking.task.add_done_callback(lambda task: self._ended(walking, task))
         return walking
 

@@ -17,10 +17,12 @@ from services.generator.live.metrics import Metrics
 from services.generator.live.outbox import Outbox
 from services.generator.live.pictures import decoded, encoded
 from services.generator.live.resident import Resident
+from services.generator.live.watching import Watchers
 from services.generator.session import Session
 from worldkv.errors import Conflict, NotFound, Unavailable, WorldKVError
 from worldkv.store import Miss
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import watch_id
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ class Walking:
 
     lock    is held while a chunk is drawn: whoever changes the session otherwise takes it
     outbox  of the connection that is joined, if any
+    watch   its id for those who watch
+    watchers  who are told the same, and have no effect
     ended   why nothing more comes of it here: it was closed, or is somebody else's; None: it lives
     walked  when it drew its last chunk, or was opened
     active  when it last did something, or was told something
@@ -41,6 +45,7 @@ class Walking:
         self.resident, self.config, self.metrics = resident, config, metrics
         self.lock = asyncio.Lock()
         self.outbox: Outbox | None = None
+        self.watch, self.watchers = watch_id(resident.id), Watchers(config)
         self.ended: WorldKVError | None = None
         self.walked = self.active = monotonic()
         self._inbox = Inbox(config.moves, resident.record.numbers)
@@ -63,17 +68,20 @@ class Walking:
         if self.outbox is not None:
             self.outbox.end(Conflict(f"another client has joined session {self.resident.id}"), at_once=True)
         self.outbox = Outbox(self.config.behind_bytes, self.config.behind, self._wake.set)
-        self.outbox.put(pb.WalkResponse(joined=joined))
-        for message in self._sent:
-            if message.drawn.key.index >= seen:
-                self.outbox.put(message)
-        self.outbox.put(pb.WalkResponse(remembered=messages.remembered(self._kept)))
+        for message in self._greeting(joined, seen):
+            self.outbox.put(message)
         self._stir()
         return self.outbox
+
+    def join_watching(self, joined: pb.OpenResponse, seen: int) -> Outbox:
+        """One more watches, under its own id; see `Watchers`. Raises OverBudget if there are as many as may."""
+        joined.session = self.watch
+        return self.watchers.join(self._greeting(joined, seen))
 
     def leave(self, outbox: Outbox) -> None:
         """A connection has ended; the session goes on."""
         self.metrics.pictures_dropped(outbox.dropped)
+        self.watchers.leave(outbox)
         if self.outbox is outbox:
             self.outbox = None
             self._stir()
@@ -99,6 +107,7 @@ class Walking:
         self._plan_nothing()
         if waited:
             self._end_connection(Unavailable(f"session {self.resident.id} was taken back: join it again"))
+        self.watchers.end(Unavailable("the session that is watched was taken back: watch it again"))
         self._tour, self._played_until = [], 0.0
         self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
         self._follow()
@@ -123,12 +132,14 @@ class Walking:
         finally:
             self._plan_nothing()
             self._end_connection(error)
+            self.watchers.end(Unavailable("the session that is watched sleeps, or goes on elsewhere: watch it again"))
 
     def end(self, why: WorldKVError, well: bool = False) -> None:
         """Nothing more comes of this session here; if it ended well, its connection ends without an error."""
         if self.ended is None:
             self.ended = why
             self._end_connection(None if well else why)
+            self.watchers.end(None if well else Unavailable("the session that is watched has ended here"))
             self._wake.set()
 
     def end_if_refused(self) -> None:
@@ -165,6 +176,12 @@ class Walking:
         if self._held is not None:
             self._inbox.refuse(self._held)
             self._held = None
+
+    def _greeting(self, joined: pb.OpenResponse, seen: int) -> list[pb.WalkResponse]:
+        """What whoever joins is told first: the session, what is at hand of chunks not seen, how far it is safe."""
+        at_hand = [message for message in self._sent if message.drawn.key.index >= seen]
+        remembered = messages.remembered(self._kept)
+        return [pb.WalkResponse(joined=joined), *at_hand, pb.WalkResponse(remembered=remembered)]
 
     def _stir(self) -> None:
         self.active = monotonic()
@@ -337,6 +354,7 @@ class Walking:
             self.resident.memory.listener = self._listen
         self._listen()
 
+        self.watchers.put(message)
     def _listen(self) -> None:
         """Tell what has changed of how the world is kept and recalled."""
         kept, following, memory = self.resident.kept, self.resident.next, self.resident.memory
