@@ -16,7 +16,7 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
-worldkv.admin, worldkv.admin_fleet, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
+worldkv.admin, worldkv.admin_fleet, worldkv.admin_plan, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
 worldkv.admin_fleet_view, worldkv.admin_rows
 services.cluster
 services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
@@ -32,7 +32,7 @@ worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.finder, worldkv.index, worldkv.motion, worldkv.prefetch
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
-worldkv.actions
+worldkv.actions | worldkv.plan
 worldkv.pose
 worldkv.errors, worldkv.tasks
 worldkv, services
@@ -53,11 +53,12 @@ LIGHT = (
     "worldkv.admin",
     "worldkv.admin_fleet",
     "worldkv.admin_fleet_view",
+    "worldkv.admin_plan",
     "worldkv.admin_retriever",
     "worldkv.admin_rows",
     "worldkv.admin_walk",
-    "worldkv.catalog",
     "worldkv.auth",
+    "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",
     "worldkv.client",
@@ -68,6 +69,7 @@ LIGHT = (
     "worldkv.format",
     "worldkv.index",
     "worldkv.motion",
+    "worldkv.plan",
     "worldkv.pose",
     "worldkv.prefetch",
     "worldkv.rpc",

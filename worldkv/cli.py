@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldkv import admin, admin_fleet, admin_retriever, admin_walk
+from worldkv import admin, admin_fleet, admin_plan, admin_retriever, admin_walk
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ app.add_typer(admin_retriever.retriever, name="retriever")
 for command in (admin_fleet.up, admin_fleet.status, admin_fleet.scale, admin_fleet.down):
     app.command()(command)
 app.command()(admin_walk.walk)
+app.command()(admin_plan.plan)
 
 
 @app.command()
@@ -57,17 +58,30 @@ def demo(
 def evaluate(
     matrix: Annotated[bool, typer.Option(help="One factor at a time: selector, codec, placement and so on.")] = False,
     selectors: Annotated[bool, typer.Option(help="Every way of choosing what is recalled.")] = False,
+    report: Annotated[bool, typer.Option("--report", help="The demo's page, with films, of these walks.")] = False,
+    walk: Annotated[
+        list[Path] | None, typer.Option(help="A walk recorded by `worldkv walk --record`, for the report; several.")
+    ] = None,
+    service: Annotated[bool, typer.Option("--service", help="Walk through a service, started for it.")] = False,
+    address: Annotated[str | None, typer.Option(help="host:port of a running service to walk through.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Worlds a path is walked in.")] = 5,
     scenario: Annotated[list[str] | None, typer.Option(help="Only these walks; may be given several times.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/eval"),
     weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
 ) -> None:
     """Score ways of remembering on many walks."""
-    if matrix and selectors:
-        raise InvalidInput("--matrix and --selectors are two studies: ask for one at a time")
+    asked = {"--matrix": matrix, "--selectors": selectors, "--report": report or bool(walk)}
+    if len(both := [name for name, wanted in asked.items() if wanted]) > 1:
+        raise InvalidInput(f"{' and '.join(both)}: ask for one at a time")
+    if (service or address) and not asked["--report"]:
+        raise InvalidInput("--service and --address are for a --report: studies compare what no service is told")
     with extra("demo"):
         from pocket.weights_file import SHIPPED
+        from services.generator.evaluate import report as write_report
         from services.generator.evaluate import run
+    if asked["--report"]:
+        write_report(out, seeds, scenario, walk or (), weights or SHIPPED, service, address)
+        return
     study = "matrix" if matrix else "selectors" if selectors else "modes"
     run(out=out, study=study, seeds=seeds, scenarios=scenario, weights=weights or SHIPPED)
 
