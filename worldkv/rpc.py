@@ -250,6 +250,7 @@ class TLS:
     certificate  PEM file: the own certificate chain. A server needs one; a client, to prove who it is
     key          PEM file: the private key of `certificate`
     authority    PEM file: who signs the other side. A server that has one accepts only clients it signed
+    name         that the other side's certificate is for, if that is not its address: one for all parts of a service
 
     Raises InvalidConfig if one of certificate and key is given without the other.
     """
@@ -257,6 +258,7 @@ class TLS:
     certificate: Path | None = None
     key: Path | None = None
     authority: Path | None = None
+    name: str = ""
 
     def __post_init__(self) -> None:
         if (self.certificate is None) != (self.key is None):
@@ -301,6 +303,8 @@ def channel(address: str, tls: TLS | None = None, deadline_seconds: float | None
     backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
     options: list[tuple[str, Any]] = [*_SIZES, *backoff, ("grpc.service_config", json.dumps(policy))]
     if tls:
+        if tls.name:
+            options.append(("grpc.ssl_target_name_override", tls.name))
         return aio.secure_channel(address, tls.client(), options)
     return aio.insecure_channel(address, options)
 

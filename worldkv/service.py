@@ -18,6 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -55,6 +56,7 @@ class ServiceConfig:
 
     address         `host:port` to serve on; port 0 takes a free one
     metrics         `host:port` of the page of metrics, port 0 for a free one; empty for none
+    metrics_for     who may reach that page, which asks for no token: this-host, or anyone who can reach its address
     tls             transport security
     auth            whether callers have to show a token
     notice_seconds  between saying NOT_SERVING and taking no new calls; 0 where no balancer looks
@@ -65,6 +67,7 @@ class ServiceConfig:
 
     address: str = "127.0.0.1:0"
     metrics: str = ""
+    metrics_for: Literal["this-host", "anyone"] = "this-host"
     tls: rpc.TLS = field(default_factory=rpc.TLS)
     auth: AuthConfig = field(default_factory=AuthConfig)
     notice_seconds: float = 0.0
@@ -79,6 +82,9 @@ class ServiceConfig:
         for name in ("address", "metrics"):
             if getattr(self, name) or name == "address":
                 host_port(getattr(self, name))
+        if self.metrics and self.metrics_for == "this-host" and not is_loopback(self.metrics):
+            words = "other machines could read it, without a token: 127.0.0.1, or metrics_for = 'anyone'"
+            raise InvalidConfig(f"metrics = {self.metrics!r}: {words}")
 
 
 def host_port(address: str) -> tuple[str, int]:
@@ -87,6 +93,15 @@ def host_port(address: str) -> tuple[str, int]:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise InvalidConfig(f"address {address!r}: expected host:port with a port from 0 to 65535")
     return host, int(port)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this host can reach `host:port`. Raises InvalidConfig if it is not that."""
+    host, _ = host_port(address)
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from services.cluster.roster import Kind, membership_file, parsed
 from worldkv.rpc import TLS
 from worldkv.service import Servicers, Settings, host_port
 
+LOOPBACK = "127.0.0.1"
 ANY = ("0.0.0.0", "[::]")
 """Hosts that are bound to and cannot be connected to."""
 
@@ -65,7 +66,8 @@ def servicers(kind: Kind) -> Callable[[Any], Servicers]:
 def placed(kind: Kind, settings: Any, place: Place, node: str) -> Settings:
     """The settings of one part, from those of its kind; `node` is the address of the node that it runs on."""
     host = place.host or node
-    metrics = f"{host}:0" if place.metrics else ""
+    shown_on = host if settings.service.metrics_for == "anyone" else LOOPBACK
+    metrics = f"{shown_on}:0" if place.metrics else ""
     service = replace(settings.service, address=f"{host}:{place.port}", metrics=metrics)
     return cast(Settings, replace(settings, service=service, **_OWN[kind](settings, place, host)))
 

@@ -99,6 +99,7 @@ class GatewayConfig:
     routing     how sessions find their generators
     web         the face for browsers
     tls         transport security towards the generators
+    token       shown to them, or a file that holds one; empty: own ones, signed with `service.auth.secret`
 
     Raises InvalidConfig if both generators and members are given.
     """
@@ -109,6 +110,7 @@ class GatewayConfig:
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     web: WebConfig = field(default_factory=WebConfig)
     tls: TLS = field(default_factory=TLS)
+    token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if self.generators and self.members is not None:

@@ -14,6 +14,7 @@ from services.gateway.metrics import Metrics
 from services.gateway.routing import Router
 from services.gateway.servicer import add
 from services.gateway.web import serving_web
+from worldkv.auth import Bearer
 from worldkv.client import MembershipFile, fixed
 from worldkv.service import Host, Servicers
 from worldkv.tasks import kept_up
@@ -45,7 +46,8 @@ async def assembled(config: GatewayConfig, host: Host) -> AsyncIterator[tuple[st
     members = fixed(*config.generators) if config.members is None else MembershipFile(config.members)
     metrics = Metrics(host.registry)
     async with AsyncExitStack() as stack:
-        generators = Generators(members, config.routing, config.tls)
+        bearer = Bearer(config.token, config.service.auth.secret)
+        generators = Generators(members, config.routing, config.tls, bearer)
         stack.push_async_callback(generators.close)
         for chore in (generators.keep_looking, partial(_tick, generators, metrics)):
             stack.callback(asyncio.create_task(kept_up(chore)).cancel)

@@ -76,7 +76,7 @@ def _tiers(config: GeneratorConfig) -> Tiers:
     if config.store is None or config.index is None:
         _log.warning("no store is configured: worlds are kept in this process' memory, and gone with it")
         return Inside(config.inside.store_bytes, config.inside.snapshot_bytes)
-    return Shards(config.store, config.index)
+    return Shards(config.store, config.index, config.service.auth.secret)
 
 
 def _picture_shape(model: WorldModel) -> tuple[int, int, int]:

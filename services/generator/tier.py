@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, Protocol
 
 from services.generator.config import IndexConfig, StoreConfig
+from worldkv.auth import Bearer
 from worldkv.catalog import Catalog, RamCatalog, RamSnapshots, Snapshots
 from worldkv.chunk import Lineage
 from worldkv.client import (
@@ -106,11 +108,14 @@ class _Clients(NamedTuple):
 class Shards:
     """Tiers over the shards of a store and the replicas of an index: a client of each for every tenant.
 
-    Raises InvalidConfig for members that cannot be, or a file of members that cannot be read.
+    secret  file of secrets to sign tokens with, where no token is given
+
+    Raises InvalidConfig for members that cannot be, or a file that cannot be read.
     """
 
-    def __init__(self, store: StoreConfig, index: IndexConfig) -> None:
+    def __init__(self, store: StoreConfig, index: IndexConfig, secret: Path | None = None) -> None:
         self._store, self._index = store, index
+        self._bearers = Bearer(store.token, secret), Bearer(index.token, secret)
         self._shards: Members = fixed(*store.shards) if store.members is None else MembershipFile(store.members)
         self._replicas: Members = fixed(*index.replicas) if index.members is None else MembershipFile(index.members)
         self._shards(), self._replicas()
@@ -148,11 +153,14 @@ class Shards:
                 landing_bytes=store.landing_bytes,
                 staging_bytes=store.staging_bytes,
                 tls=store.tls,
+                bearer=self._bearers[0],
             ),
         )
         replicas = RetrieverClient(
             self._replicas,
-            RetrieverClientConfig(tenant=tenant, failover_seconds=index.failover_seconds, tls=index.tls),
+            RetrieverClientConfig(
+                tenant=tenant, failover_seconds=index.failover_seconds, tls=index.tls, bearer=self._bearers[1]
+            ),
         )
 
         def finder(lineage: Lineage, selector: str, spec: str, published: int, patient: bool) -> Finder:

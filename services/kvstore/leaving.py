@@ -12,6 +12,7 @@ from services.kvstore.config import KVStoreConfig
 from services.kvstore.membership import Membership
 from services.kvstore.ram import RamTier
 from services.kvstore.records import Tenants
+from worldkv.auth import Bearer
 from worldkv.client import ClientConfig, HandedOver, Holdings, Members, MembershipFile, hand_over
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidConfig
@@ -40,7 +41,8 @@ async def handing_over(
         deleted = () if config.redis else ram.all_deleted()  # Redis remembers
         return Holdings(deleted, alone.worlds, alone.states, ram.last_copies())
 
-    name, client = config.shard or config.service.address, ClientConfig(tls=config.service.tls)
+    bearer = Bearer(secret=config.service.auth.secret)
+    name, client = config.shard or config.service.address, ClientConfig(tls=config.service.tls, bearer=bearer)
     leaving = Leaving(name, MembershipFile(file), membership, ram, holdings, client, config.handover_seconds)
     watching = asyncio.create_task(leaving.watch())
     deadline: Deadline | None = None

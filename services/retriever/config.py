@@ -65,6 +65,7 @@ class StoreConfig:
     deadline_seconds  of one call to it
     stall_seconds     after which a shard that gives no sign of life counts as not answering
     tls               transport security
+    token             shown to it, or a file that holds one; empty: own ones, signed with `service.auth.secret`
 
     Raises InvalidConfig unless exactly one of shards and members is given.
     """
@@ -74,6 +75,7 @@ class StoreConfig:
     deadline_seconds: float = 30.0
     stall_seconds: float = 5.0
     tls: TLS = field(default_factory=TLS)
+    token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.shards) == (self.members is not None):

@@ -31,7 +31,9 @@ def servicers(config: RetrieverConfig) -> Servicers:
 async def replica(config: RetrieverConfig, host: Host) -> AsyncIterator[Sequence[str]]:
     """A replica on this host. Raises InvalidConfig for a store that cannot be."""
     async with AsyncExitStack() as stack:
-        sources = None if config.store is None else await stack.enter_async_context(aclosing(Shards(config.store)))
+        sources = None
+        if config.store is not None:
+            sources = await stack.enter_async_context(aclosing(Shards(config.store, config.service.auth.secret)))
         made = await stack.enter_async_context(assembled(config, host, sources))
         if sources is not None:
             stack.callback(asyncio.create_task(kept_up(partial(sources.keep_few, made.reading.tenants))).cancel)

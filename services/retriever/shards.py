@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from pathlib import Path
 from time import monotonic
 
 from services.retriever.config import StoreConfig
 from services.retriever.source import ShardsSource, Source
+from worldkv.auth import Bearer
 from worldkv.client import ClientConfig, KVClient, MembershipFile, fixed
 
 LANDING_BYTES = 32 << 20
@@ -21,13 +23,16 @@ TICK_SECONDS = 1.0
 class Shards:
     """Gives tenants' sources over the shards of a store: a client each, made when it is first asked for.
 
-    Raises InvalidConfig for shards that cannot be, or a file of members that cannot be read.
+    secret  file of secrets to sign tokens with, where no token is given
+
+    Raises InvalidConfig for shards that cannot be, or a file that cannot be read.
     """
 
-    def __init__(self, config: StoreConfig, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(self, config: StoreConfig, secret: Path | None = None, idle_seconds: float = IDLE_SECONDS) -> None:
         self.config, self.idle_seconds = config, max(idle_seconds, 2 * config.deadline_seconds)
         self._members = fixed(*config.shards) if config.members is None else MembershipFile(config.members)
         self._members()
+        self._bearer = Bearer(config.token, secret)
         self._known: dict[str, tuple[KVClient, Source]] = {}
         self._asked: dict[str, float] = {}
 
@@ -40,6 +45,7 @@ class Shards:
                 stall_seconds=self.config.stall_seconds,
                 landing_bytes=LANDING_BYTES,
                 tls=self.config.tls,
+                bearer=self._bearer,
             )
             client = KVClient(self._members, settings)
             self._known[tenant] = client, ShardsSource(client)

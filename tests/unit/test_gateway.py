@@ -348,7 +348,7 @@ def test_the_example_names_every_setting_with_its_default():
     text = complete(ROOT / "services" / "gateway" / "gateway.toml", GatewayConfig)
     commented = [line.removeprefix("# ") for line in text.splitlines() if re.match(r"# \w+ = ", line)]
     written = {name for line in commented for name in tomllib.loads(line)}
-    assert written == {"generators", "members", "folder", "certificate", "key", "authority"}
+    assert written == {"generators", "members", "folder", "certificate", "key", "authority", "secret"}
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ async def test_reflection_describes_the_services():
     async with serve(ServiceConfig(), echo) as serving:
         names, calls = await asyncio.to_thread(ask, serving.address)
     assert {NAME, "grpc.health.v1.Health"} <= set(names)
-    assert calls == ["Open", "Walk", "Fork", "Rewind", "Close", "List"]
+    assert calls == ["Open", "Walk", "Fork", "Rewind", "Close", "List", "Worlds", "Look", "Export"]
 
 
 async def test_metrics_count_and_time_calls():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from worldkv.auth import Bearer
 from worldkv.client.policy import Retry
 from worldkv.errors import InvalidConfig
 from worldkv.rpc import DEADLINE_SECONDS, DEFAULT_TENANT, TLS
@@ -23,6 +24,7 @@ class ClientConfig:
     piece_bytes       of a streamed piece
     retry             when a shard is asked again
     tls               transport security
+    bearer            what is shown with every call: a token, or what one is signed with
 
     Raises InvalidConfig for values out of range.
     """
@@ -36,6 +38,7 @@ class ClientConfig:
     piece_bytes: int = 1 << 20
     retry: Retry = field(default_factory=Retry)
     tls: TLS = field(default_factory=TLS)
+    bearer: Bearer = field(default_factory=Bearer)
 
     def __post_init__(self) -> None:
         for name in ("deadline_seconds", "stall_seconds"):

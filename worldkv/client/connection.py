@@ -25,7 +25,8 @@ class Connection(Line):
     """A connection to a shard, made when it is first used."""
 
     def __init__(self, member: Member, config: ClientConfig, counters: Counter[str]) -> None:
-        super().__init__("shard", member, config.tenant, config.retry, config.stall_seconds, config.tls, counters)
+        patience = config.retry, config.stall_seconds
+        super().__init__("shard", member, config.tenant, *patience, config.tls, config.bearer, counters)
         self.config, self.stub = config, KVStoreStub(self.channel)
         self._look = config.shared
         self._arena: ArenaReader | None = None

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from worldkv import rpc
+from worldkv.auth import Bearer
 from worldkv.client.membership import Member
 from worldkv.client.policy import Deadline, Retry
 from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
@@ -61,6 +62,7 @@ class Line:
     tenant    whose calls these are
     stall     seconds after which a member that gives no sign of life in a call counts as not answering; None: a call
               has nothing but its deadline
+    bearer    what is shown with every call
     counters  of the whole client; here `failures`
     """
 
@@ -72,12 +74,13 @@ class Line:
         retry: Retry,
         stall: float | None,
         tls: rpc.TLS,
+        bearer: Bearer,
         counters: Counter[str],
     ) -> None:
         self.name, self.counters = member.name, counters
         self.channel = rpc.channel(member.address, tls or None, deadline_seconds=None)  # every call names its own
         self._what, self._retry, self._stall = f"{what} {member.name}", retry, stall
-        self._metadata = ((rpc.TENANT_KEY, tenant),)
+        self._tenant, self._bearer = tenant, bearer
         self._failures, self._rests_until = 0, 0.0
         self._calls, self._idle, self._closed = 0, asyncio.Event(), False
         self._silence: tuple[float, float] | None = None  # first and last call without an answer
@@ -109,7 +112,7 @@ class Line:
 
         Raises DeadlineExceeded if there is no time left to call.
         """
-        limits = {"timeout": deadline.require(what), "metadata": self._metadata}
+        limits = {"timeout": deadline.require(what), "metadata": self._bearer.metadata(self._tenant)}
         if self._closed:
             raise Unavailable(f"{what}: the line to {self._what} is closed")
         if self.resting:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from worldkv import rpc
+from worldkv.auth import Bearer
 from worldkv.chunk import Lineage
 from worldkv.client.line import Line
 from worldkv.client.lines import Lines
@@ -30,6 +31,7 @@ class RetrieverClientConfig:
                       one has to read them from the store, so it is worth waiting for a replica that is started again
     retry             when a replica is asked again
     tls               transport security
+    bearer            what is shown with every call: a token, or what one is signed with
 
     Raises InvalidConfig for values out of range.
     """
@@ -39,6 +41,7 @@ class RetrieverClientConfig:
     failover_seconds: float = 3.0
     retry: Retry = field(default_factory=Retry)
     tls: TLS = field(default_factory=TLS)
+    bearer: Bearer = field(default_factory=Bearer)
 
     def __post_init__(self) -> None:
         if not 0 < self.deadline_seconds < float("inf"):
@@ -52,7 +55,7 @@ class Replica:
 
     def __init__(self, member: Member, config: RetrieverClientConfig, counters: Counter[str]) -> None:
         self.member, self._config = member, config
-        self.line = Line("retriever", member, config.tenant, config.retry, None, config.tls, counters)
+        self.line = Line("retriever", member, config.tenant, config.retry, None, config.tls, config.bearer, counters)
         self.stub = RetrieverStub(self.line.channel)
         self.probed = 0.0
 

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from grpc import StatusCode, aio
 
 from worldkv import rpc
+from worldkv.auth import Bearer, Metadata
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidConfig, Unavailable, WorldKVError
 from worldkv.rpc import translated
@@ -34,6 +35,7 @@ class WalkClientConfig:
     reconnect_seconds  that a walk looks for its session after a lost connection; 0: it ends at once
     silence_seconds    after which an answer is looked for on a new connection
     tls                transport security
+    token              a token, or the name of a file that holds one; empty: none is shown
 
     Raises InvalidConfig for values out of range.
     """
@@ -43,6 +45,7 @@ class WalkClientConfig:
     reconnect_seconds: float = 30.0
     silence_seconds: float = 60.0
     tls: rpc.TLS | None = None
+    token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         for name in ("deadline_seconds", "reconnect_seconds", "silence_seconds"):
@@ -58,7 +61,12 @@ class Link:
         self.address, self.config = address, config
         self.channel = rpc.channel(address, config.tls, config.deadline_seconds)
         self.stub = SessionsStub(self.channel)
-        self.metadata = ((rpc.TENANT_KEY, config.tenant),)
+        self._bearer = Bearer(config.token)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What goes with every call."""
+        return self._bearer.metadata(self.config.tenant)
 
     async def ask(self, call: Awaitable[T]) -> T:
         """What a single call gives. Raises what the service raised, Unavailable in plain words if nobody is there."""

@@ -60,10 +60,11 @@ class WalkClient:
         *,
         tenant: str | None = None,
         tls: rpc.TLS | None = None,
+        token: str = "",
         config: WalkClientConfig | None = None,
     ) -> None:
-        chosen = config or WalkClientConfig()
-        self.config = replace(chosen, tenant=tenant or chosen.tenant, tls=tls or chosen.tls)
+        given = {"tenant": tenant, "tls": tls, "token": token}
+        self.config = replace(config or WalkClientConfig(), **{name: each for name, each in given.items() if each})
         self._link = Link(address, self.config)
 
     async def __aenter__(self) -> WalkClient:
