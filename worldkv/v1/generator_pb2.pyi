@@ -164,9 +164,7 @@ class ResidentSession(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "joined", b"joined", "root", b"root", "session", b"session", "tenant", b"tenant", "watch", b"watch"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["joined", b"joined", "root", b"root", "session", b"session", "tenant", b"tenant", "watch", b"watch"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,26 +222,7 @@ class GeneratorStatsResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "batch",
-        b"batch",
-        "chunks",
-        b"chunks",
-        "generator",
-        b"generator",
-        "model",
-        b"model",
-        "resident_bytes",
-        b"resident_bytes",
-        "room",
-        b"room",
-        "scenes",
-        b"scenes",
-        "sessions",
-        b"sessions",
-        "step_seconds",
-        b"step_seconds",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "chunks", b"chunks", "generator", b"generator", "model", b"model", "resident_bytes", b"resident_bytes", "room", b"room", "scenes", b"scenes", "sessions", b"sessions", "step_seconds", b"step_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,15 +4,18 @@
 # source: worldkv/v1/sessions.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "worldkv/v1/sessions.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'worldkv/v1/sessions.proto'
 )
 # @@protoc_insertion_point(imports)
 
@@ -22,105 +25,103 @@ _sym_db = _symbol_database.Default()
 from worldkv.v1 import chunk_pb2 as worldkv_dot_v1_dot_chunk__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x19worldkv/v1/sessions.proto\x12\nworldkv.v1\x1a\x16worldkv/v1/chunk.proto"E\n\x06Walker\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\t\n\x01z\x18\x03 \x01(\x01\x12\x0b\n\x03yaw\x18\x04 \x01(\x01\x12\r\n\x05pitch\x18\x05 \x01(\x01"E\n\x06\x41\x63tion\x12\x0f\n\x07\x66orward\x18\x01 \x01(\x01\x12\x0e\n\x06strafe\x18\x02 \x01(\x01\x12\x0c\n\x04turn\x18\x03 \x01(\x01\x12\x0c\n\x04look\x18\x04 \x01(\x01"\xb7\x01\n\x0eMemorySettings\x12$\n\x04mode\x18\x01 \x01(\x0e\x32\x16.worldkv.v1.MemoryMode\x12\x10\n\x08selector\x18\x02 \x01(\t\x12\x15\n\x08recalled\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04keep\x18\x04 \x01(\x01\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x1a\n\rbudget_chunks\x18\x06 \x01(\x04H\x01\x88\x01\x01\x42\x0b\n\t_recalledB\x10\n\x0e_budget_chunks"j\n\rMemoryChoices\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.worldkv.v1.MemorySettings\x12\x11\n\tselectors\x18\x02 \x03(\t\x12\x0e\n\x06\x63odecs\x18\x03 \x03(\t\x12\r\n\x05slots\x18\x04 \x01(\r"\xa3\x02\n\x0bOpenRequest\x12\r\n\x05world\x18\x01 \x01(\t\x12\x0f\n\x02\x61t\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05scene\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12!\n\x05start\x18\x05 \x01(\x0b\x32\x12.worldkv.v1.Walker\x12$\n\x04mode\x18\x06 \x01(\x0e\x32\x16.worldkv.v1.MemoryMode\x12\x10\n\x08lockstep\x18\x07 \x01(\x08\x12)\n\x06\x66ormat\x18\x08 \x01(\x0e\x32\x19.worldkv.v1.PictureFormat\x12\x0c\n\x04tour\x18\t \x01(\t\x12,\n\x08settings\x18\n \x01(\x0b\x32\x1a.worldkv.v1.MemorySettings\x12\x0e\n\x06judged\x18\x0b \x01(\x08\x42\x05\n\x03_at"\xca\x02\n\x0cOpenResponse\x12\x0f\n\x07session\x18\x01 \x01(\t\x12 \n\x05world\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.World\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04next\x18\x04 \x01(\x04\x12"\n\x06walker\x18\x05 \x01(\x0b\x32\x12.worldkv.v1.Walker\x12\x0e\n\x06\x66rames\x18\x06 \x01(\r\x12\x10\n\x08pictures\x18\x07 \x01(\r\x12\r\n\x05width\x18\x08 \x01(\r\x12\x0e\n\x06height\x18\t \x01(\r\x12\x1b\n\x13pictures_per_second\x18\n \x01(\x01\x12)\n\x06memory\x18\x0b \x01(\x0b\x32\x19.worldkv.v1.MemoryChoices\x12\r\n\x05watch\x18\x0c \x01(\t\x12\r\n\x05scene\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\x04\x12\x11\n\thas_truth\x18\x0f \x01(\x08"4\n\x04Join\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04seen\x18\x02 \x01(\x04\x12\r\n\x05watch\x18\x03 \x01(\x08"I\n\tConfigure\x12,\n\x08settings\x18\x01 \x01(\x0b\x32\x1a.worldkv.v1.MemorySettings\x12\x0e\n\x06number\x18\x02 \x01(\x04";\n\x04Move\x12#\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x12.worldkv.v1.Action\x12\x0e\n\x06number\x18\x02 \x01(\x04"a\n\x07Picture\x12)\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x19.worldkv.v1.PictureFormat\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c"I\n\x04Hold\x12"\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x12.worldkv.v1.Action\x12\r\n\x05pause\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\x04"b\n\x04Show\x12%\n\x08pictures\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.Picture\x12#\n\x07walkers\x18\x02 \x03(\x0b\x32\x12.worldkv.v1.Walker\x12\x0e\n\x06number\x18\x03 \x01(\x04"\xcc\x01\n\x0bWalkRequest\x12 \n\x04join\x18\x01 \x01(\x0b\x32\x10.worldkv.v1.JoinH\x00\x12 \n\x04move\x18\x02 \x01(\x0b\x32\x10.worldkv.v1.MoveH\x00\x12 \n\x04show\x18\x03 \x01(\x0b\x32\x10.worldkv.v1.ShowH\x00\x12 \n\x04hold\x18\x04 \x01(\x0b\x32\x10.worldkv.v1.HoldH\x00\x12*\n\tconfigure\x18\x05 \x01(\x0b\x32\x15.worldkv.v1.ConfigureH\x00\x42\t\n\x07message"\x86\x01\n\rRecalledChunk\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x11\n\treencoded\x18\x03 \x01(\x08\x12\x10\n\x08\x64istance\x18\x04 \x01(\x01\x12\r\n\x05\x61ngle\x18\x05 \x01(\x01\x12\x0f\n\x07overlap\x18\x06 \x01(\x01"X\n\x0bMissedChunk\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.worldkv.v1.MissReason"\x87\x01\n\x0bStepSeconds\x12\x0c\n\x04turn\x18\x01 \x01(\x01\x12\x0e\n\x06lookup\x18\x02 \x01(\x01\x12\r\n\x05\x66\x65tch\x18\x03 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x04 \x01(\x01\x12\r\n\x05place\x18\x05 \x01(\x01\x12\x0c\n\x04\x64raw\x18\x06 \x01(\x01\x12\x0c\n\x04keep\x18\x07 \x01(\x01\x12\x10\n\x08pictures\x18\x08 \x01(\x01"H\n\tHeldBytes\x12\x0e\n\x06window\x18\x01 \x01(\x04\x12\x0b\n\x03hot\x18\x02 \x01(\x04\x12\x0e\n\x06queued\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x04"\x95\x04\n\x05\x44rawn\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12%\n\x08pictures\x18\x03 \x03(\x0b\x32\x13.worldkv.v1.Picture\x12\x1f\n\x05poses\x18\x04 \x03(\x0b\x32\x10.worldkv.v1.Pose\x12"\n\x06walker\x18\x05 \x01(\x0b\x32\x12.worldkv.v1.Walker\x12+\n\x08recalled\x18\x06 \x03(\x0b\x32\x19.worldkv.v1.RecalledChunk\x12\x10\n\x08left_out\x18\x07 \x01(\r\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x16\n\x0erecall_seconds\x18\t \x01(\x01\x12\x18\n\x10pictures_dropped\x18\n \x01(\x08\x12(\n\x06\x63ounts\x18\x0b \x01(\x0b\x32\x18.worldkv.v1.RecallCounts\x12\'\n\x06missed\x18\x0c \x03(\x0b\x32\x17.worldkv.v1.MissedChunk\x12%\n\x07\x64\x65moted\x18\r \x03(\x0b\x32\x14.worldkv.v1.ChunkKey\x12&\n\x05spent\x18\x0e \x01(\x0b\x32\x17.worldkv.v1.StepSeconds\x12#\n\x04held\x18\x0f \x01(\x0b\x32\x15.worldkv.v1.HeldBytes\x12$\n\x04mode\x18\x10 \x01(\x0e\x32\x16.worldkv.v1.MemoryMode"|\n\x06Judged\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x0c\n\x04psnr\x18\x02 \x01(\x01\x12\x14\n\x0crevisit_psnr\x18\x03 \x01(\x01\x12\x10\n\x08revisits\x18\x04 \x01(\r\x12\x19\n\x11mean_revisit_psnr\x18\x05 \x01(\x01"\'\n\x07Refused\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t"(\n\x07\x41pplied\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x04"v\n\nMissCounts\x12\x14\n\x0cnever_stored\x18\x01 \x01(\x04\x12\x0f\n\x07\x65victed\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\x12\x0c\n\x04late\x18\x04 \x01(\x04\x12\x11\n\ttier_down\x18\x05 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x06 \x01(\x04"\x8d\x02\n\x0cRecallCounts\x12\x10\n\x08recalled\x18\x01 \x01(\x04\x12\x0f\n\x07\x61t_hand\x18\x02 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04used\x18\x04 \x01(\x04\x12\r\n\x05\x65\x61rly\x18\x05 \x01(\x04\x12\x0c\n\x04late\x18\x06 \x01(\x04\x12\x0e\n\x06wasted\x18\x07 \x01(\x04\x12\x12\n\nunforeseen\x18\x08 \x01(\x04\x12&\n\x06missed\x18\t \x01(\x0b\x32\x16.worldkv.v1.MissCounts\x12\x11\n\treencoded\x18\n \x01(\x04\x12\x12\n\nunanswered\x18\x0b \x01(\x04\x12\x11\n\tabstained\x18\x0c \x01(\x04\x12\x12\n\nkv_dropped\x18\r \x01(\x04";\n\nRemembered\x12\x0b\n\x03\x65nd\x18\x01 \x01(\x04\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.Level"K\n\x06Notice\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.worldkv.v1.NoticeKind\x12\r\n\x05\x63hunk\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t"\xb3\x02\n\x0cWalkResponse\x12"\n\x05\x64rawn\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.DrawnH\x00\x12,\n\nremembered\x18\x02 \x01(\x0b\x32\x16.worldkv.v1.RememberedH\x00\x12$\n\x06notice\x18\x03 \x01(\x0b\x32\x12.worldkv.v1.NoticeH\x00\x12&\n\x07\x61pplied\x18\x04 \x01(\x0b\x32\x13.worldkv.v1.AppliedH\x00\x12*\n\x06joined\x18\x05 \x01(\x0b\x32\x18.worldkv.v1.OpenResponseH\x00\x12$\n\x06judged\x18\x06 \x01(\x0b\x32\x12.worldkv.v1.JudgedH\x00\x12&\n\x07refused\x18\x07 \x01(\x0b\x32\x13.worldkv.v1.RefusedH\x00\x42\t\n\x07message"E\n\x0b\x46orkRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05world\x18\x02 \x01(\t\x12\x0f\n\x02\x61t\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x05\n\x03_at"0\n\x0c\x46orkResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World",\n\rRewindRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\x04"V\n\x0eRewindResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12"\n\x06walker\x18\x02 \x01(\x0b\x32\x12.worldkv.v1.Walker"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\t"]\n\rCloseResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12*\n\nremembered\x18\x02 \x01(\x0b\x32\x16.worldkv.v1.Remembered"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t"\x85\x01\n\x0eSessionSummary\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05world\x18\x02 \x01(\t\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0c\n\x04kept\x18\x04 \x01(\x04\x12\x0e\n\x06joined\x18\x05 \x01(\x08\x12\x14\n\x0cidle_seconds\x18\x06 \x01(\x01\x12\x11\n\tsuspended\x18\x07 \x01(\x08"U\n\x0cListResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.worldkv.v1.SessionSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t"6\n\rWorldsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t"L\n\x0eWorldsResponse\x12!\n\x06worlds\x18\x01 \x03(\x0b\x32\x11.worldkv.v1.World\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t"[\n\x0bLookRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x10\n\x08pictures\x18\x05 \x01(\r"\xbd\x01\n\x0cLookResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x1f\n\x05poses\x18\x02 \x03(\x0b\x32\x10.worldkv.v1.Pose\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.worldkv.v1.ChunkState\x12%\n\x08pictures\x18\x04 \x03(\x0b\x32\x13.worldkv.v1.Picture\x12\x1b\n\x13pictures_per_second\x18\x05 \x01(\x01"\x1e\n\rExportRequest\x12\r\n\x05world\x18\x01 \x01(\t"\x1e\n\x0e\x45xportResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*p\n\nMemoryMode\x12\x1b\n\x17MEMORY_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13MEMORY_MODE_WORLDKV\x10\x01\x12\x16\n\x12MEMORY_MODE_WINDOW\x10\x02\x12\x14\n\x10MEMORY_MODE_FULL\x10\x03*|\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x01\x12\x17\n\x13PICTURE_FORMAT_RGB8\x10\x02\x12\x19\n\x15PICTURE_FORMAT_RGB32F\x10\x03*\xe4\x01\n\nNoticeKind\x12\x1b\n\x17NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12NOTICE_KIND_PAUSED\x10\x01\x12\x17\n\x13NOTICE_KIND_RESUMED\x10\x02\x12\x1d\n\x19NOTICE_KIND_LEVEL_CHANGED\x10\x03\x12\x1a\n\x16NOTICE_KIND_KV_DROPPED\x10\x04\x12\x1b\n\x17NOTICE_KIND_RECALL_DOWN\x10\x05\x12\x19\n\x15NOTICE_KIND_RECALL_UP\x10\x06\x12\x15\n\x11NOTICE_KIND_MOVED\x10\x07*q\n\nChunkState\x12\x1b\n\x17\x43HUNK_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HUNK_STATE_KEPT\x10\x01\x12\x17\n\x13\x43HUNK_STATE_DEMOTED\x10\x02\x12\x17\n\x13\x43HUNK_STATE_MISSING\x10\x03\x32\xba\x04\n\x08Sessions\x12\x39\n\x04Open\x12\x17.worldkv.v1.OpenRequest\x1a\x18.worldkv.v1.OpenResponse\x12=\n\x04Walk\x12\x17.worldkv.v1.WalkRequest\x1a\x18.worldkv.v1.WalkResponse(\x01\x30\x01\x12\x39\n\x04\x46ork\x12\x17.worldkv.v1.ForkRequest\x1a\x18.worldkv.v1.ForkResponse\x12?\n\x06Rewind\x12\x19.worldkv.v1.RewindRequest\x1a\x1a.worldkv.v1.RewindResponse\x12<\n\x05\x43lose\x12\x18.worldkv.v1.CloseRequest\x1a\x19.worldkv.v1.CloseResponse\x12\x39\n\x04List\x12\x17.worldkv.v1.ListRequest\x1a\x18.worldkv.v1.ListResponse\x12?\n\x06Worlds\x12\x19.worldkv.v1.WorldsRequest\x1a\x1a.worldkv.v1.WorldsResponse\x12;\n\x04Look\x12\x17.worldkv.v1.LookRequest\x1a\x18.worldkv.v1.LookResponse0\x01\x12\x41\n\x06\x45xport\x12\x19.worldkv.v1.ExportRequest\x1a\x1a.worldkv.v1.ExportResponse0\x01\x62\x06proto3'
-)
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19worldkv/v1/sessions.proto\x12\nworldkv.v1\x1a\x16worldkv/v1/chunk.proto\"E\n\x06Walker\x12\t\n\x01x\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\t\n\x01z\x18\x03 \x01(\x01\x12\x0b\n\x03yaw\x18\x04 \x01(\x01\x12\r\n\x05pitch\x18\x05 \x01(\x01\"E\n\x06\x41\x63tion\x12\x0f\n\x07\x66orward\x18\x01 \x01(\x01\x12\x0e\n\x06strafe\x18\x02 \x01(\x01\x12\x0c\n\x04turn\x18\x03 \x01(\x01\x12\x0c\n\x04look\x18\x04 \x01(\x01\"\xb7\x01\n\x0eMemorySettings\x12$\n\x04mode\x18\x01 \x01(\x0e\x32\x16.worldkv.v1.MemoryMode\x12\x10\n\x08selector\x18\x02 \x01(\t\x12\x15\n\x08recalled\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x0c\n\x04keep\x18\x04 \x01(\x01\x12\r\n\x05\x63odec\x18\x05 \x01(\t\x12\x1a\n\rbudget_chunks\x18\x06 \x01(\x04H\x01\x88\x01\x01\x42\x0b\n\t_recalledB\x10\n\x0e_budget_chunks\"j\n\rMemoryChoices\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.worldkv.v1.MemorySettings\x12\x11\n\tselectors\x18\x02 \x03(\t\x12\x0e\n\x06\x63odecs\x18\x03 \x03(\t\x12\r\n\x05slots\x18\x04 \x01(\r\"\xa3\x02\n\x0bOpenRequest\x12\r\n\x05world\x18\x01 \x01(\t\x12\x0f\n\x02\x61t\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05scene\x18\x03 \x01(\t\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12!\n\x05start\x18\x05 \x01(\x0b\x32\x12.worldkv.v1.Walker\x12$\n\x04mode\x18\x06 \x01(\x0e\x32\x16.worldkv.v1.MemoryMode\x12\x10\n\x08lockstep\x18\x07 \x01(\x08\x12)\n\x06\x66ormat\x18\x08 \x01(\x0e\x32\x19.worldkv.v1.PictureFormat\x12\x0c\n\x04tour\x18\t \x01(\t\x12,\n\x08settings\x18\n \x01(\x0b\x32\x1a.worldkv.v1.MemorySettings\x12\x0e\n\x06judged\x18\x0b \x01(\x08\x42\x05\n\x03_at\"\xca\x02\n\x0cOpenResponse\x12\x0f\n\x07session\x18\x01 \x01(\t\x12 \n\x05world\x18\x02 \x01(\x0b\x32\x11.worldkv.v1.World\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0c\n\x04next\x18\x04 \x01(\x04\x12\"\n\x06walker\x18\x05 \x01(\x0b\x32\x12.worldkv.v1.Walker\x12\x0e\n\x06\x66rames\x18\x06 \x01(\r\x12\x10\n\x08pictures\x18\x07 \x01(\r\x12\r\n\x05width\x18\x08 \x01(\r\x12\x0e\n\x06height\x18\t \x01(\r\x12\x1b\n\x13pictures_per_second\x18\n \x01(\x01\x12)\n\x06memory\x18\x0b \x01(\x0b\x32\x19.worldkv.v1.MemoryChoices\x12\r\n\x05watch\x18\x0c \x01(\t\x12\r\n\x05scene\x18\r \x01(\t\x12\x0c\n\x04seed\x18\x0e \x01(\x04\x12\x11\n\thas_truth\x18\x0f \x01(\x08\"4\n\x04Join\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\x0c\n\x04seen\x18\x02 \x01(\x04\x12\r\n\x05watch\x18\x03 \x01(\x08\"I\n\tConfigure\x12,\n\x08settings\x18\x01 \x01(\x0b\x32\x1a.worldkv.v1.MemorySettings\x12\x0e\n\x06number\x18\x02 \x01(\x04\";\n\x04Move\x12#\n\x07\x61\x63tions\x18\x01 \x03(\x0b\x32\x12.worldkv.v1.Action\x12\x0e\n\x06number\x18\x02 \x01(\x04\"a\n\x07Picture\x12)\n\x06\x66ormat\x18\x01 \x01(\x0e\x32\x19.worldkv.v1.PictureFormat\x12\r\n\x05width\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\"I\n\x04Hold\x12\"\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x12.worldkv.v1.Action\x12\r\n\x05pause\x18\x02 \x01(\x08\x12\x0e\n\x06number\x18\x03 \x01(\x04\"b\n\x04Show\x12%\n\x08pictures\x18\x01 \x03(\x0b\x32\x13.worldkv.v1.Picture\x12#\n\x07walkers\x18\x02 \x03(\x0b\x32\x12.worldkv.v1.Walker\x12\x0e\n\x06number\x18\x03 \x01(\x04\"\xcc\x01\n\x0bWalkRequest\x12 \n\x04join\x18\x01 \x01(\x0b\x32\x10.worldkv.v1.JoinH\x00\x12 \n\x04move\x18\x02 \x01(\x0b\x32\x10.worldkv.v1.MoveH\x00\x12 \n\x04show\x18\x03 \x01(\x0b\x32\x10.worldkv.v1.ShowH\x00\x12 \n\x04hold\x18\x04 \x01(\x0b\x32\x10.worldkv.v1.HoldH\x00\x12*\n\tconfigure\x18\x05 \x01(\x0b\x32\x15.worldkv.v1.ConfigureH\x00\x42\t\n\x07message\"\x86\x01\n\rRecalledChunk\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x11\n\treencoded\x18\x03 \x01(\x08\x12\x10\n\x08\x64istance\x18\x04 \x01(\x01\x12\r\n\x05\x61ngle\x18\x05 \x01(\x01\x12\x0f\n\x07overlap\x18\x06 \x01(\x01\"X\n\x0bMissedChunk\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.worldkv.v1.MissReason\"\x87\x01\n\x0bStepSeconds\x12\x0c\n\x04turn\x18\x01 \x01(\x01\x12\x0e\n\x06lookup\x18\x02 \x01(\x01\x12\r\n\x05\x66\x65tch\x18\x03 \x01(\x01\x12\x0e\n\x06\x64\x65\x63ode\x18\x04 \x01(\x01\x12\r\n\x05place\x18\x05 \x01(\x01\x12\x0c\n\x04\x64raw\x18\x06 \x01(\x01\x12\x0c\n\x04keep\x18\x07 \x01(\x01\x12\x10\n\x08pictures\x18\x08 \x01(\x01\"H\n\tHeldBytes\x12\x0e\n\x06window\x18\x01 \x01(\x04\x12\x0b\n\x03hot\x18\x02 \x01(\x04\x12\x0e\n\x06queued\x18\x03 \x01(\x04\x12\x0e\n\x06stored\x18\x04 \x01(\x04\"\x95\x04\n\x05\x44rawn\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12%\n\x08pictures\x18\x03 \x03(\x0b\x32\x13.worldkv.v1.Picture\x12\x1f\n\x05poses\x18\x04 \x03(\x0b\x32\x10.worldkv.v1.Pose\x12\"\n\x06walker\x18\x05 \x01(\x0b\x32\x12.worldkv.v1.Walker\x12+\n\x08recalled\x18\x06 \x03(\x0b\x32\x19.worldkv.v1.RecalledChunk\x12\x10\n\x08left_out\x18\x07 \x01(\r\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x16\n\x0erecall_seconds\x18\t \x01(\x01\x12\x18\n\x10pictures_dropped\x18\n \x01(\x08\x12(\n\x06\x63ounts\x18\x0b \x01(\x0b\x32\x18.worldkv.v1.RecallCounts\x12\'\n\x06missed\x18\x0c \x03(\x0b\x32\x17.worldkv.v1.MissedChunk\x12%\n\x07\x64\x65moted\x18\r \x03(\x0b\x32\x14.worldkv.v1.ChunkKey\x12&\n\x05spent\x18\x0e \x01(\x0b\x32\x17.worldkv.v1.StepSeconds\x12#\n\x04held\x18\x0f \x01(\x0b\x32\x15.worldkv.v1.HeldBytes\x12$\n\x04mode\x18\x10 \x01(\x0e\x32\x16.worldkv.v1.MemoryMode\"|\n\x06Judged\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x0c\n\x04psnr\x18\x02 \x01(\x01\x12\x14\n\x0crevisit_psnr\x18\x03 \x01(\x01\x12\x10\n\x08revisits\x18\x04 \x01(\r\x12\x19\n\x11mean_revisit_psnr\x18\x05 \x01(\x01\"\'\n\x07Refused\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\"(\n\x07\x41pplied\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05\x63hunk\x18\x02 \x01(\x04\"v\n\nMissCounts\x12\x14\n\x0cnever_stored\x18\x01 \x01(\x04\x12\x0f\n\x07\x65victed\x18\x02 \x01(\x04\x12\x0f\n\x07\x64\x65leted\x18\x03 \x01(\x04\x12\x0c\n\x04late\x18\x04 \x01(\x04\x12\x11\n\ttier_down\x18\x05 \x01(\x04\x12\x0f\n\x07\x63orrupt\x18\x06 \x01(\x04\"\x8d\x02\n\x0cRecallCounts\x12\x10\n\x08recalled\x18\x01 \x01(\x04\x12\x0f\n\x07\x61t_hand\x18\x02 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12\x0c\n\x04used\x18\x04 \x01(\x04\x12\r\n\x05\x65\x61rly\x18\x05 \x01(\x04\x12\x0c\n\x04late\x18\x06 \x01(\x04\x12\x0e\n\x06wasted\x18\x07 \x01(\x04\x12\x12\n\nunforeseen\x18\x08 \x01(\x04\x12&\n\x06missed\x18\t \x01(\x0b\x32\x16.worldkv.v1.MissCounts\x12\x11\n\treencoded\x18\n \x01(\x04\x12\x12\n\nunanswered\x18\x0b \x01(\x04\x12\x11\n\tabstained\x18\x0c \x01(\x04\x12\x12\n\nkv_dropped\x18\r \x01(\x04\";\n\nRemembered\x12\x0b\n\x03\x65nd\x18\x01 \x01(\x04\x12 \n\x05level\x18\x02 \x01(\x0e\x32\x11.worldkv.v1.Level\"K\n\x06Notice\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.worldkv.v1.NoticeKind\x12\r\n\x05\x63hunk\x18\x02 \x01(\x04\x12\x0c\n\x04text\x18\x03 \x01(\t\"\xb3\x02\n\x0cWalkResponse\x12\"\n\x05\x64rawn\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.DrawnH\x00\x12,\n\nremembered\x18\x02 \x01(\x0b\x32\x16.worldkv.v1.RememberedH\x00\x12$\n\x06notice\x18\x03 \x01(\x0b\x32\x12.worldkv.v1.NoticeH\x00\x12&\n\x07\x61pplied\x18\x04 \x01(\x0b\x32\x13.worldkv.v1.AppliedH\x00\x12*\n\x06joined\x18\x05 \x01(\x0b\x32\x18.worldkv.v1.OpenResponseH\x00\x12$\n\x06judged\x18\x06 \x01(\x0b\x32\x12.worldkv.v1.JudgedH\x00\x12&\n\x07refused\x18\x07 \x01(\x0b\x32\x13.worldkv.v1.RefusedH\x00\x42\t\n\x07message\"E\n\x0b\x46orkRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05world\x18\x02 \x01(\t\x12\x0f\n\x02\x61t\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x05\n\x03_at\"0\n\x0c\x46orkResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\",\n\rRewindRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\x04\"V\n\x0eRewindResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12\"\n\x06walker\x18\x02 \x01(\x0b\x32\x12.worldkv.v1.Walker\"\x1f\n\x0c\x43loseRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"]\n\rCloseResponse\x12 \n\x05world\x18\x01 \x01(\x0b\x32\x11.worldkv.v1.World\x12*\n\nremembered\x18\x02 \x01(\x0b\x32\x16.worldkv.v1.Remembered\"4\n\x0bListRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\x85\x01\n\x0eSessionSummary\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05world\x18\x02 \x01(\t\x12\x0c\n\x04next\x18\x03 \x01(\x04\x12\x0c\n\x04kept\x18\x04 \x01(\x04\x12\x0e\n\x06joined\x18\x05 \x01(\x08\x12\x14\n\x0cidle_seconds\x18\x06 \x01(\x01\x12\x11\n\tsuspended\x18\x07 \x01(\x08\"U\n\x0cListResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.worldkv.v1.SessionSummary\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"6\n\rWorldsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"L\n\x0eWorldsResponse\x12!\n\x06worlds\x18\x01 \x03(\x0b\x32\x11.worldkv.v1.World\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"[\n\x0bLookRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\n\n\x02\x61t\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x10\n\x08pictures\x18\x05 \x01(\r\"\xbd\x01\n\x0cLookResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.worldkv.v1.ChunkKey\x12\x1f\n\x05poses\x18\x02 \x03(\x0b\x32\x10.worldkv.v1.Pose\x12%\n\x05state\x18\x03 \x01(\x0e\x32\x16.worldkv.v1.ChunkState\x12%\n\x08pictures\x18\x04 \x03(\x0b\x32\x13.worldkv.v1.Picture\x12\x1b\n\x13pictures_per_second\x18\x05 \x01(\x01\"\x1e\n\rExportRequest\x12\r\n\x05world\x18\x01 \x01(\t\"\x1e\n\x0e\x45xportResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c*p\n\nMemoryMode\x12\x1b\n\x17MEMORY_MODE_UNSPECIFIED\x10\x00\x12\x17\n\x13MEMORY_MODE_WORLDKV\x10\x01\x12\x16\n\x12MEMORY_MODE_WINDOW\x10\x02\x12\x14\n\x10MEMORY_MODE_FULL\x10\x03*|\n\rPictureFormat\x12\x1e\n\x1aPICTURE_FORMAT_UNSPECIFIED\x10\x00\x12\x17\n\x13PICTURE_FORMAT_JPEG\x10\x01\x12\x17\n\x13PICTURE_FORMAT_RGB8\x10\x02\x12\x19\n\x15PICTURE_FORMAT_RGB32F\x10\x03*\xe4\x01\n\nNoticeKind\x12\x1b\n\x17NOTICE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12NOTICE_KIND_PAUSED\x10\x01\x12\x17\n\x13NOTICE_KIND_RESUMED\x10\x02\x12\x1d\n\x19NOTICE_KIND_LEVEL_CHANGED\x10\x03\x12\x1a\n\x16NOTICE_KIND_KV_DROPPED\x10\x04\x12\x1b\n\x17NOTICE_KIND_RECALL_DOWN\x10\x05\x12\x19\n\x15NOTICE_KIND_RECALL_UP\x10\x06\x12\x15\n\x11NOTICE_KIND_MOVED\x10\x07*q\n\nChunkState\x12\x1b\n\x17\x43HUNK_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10\x43HUNK_STATE_KEPT\x10\x01\x12\x17\n\x13\x43HUNK_STATE_DEMOTED\x10\x02\x12\x17\n\x13\x43HUNK_STATE_MISSING\x10\x03\x32\xba\x04\n\x08Sessions\x12\x39\n\x04Open\x12\x17.worldkv.v1.OpenRequest\x1a\x18.worldkv.v1.OpenResponse\x12=\n\x04Walk\x12\x17.worldkv.v1.WalkRequest\x1a\x18.worldkv.v1.WalkResponse(\x01\x30\x01\x12\x39\n\x04\x46ork\x12\x17.worldkv.v1.ForkRequest\x1a\x18.worldkv.v1.ForkResponse\x12?\n\x06Rewind\x12\x19.worldkv.v1.RewindRequest\x1a\x1a.worldkv.v1.RewindResponse\x12<\n\x05\x43lose\x12\x18.worldkv.v1.CloseRequest\x1a\x19.worldkv.v1.CloseResponse\x12\x39\n\x04List\x12\x17.worldkv.v1.ListRequest\x1a\x18.worldkv.v1.ListResponse\x12?\n\x06Worlds\x12\x19.worldkv.v1.WorldsRequest\x1a\x1a.worldkv.v1.WorldsResponse\x12;\n\x04Look\x12\x17.worldkv.v1.LookRequest\x1a\x18.worldkv.v1.LookResponse0\x01\x12\x41\n\x06\x45xport\x12\x19.worldkv.v1.ExportRequest\x1a\x1a.worldkv.v1.ExportResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "worldkv.v1.sessions_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldkv.v1.sessions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_MEMORYMODE"]._serialized_start = 4966
-    _globals["_MEMORYMODE"]._serialized_end = 5078
-    _globals["_PICTUREFORMAT"]._serialized_start = 5080
-    _globals["_PICTUREFORMAT"]._serialized_end = 5204
-    _globals["_NOTICEKIND"]._serialized_start = 5207
-    _globals["_NOTICEKIND"]._serialized_end = 5435
-    _globals["_CHUNKSTATE"]._serialized_start = 5437
-    _globals["_CHUNKSTATE"]._serialized_end = 5550
-    _globals["_WALKER"]._serialized_start = 65
-    _globals["_WALKER"]._serialized_end = 134
-    _globals["_ACTION"]._serialized_start = 136
-    _globals["_ACTION"]._serialized_end = 205
-    _globals["_MEMORYSETTINGS"]._serialized_start = 208
-    _globals["_MEMORYSETTINGS"]._serialized_end = 391
-    _globals["_MEMORYCHOICES"]._serialized_start = 393
-    _globals["_MEMORYCHOICES"]._serialized_end = 499
-    _globals["_OPENREQUEST"]._serialized_start = 502
-    _globals["_OPENREQUEST"]._serialized_end = 793
-    _globals["_OPENRESPONSE"]._serialized_start = 796
-    _globals["_OPENRESPONSE"]._serialized_end = 1126
-    _globals["_JOIN"]._serialized_start = 1128
-    _globals["_JOIN"]._serialized_end = 1180
-    _globals["_CONFIGURE"]._serialized_start = 1182
-    _globals["_CONFIGURE"]._serialized_end = 1255
-    _globals["_MOVE"]._serialized_start = 1257
-    _globals["_MOVE"]._serialized_end = 1316
-    _globals["_PICTURE"]._serialized_start = 1318
-    _globals["_PICTURE"]._serialized_end = 1415
-    _globals["_HOLD"]._serialized_start = 1417
-    _globals["_HOLD"]._serialized_end = 1490
-    _globals["_SHOW"]._serialized_start = 1492
-    _globals["_SHOW"]._serialized_end = 1590
-    _globals["_WALKREQUEST"]._serialized_start = 1593
-    _globals["_WALKREQUEST"]._serialized_end = 1797
-    _globals["_RECALLEDCHUNK"]._serialized_start = 1800
-    _globals["_RECALLEDCHUNK"]._serialized_end = 1934
-    _globals["_MISSEDCHUNK"]._serialized_start = 1936
-    _globals["_MISSEDCHUNK"]._serialized_end = 2024
-    _globals["_STEPSECONDS"]._serialized_start = 2027
-    _globals["_STEPSECONDS"]._serialized_end = 2162
-    _globals["_HELDBYTES"]._serialized_start = 2164
-    _globals["_HELDBYTES"]._serialized_end = 2236
-    _globals["_DRAWN"]._serialized_start = 2239
-    _globals["_DRAWN"]._serialized_end = 2772
-    _globals["_JUDGED"]._serialized_start = 2774
-    _globals["_JUDGED"]._serialized_end = 2898
-    _globals["_REFUSED"]._serialized_start = 2900
-    _globals["_REFUSED"]._serialized_end = 2939
-    _globals["_APPLIED"]._serialized_start = 2941
-    _globals["_APPLIED"]._serialized_end = 2981
-    _globals["_MISSCOUNTS"]._serialized_start = 2983
-    _globals["_MISSCOUNTS"]._serialized_end = 3101
-    _globals["_RECALLCOUNTS"]._serialized_start = 3104
-    _globals["_RECALLCOUNTS"]._serialized_end = 3373
-    _globals["_REMEMBERED"]._serialized_start = 3375
-    _globals["_REMEMBERED"]._serialized_end = 3434
-    _globals["_NOTICE"]._serialized_start = 3436
-    _globals["_NOTICE"]._serialized_end = 3511
-    _globals["_WALKRESPONSE"]._serialized_start = 3514
-    _globals["_WALKRESPONSE"]._serialized_end = 3821
-    _globals["_FORKREQUEST"]._serialized_start = 3823
-    _globals["_FORKREQUEST"]._serialized_end = 3892
-    _globals["_FORKRESPONSE"]._serialized_start = 3894
-    _globals["_FORKRESPONSE"]._serialized_end = 3942
-    _globals["_REWINDREQUEST"]._serialized_start = 3944
-    _globals["_REWINDREQUEST"]._serialized_end = 3988
-    _globals["_REWINDRESPONSE"]._serialized_start = 3990
-    _globals["_REWINDRESPONSE"]._serialized_end = 4076
-    _globals["_CLOSEREQUEST"]._serialized_start = 4078
-    _globals["_CLOSEREQUEST"]._serialized_end = 4109
-    _globals["_CLOSERESPONSE"]._serialized_start = 4111
-    _globals["_CLOSERESPONSE"]._serialized_end = 4204
-    _globals["_LISTREQUEST"]._serialized_start = 4206
-    _globals["_LISTREQUEST"]._serialized_end = 4258
-    _globals["_SESSIONSUMMARY"]._serialized_start = 4261
-    _globals["_SESSIONSUMMARY"]._serialized_end = 4394
-    _globals["_LISTRESPONSE"]._serialized_start = 4396
-    _globals["_LISTRESPONSE"]._serialized_end = 4481
-    _globals["_WORLDSREQUEST"]._serialized_start = 4483
-    _globals["_WORLDSREQUEST"]._serialized_end = 4537
-    _globals["_WORLDSRESPONSE"]._serialized_start = 4539
-    _globals["_WORLDSRESPONSE"]._serialized_end = 4615
-    _globals["_LOOKREQUEST"]._serialized_start = 4617
-    _globals["_LOOKREQUEST"]._serialized_end = 4708
-    _globals["_LOOKRESPONSE"]._serialized_start = 4711
-    _globals["_LOOKRESPONSE"]._serialized_end = 4900
-    _globals["_EXPORTREQUEST"]._serialized_start = 4902
-    _globals["_EXPORTREQUEST"]._serialized_end = 4932
-    _globals["_EXPORTRESPONSE"]._serialized_start = 4934
-    _globals["_EXPORTRESPONSE"]._serialized_end = 4964
-    _globals["_SESSIONS"]._serialized_start = 5553
-    _globals["_SESSIONS"]._serialized_end = 6123
+  DESCRIPTOR._loaded_options = None
+  _globals['_MEMORYMODE']._serialized_start=4966
+  _globals['_MEMORYMODE']._serialized_end=5078
+  _globals['_PICTUREFORMAT']._serialized_start=5080
+  _globals['_PICTUREFORMAT']._serialized_end=5204
+  _globals['_NOTICEKIND']._serialized_start=5207
+  _globals['_NOTICEKIND']._serialized_end=5435
+  _globals['_CHUNKSTATE']._serialized_start=5437
+  _globals['_CHUNKSTATE']._serialized_end=5550
+  _globals['_WALKER']._serialized_start=65
+  _globals['_WALKER']._serialized_end=134
+  _globals['_ACTION']._serialized_start=136
+  _globals['_ACTION']._serialized_end=205
+  _globals['_MEMORYSETTINGS']._serialized_start=208
+  _globals['_MEMORYSETTINGS']._serialized_end=391
+  _globals['_MEMORYCHOICES']._serialized_start=393
+  _globals['_MEMORYCHOICES']._serialized_end=499
+  _globals['_OPENREQUEST']._serialized_start=502
+  _globals['_OPENREQUEST']._serialized_end=793
+  _globals['_OPENRESPONSE']._serialized_start=796
+  _globals['_OPENRESPONSE']._serialized_end=1126
+  _globals['_JOIN']._serialized_start=1128
+  _globals['_JOIN']._serialized_end=1180
+  _globals['_CONFIGURE']._serialized_start=1182
+  _globals['_CONFIGURE']._serialized_end=1255
+  _globals['_MOVE']._serialized_start=1257
+  _globals['_MOVE']._serialized_end=1316
+  _globals['_PICTURE']._serialized_start=1318
+  _globals['_PICTURE']._serialized_end=1415
+  _globals['_HOLD']._serialized_start=1417
+  _globals['_HOLD']._serialized_end=1490
+  _globals['_SHOW']._serialized_start=1492
+  _globals['_SHOW']._serialized_end=1590
+  _globals['_WALKREQUEST']._serialized_start=1593
+  _globals['_WALKREQUEST']._serialized_end=1797
+  _globals['_RECALLEDCHUNK']._serialized_start=1800
+  _globals['_RECALLEDCHUNK']._serialized_end=1934
+  _globals['_MISSEDCHUNK']._serialized_start=1936
+  _globals['_MISSEDCHUNK']._serialized_end=2024
+  _globals['_STEPSECONDS']._serialized_start=2027
+  _globals['_STEPSECONDS']._serialized_end=2162
+  _globals['_HELDBYTES']._serialized_start=2164
+  _globals['_HELDBYTES']._serialized_end=2236
+  _globals['_DRAWN']._serialized_start=2239
+  _globals['_DRAWN']._serialized_end=2772
+  _globals['_JUDGED']._serialized_start=2774
+  _globals['_JUDGED']._serialized_end=2898
+  _globals['_REFUSED']._serialized_start=2900
+  _globals['_REFUSED']._serialized_end=2939
+  _globals['_APPLIED']._serialized_start=2941
+  _globals['_APPLIED']._serialized_end=2981
+  _globals['_MISSCOUNTS']._serialized_start=2983
+  _globals['_MISSCOUNTS']._serialized_end=3101
+  _globals['_RECALLCOUNTS']._serialized_start=3104
+  _globals['_RECALLCOUNTS']._serialized_end=3373
+  _globals['_REMEMBERED']._serialized_start=3375
+  _globals['_REMEMBERED']._serialized_end=3434
+  _globals['_NOTICE']._serialized_start=3436
+  _globals['_NOTICE']._serialized_end=3511
+  _globals['_WALKRESPONSE']._serialized_start=3514
+  _globals['_WALKRESPONSE']._serialized_end=3821
+  _globals['_FORKREQUEST']._serialized_start=3823
+  _globals['_FORKREQUEST']._serialized_end=3892
+  _globals['_FORKRESPONSE']._serialized_start=3894
+  _globals['_FORKRESPONSE']._serialized_end=3942
+  _globals['_REWINDREQUEST']._serialized_start=3944
+  _globals['_REWINDREQUEST']._serialized_end=3988
+  _globals['_REWINDRESPONSE']._serialized_start=3990
+  _globals['_REWINDRESPONSE']._serialized_end=4076
+  _globals['_CLOSEREQUEST']._serialized_start=4078
+  _globals['_CLOSEREQUEST']._serialized_end=4109
+  _globals['_CLOSERESPONSE']._serialized_start=4111
+  _globals['_CLOSERESPONSE']._serialized_end=4204
+  _globals['_LISTREQUEST']._serialized_start=4206
+  _globals['_LISTREQUEST']._serialized_end=4258
+  _globals['_SESSIONSUMMARY']._serialized_start=4261
+  _globals['_SESSIONSUMMARY']._serialized_end=4394
+  _globals['_LISTRESPONSE']._serialized_start=4396
+  _globals['_LISTRESPONSE']._serialized_end=4481
+  _globals['_WORLDSREQUEST']._serialized_start=4483
+  _globals['_WORLDSREQUEST']._serialized_end=4537
+  _globals['_WORLDSRESPONSE']._serialized_start=4539
+  _globals['_WORLDSRESPONSE']._serialized_end=4615
+  _globals['_LOOKREQUEST']._serialized_start=4617
+  _globals['_LOOKREQUEST']._serialized_end=4708
+  _globals['_LOOKRESPONSE']._serialized_start=4711
+  _globals['_LOOKRESPONSE']._serialized_end=4900
+  _globals['_EXPORTREQUEST']._serialized_start=4902
+  _globals['_EXPORTREQUEST']._serialized_end=4932
+  _globals['_EXPORTRESPONSE']._serialized_start=4934
+  _globals['_EXPORTRESPONSE']._serialized_end=4964
+  _globals['_SESSIONS']._serialized_start=5553
+  _globals['_SESSIONS']._serialized_end=6123
 # @@protoc_insertion_point(module_scope)

@@ -218,9 +218,7 @@ class Action(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "forward", b"forward", "look", b"look", "strafe", b"strafe", "turn", b"turn"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forward", b"forward", "look", b"look", "strafe", b"strafe", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -260,44 +258,16 @@ class MemorySettings(_message.Message):
         codec: _builtins.str = ...,
         budget_chunks: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal[
-        "_budget_chunks",
-        b"_budget_chunks",
-        "_recalled",
-        b"_recalled",
-        "budget_chunks",
-        b"budget_chunks",
-        "recalled",
-        b"recalled",
-    ]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget_chunks", b"_budget_chunks", "_recalled", b"_recalled", "budget_chunks", b"budget_chunks", "recalled", b"recalled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "_budget_chunks",
-        b"_budget_chunks",
-        "_recalled",
-        b"_recalled",
-        "budget_chunks",
-        b"budget_chunks",
-        "codec",
-        b"codec",
-        "keep",
-        b"keep",
-        "mode",
-        b"mode",
-        "recalled",
-        b"recalled",
-        "selector",
-        b"selector",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget_chunks", b"_budget_chunks", "_recalled", b"_recalled", "budget_chunks", b"budget_chunks", "codec", b"codec", "keep", b"keep", "mode", b"mode", "recalled", b"recalled", "selector", b"selector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__budget_chunks: _TypeAlias = _typing.Literal["budget_chunks"]  # noqa: Y015
     _WhichOneofArgType__budget_chunks: _TypeAlias = _typing.Literal["_budget_chunks", b"_budget_chunks"]  # noqa: Y015
     _WhichOneofReturnType__recalled: _TypeAlias = _typing.Literal["recalled"]  # noqa: Y015
     _WhichOneofArgType__recalled: _TypeAlias = _typing.Literal["_recalled", b"_recalled"]  # noqa: Y015
     @_typing.overload
-    def WhichOneof(
-        self, oneof_group: _WhichOneofArgType__budget_chunks
-    ) -> _WhichOneofReturnType__budget_chunks | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget_chunks) -> _WhichOneofReturnType__budget_chunks | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__recalled) -> _WhichOneofReturnType__recalled | None: ...
 
@@ -337,9 +307,7 @@ class MemoryChoices(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["now", b"now"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "codecs", b"codecs", "now", b"now", "selectors", b"selectors", "slots", b"slots"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "now", b"now", "selectors", b"selectors", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -409,36 +377,9 @@ class OpenRequest(_message.Message):
         settings: Global___MemorySettings | None = ...,
         judged: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal[
-        "_at", b"_at", "at", b"at", "settings", b"settings", "start", b"start"
-    ]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "settings", b"settings", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "_at",
-        b"_at",
-        "at",
-        b"at",
-        "format",
-        b"format",
-        "judged",
-        b"judged",
-        "lockstep",
-        b"lockstep",
-        "mode",
-        b"mode",
-        "scene",
-        b"scene",
-        "seed",
-        b"seed",
-        "settings",
-        b"settings",
-        "start",
-        b"start",
-        "tour",
-        b"tour",
-        "world",
-        b"world",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "format", b"format", "judged", b"judged", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "settings", b"settings", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
@@ -526,38 +467,7 @@ class OpenResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "walker", b"walker", "world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "frames",
-        b"frames",
-        "has_truth",
-        b"has_truth",
-        "height",
-        b"height",
-        "memory",
-        b"memory",
-        "model",
-        b"model",
-        "next",
-        b"next",
-        "pictures",
-        b"pictures",
-        "pictures_per_second",
-        b"pictures_per_second",
-        "scene",
-        b"scene",
-        "seed",
-        b"seed",
-        "session",
-        b"session",
-        "walker",
-        b"walker",
-        "watch",
-        b"watch",
-        "width",
-        b"width",
-        "world",
-        b"world",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "has_truth", b"has_truth", "height", b"height", "memory", b"memory", "model", b"model", "next", b"next", "pictures", b"pictures", "pictures_per_second", b"pictures_per_second", "scene", b"scene", "seed", b"seed", "session", b"session", "walker", b"walker", "watch", b"watch", "width", b"width", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -683,9 +593,7 @@ class Picture(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "data", b"data", "format", b"format", "height", b"height", "width", b"width"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "format", b"format", "height", b"height", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -754,9 +662,7 @@ class Show(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "number", b"number", "pictures", b"pictures", "walkers", b"walkers"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["number", b"number", "pictures", b"pictures", "walkers", b"walkers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -802,35 +708,9 @@ class WalkRequest(_message.Message):
         hold: Global___Hold | None = ...,
         configure: Global___Configure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal[
-        "configure",
-        b"configure",
-        "hold",
-        b"hold",
-        "join",
-        b"join",
-        "message",
-        b"message",
-        "move",
-        b"move",
-        "show",
-        b"show",
-    ]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["configure", b"configure", "hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "configure",
-        b"configure",
-        "hold",
-        b"hold",
-        "join",
-        b"join",
-        "message",
-        b"message",
-        "move",
-        b"move",
-        "show",
-        b"show",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configure", b"configure", "hold", b"hold", "join", b"join", "message", b"message", "move", b"move", "show", b"show"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["join", "move", "show", "hold", "configure"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
@@ -876,20 +756,7 @@ class RecalledChunk(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "angle",
-        b"angle",
-        "distance",
-        b"distance",
-        "key",
-        b"key",
-        "overlap",
-        b"overlap",
-        "reencoded",
-        b"reencoded",
-        "score",
-        b"score",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["angle", b"angle", "distance", b"distance", "key", b"key", "overlap", b"overlap", "reencoded", b"reencoded", "score", b"score"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -967,24 +834,7 @@ class StepSeconds(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "decode",
-        b"decode",
-        "draw",
-        b"draw",
-        "fetch",
-        b"fetch",
-        "keep",
-        b"keep",
-        "lookup",
-        b"lookup",
-        "pictures",
-        b"pictures",
-        "place",
-        b"place",
-        "turn",
-        b"turn",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "draw", b"draw", "fetch", b"fetch", "keep", b"keep", "lookup", b"lookup", "pictures", b"pictures", "place", b"place", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1001,7 +851,7 @@ class HeldBytes(_message.Message):
     QUEUED_FIELD_NUMBER: _builtins.int
     STORED_FIELD_NUMBER: _builtins.int
     window: _builtins.int
-    """On the model's device: its row of the window."""
+    """On the model's device: its row of the window, and the uncoded chunks that stand in it."""
     hot: _builtins.int
     """At hand on the generator."""
     queued: _builtins.int
@@ -1018,9 +868,7 @@ class HeldBytes(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "hot", b"hot", "queued", b"queued", "stored", b"stored", "window", b"window"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hot", b"hot", "queued", b"queued", "stored", b"stored", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1120,44 +968,9 @@ class Drawn(_message.Message):
         held: Global___HeldBytes | None = ...,
         mode: Global___MemoryMode.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal[
-        "counts", b"counts", "held", b"held", "key", b"key", "spent", b"spent", "walker", b"walker"
-    ]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "held", b"held", "key", b"key", "spent", b"spent", "walker", b"walker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "counts",
-        b"counts",
-        "demoted",
-        b"demoted",
-        "held",
-        b"held",
-        "key",
-        b"key",
-        "left_out",
-        b"left_out",
-        "missed",
-        b"missed",
-        "mode",
-        b"mode",
-        "number",
-        b"number",
-        "pictures",
-        b"pictures",
-        "pictures_dropped",
-        b"pictures_dropped",
-        "poses",
-        b"poses",
-        "recall_seconds",
-        b"recall_seconds",
-        "recalled",
-        b"recalled",
-        "seconds",
-        b"seconds",
-        "spent",
-        b"spent",
-        "walker",
-        b"walker",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "demoted", b"demoted", "held", b"held", "key", b"key", "left_out", b"left_out", "missed", b"missed", "mode", b"mode", "number", b"number", "pictures", b"pictures", "pictures_dropped", b"pictures_dropped", "poses", b"poses", "recall_seconds", b"recall_seconds", "recalled", b"recalled", "seconds", b"seconds", "spent", b"spent", "walker", b"walker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1197,18 +1010,7 @@ class Judged(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "key",
-        b"key",
-        "mean_revisit_psnr",
-        b"mean_revisit_psnr",
-        "psnr",
-        b"psnr",
-        "revisit_psnr",
-        b"revisit_psnr",
-        "revisits",
-        b"revisits",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "mean_revisit_psnr", b"mean_revisit_psnr", "psnr", b"psnr", "revisit_psnr", b"revisit_psnr", "revisits", b"revisits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1302,20 +1104,7 @@ class MissCounts(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "corrupt",
-        b"corrupt",
-        "deleted",
-        b"deleted",
-        "evicted",
-        b"evicted",
-        "late",
-        b"late",
-        "never_stored",
-        b"never_stored",
-        "tier_down",
-        b"tier_down",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corrupt", b"corrupt", "deleted", b"deleted", "evicted", b"evicted", "late", b"late", "never_stored", b"never_stored", "tier_down", b"tier_down"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1387,34 +1176,7 @@ class RecallCounts(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["missed", b"missed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "abstained",
-        b"abstained",
-        "at_hand",
-        b"at_hand",
-        "early",
-        b"early",
-        "fetched_bytes",
-        b"fetched_bytes",
-        "kv_dropped",
-        b"kv_dropped",
-        "late",
-        b"late",
-        "missed",
-        b"missed",
-        "recalled",
-        b"recalled",
-        "reencoded",
-        b"reencoded",
-        "unanswered",
-        b"unanswered",
-        "unforeseen",
-        b"unforeseen",
-        "used",
-        b"used",
-        "wasted",
-        b"wasted",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abstained", b"abstained", "at_hand", b"at_hand", "early", b"early", "fetched_bytes", b"fetched_bytes", "kv_dropped", b"kv_dropped", "late", b"late", "missed", b"missed", "recalled", b"recalled", "reencoded", b"reencoded", "unanswered", b"unanswered", "unforeseen", b"unforeseen", "used", b"used", "wasted", b"wasted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1530,47 +1292,11 @@ class WalkResponse(_message.Message):
         judged: Global___Judged | None = ...,
         refused: Global___Refused | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal[
-        "applied",
-        b"applied",
-        "drawn",
-        b"drawn",
-        "joined",
-        b"joined",
-        "judged",
-        b"judged",
-        "message",
-        b"message",
-        "notice",
-        b"notice",
-        "refused",
-        b"refused",
-        "remembered",
-        b"remembered",
-    ]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "judged", b"judged", "message", b"message", "notice", b"notice", "refused", b"refused", "remembered", b"remembered"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "applied",
-        b"applied",
-        "drawn",
-        b"drawn",
-        "joined",
-        b"joined",
-        "judged",
-        b"judged",
-        "message",
-        b"message",
-        "notice",
-        b"notice",
-        "refused",
-        b"refused",
-        "remembered",
-        b"remembered",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "drawn", b"drawn", "joined", b"joined", "judged", b"judged", "message", b"message", "notice", b"notice", "refused", b"refused", "remembered", b"remembered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal[
-        "drawn", "remembered", "notice", "applied", "joined", "judged", "refused"
-    ]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["drawn", "remembered", "notice", "applied", "joined", "judged", "refused"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -1600,9 +1326,7 @@ class ForkRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "_at", b"_at", "at", b"at", "session", b"session", "world", b"world"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "session", b"session", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015
@@ -1808,22 +1532,7 @@ class SessionSummary(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "idle_seconds",
-        b"idle_seconds",
-        "joined",
-        b"joined",
-        "kept",
-        b"kept",
-        "next",
-        b"next",
-        "session",
-        b"session",
-        "suspended",
-        b"suspended",
-        "world",
-        b"world",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "joined", b"joined", "kept", b"kept", "next", b"next", "session", b"session", "suspended", b"suspended", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1943,9 +1652,7 @@ class LookRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "at", b"at", "count", b"count", "height", b"height", "pictures", b"pictures", "session", b"session"
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "count", b"count", "height", b"height", "pictures", b"pictures", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1989,18 +1696,7 @@ class LookResponse(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal[
-        "key",
-        b"key",
-        "pictures",
-        b"pictures",
-        "pictures_per_second",
-        b"pictures_per_second",
-        "poses",
-        b"poses",
-        "state",
-        b"state",
-    ]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "pictures", b"pictures", "pictures_per_second", b"pictures_per_second", "poses", b"poses", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
