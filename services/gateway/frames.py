@@ -1,8 +1,8 @@
 """What travels over a WebSocket: text with one JSON object from a client, bytes to it.
 
-A client sends `{"open": {...}}` or `{"join": {...}}`, then `{"move": ...}`, `{"show": ...}`, `{"hold": ...}`, and
-`{"fork": ...}`, `{"rewind": ...}`, `{"close": {}}`: the protobuf JSON mapping of the messages of `sessions.proto` that
-are called so. It is answered with frames, each
+A client sends `{"open": {...}}` or `{"join": {...}}`, then `{"move": ...}`, `{"show": ...}`, `{"hold": ...}`,
+`{"configure": ...}`, and `{"fork": ...}`, `{"rewind": ...}`, `{"close": {}}`: the protobuf JSON mapping of the messages
+of `sessions.proto` that are called so. It is answered with frames, each
 
     4 bytes, big-endian      length of what follows
     JSON                     a WalkResponse, or {"reply": "open", "value": {...}}, or with "error" in place of "value"
@@ -37,6 +37,7 @@ _KINDS: dict[str, type[Message]] = {
     "move": pb.Move,
     "show": pb.Show,
     "hold": pb.Hold,
+    "configure": pb.Configure,
     "fork": pb.ForkRequest,
     "rewind": pb.RewindRequest,
     "close": pb.CloseRequest,

@@ -3,7 +3,8 @@
     taken from the client ──► [ was sent | waits to be sent ] ──► gone, once drawn
 
 An entry leaves when the chunk that it asked for is drawn, or a later one is: generators take them in order. A hold
-stays until something later has an effect, because it has to be said again elsewhere.
+stays until something later has an effect, because it has to be said again elsewhere. A change of how the session
+remembers leaves when it is answered: a session keeps it.
 
 Generators pass over numbers that they have taken already, so what has no number gets one, which no client can use and
 which means "none" on the way back, for any gateway: nothing has to be remembered for that.
@@ -26,13 +27,13 @@ OURS = 1 << 63
 
 @dataclass(eq=False)
 class Entry:
-    """A move, show or hold, numbered.
+    """A move, show, hold or change, numbered.
 
     chunk  first that it has an effect on, as the generator said; None: it has not yet
     """
 
     request: pb.WalkRequest
-    kind: Literal["move", "show", "hold"]
+    kind: Literal["move", "show", "hold", "configure"]
     number: int
     size: int
     chunk: int | None = None
@@ -67,12 +68,12 @@ class Unanswered:
         return bool(self._entries) and (len(self._entries) >= self._most or self._bytes >= self._most_bytes)
 
     def take(self, request: pb.WalkRequest) -> None:
-        """Take what a client sent. Raises InvalidInput for what is no move, show or hold, or has a gateway's number."""
+        """Take what a client sent. Raises InvalidInput for what is none of these, or has a gateway's number."""
         kind = request.WhichOneof("message")
         if kind is None or kind == "join":
             told = "no message" if kind is None else "a second join"
-            raise InvalidInput(f"a walk goes on with moves, shows and holds, got {told}")
-        message: pb.Move | pb.Show | pb.Hold = getattr(request, kind)
+            raise InvalidInput(f"a walk goes on with moves, shows, holds and changes, got {told}")
+        message: pb.Move | pb.Show | pb.Hold | pb.Configure = getattr(request, kind)
         if message.number >= OURS:
             raise InvalidInput(f"{kind}.number = {message.number}: expected less than 2^63")
         if not message.number:
@@ -100,6 +101,9 @@ class Unanswered:
             case "applied":
                 self._applied(response.applied)
                 response.applied.number = theirs(response.applied.number)
+            case "refused":
+                self._refused(response.refused)
+                response.refused.number = theirs(response.refused.number)
 
     def again(self) -> None:
         """All of it is to be sent again, to a session that knows what it has taken."""
@@ -122,7 +126,7 @@ class Unanswered:
         earliest, done = self.next, 0
         for count, entry in enumerate(islice(self._entries, self._sent), 1):
             chunk = earliest if entry.chunk is None else entry.chunk
-            if entry.kind != "hold":
+            if entry.kind in ("move", "show"):
                 if chunk >= next:
                     break
                 missed[chunk], done = entry, count
@@ -138,7 +142,7 @@ class Unanswered:
     def _drawn(self, drawn: pb.Drawn) -> None:
         self.next = max(self.next, drawn.key.index + 1)
         for place, entry in enumerate(self._entries):
-            if entry.number == drawn.number and entry.kind != "hold":
+            if entry.number == drawn.number and entry.kind in ("move", "show"):
                 self._drop_first(place + 1)
                 return
 
@@ -147,18 +151,27 @@ class Unanswered:
             if entry.number == applied.number:
                 entry.chunk = applied.chunk
                 self.next = min(self.next, applied.chunk)  # less: the session was taken back
-                if entry.kind == "hold":
+                if entry.kind == "configure":
+                    self._drop(place)
+                elif entry.kind == "hold":
                     for before in reversed(range(place)):
                         if self._entries[before].kind == "hold":
                             self._drop(before)
                 return
 
+    def _refused(self, refused: pb.Refused) -> None:
+        for place, entry in enumerate(self._entries):
+            if entry.number == refused.number:
+                self._drop(place)
+                return
+
     def _drop_first(self, count: int) -> None:
-        """These had their effect. A hold that no move has ended goes on."""
+        """These had their effect. A hold that no move has ended goes on; a change has it when that is answered."""
         moved = False
         for place in reversed(range(count)):
-            moved = moved or self._entries[place].kind == "move"
-            if moved or self._entries[place].kind != "hold":
+            kind = self._entries[place].kind
+            moved = moved or kind == "move"
+            if kind in ("move", "show") or (kind == "hold" and moved):
                 self._drop(place)
 
     def _drop(self, place: int) -> None:

@@ -37,7 +37,7 @@ class Conversation:
 
     def __init__(self, socket: Socket, router: Router, tenant: str, config: WebConfig) -> None:
         self.router, self.tenant = router, tenant
-        self._socket, self._session, self._closed = socket, "", False
+        self._socket, self._session, self._watches, self._closed = socket, "", False, False
         self._idle = asyncio.Event()  # the session is not just being closed
         self._idle.set()
         self._waiting = Waiting(config.picture_bytes, config.most_waiting)
@@ -80,11 +80,13 @@ class Conversation:
         if kind == "open":
             opened = await self.router.open(self.tenant, message, self._deadline())
             await self._waiting.put(replied("open", opened))
-            message = pb.Join(session=opened.session, seen=opened.next)
-        elif kind != "join":
+            join = pb.Join(session=opened.session, seen=opened.next)
+        elif kind == "join":
+            join = message
+        else:
             raise InvalidInput(f"a conversation begins with open or join, not with {kind}")
-        self._session = message.session
-        return pb.Join(session=message.session, seen=message.seen)
+        self._session, self._watches = join.session, join.watch
+        return join
 
     async def _walk(self, join: pb.Join) -> None:
         """Hand on the answers of a walk."""
@@ -102,7 +104,9 @@ class Conversation:
         """Bring what the client says to where it belongs, until it leaves or closes its session."""
         while not self._closed and (said := await self._said()) is not None:
             kind, message = said
-            if kind in ("move", "show", "hold"):
+            if self._watches:
+                raise InvalidInput(f"who watches a session has no effect on it, got {kind}")
+            if kind in ("move", "show", "hold", "configure"):
                 await self._requests.put(pb.WalkRequest(**{kind: message}))
             elif kind in ("open", "join"):
                 raise InvalidInput(f"{kind}: this conversation is about session {self._session}")
