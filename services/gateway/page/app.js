@@ -3,16 +3,18 @@
 import { Compare } from "./compare.js";
 import { Controls } from "./controls.js";
 import { Driver } from "./driver.js";
-import { build } from "./fields.js";
+import { Fitting } from "./fitting.js";
 import { Guide } from "./guide.js";
 import { Keys } from "./keys.js";
 import { Live } from "./live.js";
+import { made } from "./made.js";
 import { Pane } from "./pane.js";
 import { asked } from "./service.js";
 import { FIRST, first, keep, kept } from "./start.js";
 import { Walk } from "./state.js";
 import { themed } from "./theme.js";
 import { Trouble } from "./trouble.js";
+import { viewed } from "./views.js";
 import { milliseconds } from "./words.js";
 import { Worlds } from "./worlds.js";
 
@@ -25,6 +27,7 @@ const pane = new Pane(walk);
 const stage = place("stage");
 const keys = new Keys(stage, place("stick"));
 const driver = new Driver(keys);
+const fitting = new Fitting(place("main"), stage);
 const worlds = new Worlds(place("worlds"), service, begin);
 const compare = new Compare(service, pane, { stage, panels: place("memory"), changed: show });
 
@@ -59,6 +62,7 @@ function versus() {
 /** These panes are led by the keys. */
 function show(panes) {
   driver.panes = panes;
+  fitting.fit();
   button("compare").setAttribute("aria-pressed", panes.length > 1);
 }
 
@@ -79,12 +83,14 @@ for (const each of document.querySelectorAll("[data-command]")) {
 place("help-open").addEventListener("click", commands.help);
 driver.addEventListener("changed", () => button("pause").setAttribute("aria-pressed", driver.paused));
 pane.latency.addEventListener("measured", () => {
+  place("latency-words").hidden = false;
   place("latency").textContent = milliseconds(pane.latency.last);
   place("latency").title = `median ${milliseconds(pane.latency.median)}`;
 });
 
 walk.addEventListener("opened", ({ detail }) => {
   driver.forget();
+  fitting.fit();
   if (walk.watching) return;
   keep(detail.session, detail.world.name, pane.request);
   if (detail.next) walk.pause(); // whoever walked here before may have held a key
@@ -94,7 +100,7 @@ for (const each of document.querySelectorAll("[data-command]")) {
   walk.addEventListener("joined", () => (each.disabled = walk.watching));
 }
 
-new Controls(place("memory").appendChild(build("div")), walk);
+new Controls(place("memory").appendChild(made("div")), walk);
 new Guide(place("guide"), new Live(place("live")), pane, driver);
 new Trouble(place("trouble"), place("connection"), walk, {
   world: () => kept()?.world ?? null,
@@ -105,10 +111,11 @@ new Trouble(place("trouble"), place("connection"), walk, {
   reload: () => location.reload(),
 });
 themed(place("theme"));
+viewed(walk, begin);
 
 stage.prepend(pane.element);
 show([pane]);
 const { open, join, watch, request } = first(wanted);
-if (open) begin(open);
+if (open) pane.open({ judged: true, ...open });
 else pane.join(join, { watch }, request);
 document.documentElement.dataset.runs = "";

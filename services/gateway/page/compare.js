@@ -1,6 +1,7 @@
 // The same keys lead two walks through the same rooms, of which one remembers otherwise.
 
 import { Controls } from "./controls.js";
+import { made } from "./made.js";
 import { Pane } from "./pane.js";
 import { Walk } from "./state.js";
 
@@ -56,8 +57,7 @@ export class Compare {
   #build() {
     if (this.on) return;
     this.#rival = new Pane(new Walk(this.#service));
-    this.#panel = document.createElement("div");
-    this.#panel.className = "rival-memory";
+    this.#panel = made("div", { class: "rival-memory" });
     this.#panels.prepend(this.#panel);
     new Controls(this.#panel, this.#rival.walk, "Left picture");
     this.#rival.walk.addEventListener("judged", () => this.#measure());

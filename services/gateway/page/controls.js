@@ -1,6 +1,7 @@
 // How a walk remembers, to be changed while it goes on.
 
-import { labelled, number, paragraph, range, segments, select } from "./fields.js";
+import { labelled, number, range, segments, select } from "./fields.js";
+import { made } from "./made.js";
 import { MODES } from "./words.js";
 
 /** Milliseconds after the last change of a control that the service is told. */
@@ -34,7 +35,7 @@ export class Controls {
   #show() {
     const choices = this.#walk.opened?.memory;
     if (!choices?.now) {
-      this.#element.replaceChildren(paragraph("This service does not tell how it remembers."));
+      this.#element.replaceChildren(made("p", {}, "This service does not tell how it remembers."));
       this.#form = null;
       return;
     }
@@ -44,19 +45,17 @@ export class Controls {
   }
 
   #build({ selectors = [], codecs = [], slots = 0, now }) {
-    const form = (this.#form = document.createElement("form"));
-    form.className = "memory-form";
-    form.append(
+    const form = (this.#form = made(
+      "form",
+      { class: "memory-form" },
       segments("mode", this.#title || "The model sees", MODES),
       labelled("Recall chosen by", select("selector", selectors), "which of the kept chunks suit the view best"),
       labelled("Chunks recalled", number("recalled", 0, slots || now.recalled || MANY), "at most, for each picture"),
       labelled("Tokens kept", range("keep", 0.05, 1, 0.05), "share of a chunk that is stored"),
       labelled("Stored as", select("codec", codecs), "codec of keys and values, from now on"),
       labelled("Budget, chunks", number("budgetChunks", 0, MOST), "beyond it the least useful lose their keys and values; 0: no limit"),
-    );
-    this.#status = paragraph("");
-    this.#status.className = "memory-status";
-    this.#status.setAttribute("role", "status");
+    ));
+    this.#status = made("p", { class: "memory-status", role: "status" });
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", ({ target }) => this.#changed(target));
     this.#element.replaceChildren(form, this.#status);

@@ -1,6 +1,6 @@
 // One sentence that says what is going on: what one sees in the first ten seconds, and what to do next.
 
-import { chunks } from "./words.js";
+import { chunks, recalledFor } from "./words.js";
 
 const SAID = {
   wait: "A model will draw a world for you to walk through.",
@@ -8,6 +8,7 @@ const SAID = {
   turn: "Now it is you who walks, and the model that draws. Hold ← or → and turn right round.",
   touch: "Now it is you who walks, and the model that draws. Drag the picture to turn right round.",
   new: "The model draws what you see, as you go.",
+  recall: "You have been here. WorldKV put",
   window: "It knows its newest pictures only: what lies behind you, it has to make up.",
   full: "It keeps every picture before its eyes: that is exact, and ever slower.",
   paused: "Paused. Each key draws one chunk of pictures.",
@@ -37,7 +38,7 @@ export class Guide {
     if (text === this.#said) return;
     this.#said = text;
     this.#element.textContent = text;
-    this.#element.classList.toggle("recalls", text.startsWith("You have been here"));
+    this.#element.classList.toggle("recalls", text.startsWith(SAID.recall));
     this.#live.say(text);
   }
 
@@ -51,11 +52,8 @@ export class Guide {
       return matchMedia("(pointer: coarse)").matches ? SAID.touch : SAID.turn;
     }
     if (this.#pane.tours(index)) return SAID.tour;
-    const recalled = (walk.chunks.get(index)?.drawn?.recalled ?? []).map(({ key }) => key.index);
-    if (recalled.length) {
-      return `You have been here: ${chunks(recalled.sort((a, b) => a - b))} were put back before the model's eyes.`
-        .replace(/chunk (\d+) were/, "chunk $1 was");
-    }
-    return { MEMORY_MODE_WINDOW: SAID.window, MEMORY_MODE_FULL: SAID.full }[walk.memory?.mode] ?? SAID.new;
+    const recalled = recalledFor(walk.chunks.get(index));
+    if (recalled.length) return `${SAID.recall} ${chunks(recalled)} back before the model's eyes.`;
+    return { MEMORY_MODE_WINDOW: SAID.window, MEMORY_MODE_FULL: SAID.full }[this.#pane.mode] ?? SAID.new;
   }
 }

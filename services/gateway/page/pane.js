@@ -1,9 +1,10 @@
 // One walk's picture, and below it what it was drawn from and how true it is.
 
 import { Latency } from "./latency.js";
-import { Fitting, Player } from "./player.js";
+import { made } from "./made.js";
+import { Player } from "./player.js";
 import { tourChunks } from "./tour.js";
-import { MODES, chunks, decibels, place } from "./words.js";
+import { MODES, chunks, decibels, place, recalledFor } from "./words.js";
 
 /** Shows a walk; made of the page's `pane-template`.
  *
@@ -25,7 +26,6 @@ export class Pane {
     };
     this.player = new Player(this.#parts.canvas, walk);
     this.latency = new Latency(walk, this.player);
-    this.fitting = new Fitting(this.#parts.canvas, find(".screen"));
     this.player.addEventListener("painted", ({ detail }) => this.#painted(detail));
     for (const name of ["opened", "joined", "applied"]) walk.addEventListener(name, () => this.#named());
     walk.addEventListener("opened", () => this.#opened());
@@ -44,6 +44,11 @@ export class Pane {
     this.walk.join(session, options);
   }
 
+  /** MemoryMode of the walk. */
+  get mode() {
+    return this.walk.memory?.mode ?? this.request.mode ?? "MEMORY_MODE_WORLDKV";
+  }
+
   /** Whether a chunk shows true pictures. */
   tours(index) {
     return index < this.player.tour;
@@ -58,13 +63,12 @@ export class Pane {
     this.player.tour = tourChunks(this.request.tour, this.walk.opened.frames ?? 1);
     this.#parts.likeness.hidden = true;
     this.likeness = null;
-    this.fitting.fit();
     this.#forget();
   }
 
   #named() {
-    const { name, means } = MODES[this.walk.memory?.mode] ?? MODES.MEMORY_MODE_WORLDKV;
-    this.#parts.name.replaceChildren(strong(name), ` ${means}`);
+    const { name, means } = MODES[this.mode];
+    this.#parts.name.replaceChildren(made("strong", {}, name), ` ${means}`);
   }
 
   #judged({ meanRevisitPsnr }) {
@@ -78,7 +82,7 @@ export class Pane {
     const chunk = this.walk.chunks.get(index);
     if (!chunk || picture !== 0) return;
     const toured = this.tours(index);
-    const recalled = (chunk.drawn?.recalled ?? []).map(({ key }) => key.index).sort((a, b) => a - b);
+    const recalled = toured ? [] : recalledFor(chunk);
     this.#parts.badge.hidden = false;
     this.#parts.badge.textContent = toured ? "True picture" : `Drawn · ${index}`;
     this.#parts.badge.classList.toggle("true", toured);
@@ -91,8 +95,7 @@ export class Pane {
   }
 
   #recalls(toured, recalled) {
-    const window = this.walk.memory?.mode && this.walk.memory.mode !== "MEMORY_MODE_WORLDKV";
-    const nothing = toured || window ? "" : "Nothing had to be recalled";
+    const nothing = toured || this.mode !== "MEMORY_MODE_WORLDKV" ? "" : "Nothing had to be recalled";
     this.#parts.words.textContent = recalled.length ? "Recalled for this picture" : nothing;
     const items = recalled.map((index) => this.#item(index));
     this.#parts.list.replaceChildren(...items);
@@ -102,15 +105,10 @@ export class Pane {
   #item(index) {
     const known = this.#shown.get(index);
     if (known) return known;
-    const item = document.createElement("li");
-    const image = document.createElement("img");
-    const blob = this.walk.chunks.get(index)?.thumbnail;
-    if (blob) {
-      image.src = URL.createObjectURL(blob);
-      this.#shown.set(index, item);
-    }
-    image.alt = "";
-    item.append(image, `${index}`);
+    const blob = this.walk.chunks.get(index)?.thumbnail ?? null;
+    const image = blob && made("img", { alt: "", src: URL.createObjectURL(blob) });
+    const item = made("li", {}, image, `${index}`);
+    if (image) this.#shown.set(index, item);
     return item;
   }
 
@@ -120,10 +118,4 @@ export class Pane {
     this.#parts.list.replaceChildren();
     this.#parts.words.textContent = "";
   }
-}
-
-function strong(text) {
-  const element = document.createElement("strong");
-  element.textContent = text;
-  return element;
 }

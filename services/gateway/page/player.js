@@ -92,29 +92,3 @@ export class Player extends EventTarget {
     this.dispatchEvent(new CustomEvent("painted", { detail: this.painted }));
   }
 }
-
-/** Enlarges a canvas to what its box has room for: by whole screen pixels, so that nothing blurs, wherever it is smaller
- * than its box; larger ones are made smaller smoothly. */
-export class Fitting {
-  #observer = new ResizeObserver(() => this.fit());
-
-  constructor(canvas, box) {
-    this.canvas = canvas;
-    this.box = box;
-    this.#observer.observe(box);
-  }
-
-  fit() {
-    const { canvas, box } = this;
-    const room = Math.min(box.clientWidth / canvas.width, mostHeight(box) / canvas.height);
-    const whole = Math.floor(room * devicePixelRatio) / devicePixelRatio;
-    const scale = whole * devicePixelRatio >= 1 ? whole : room;
-    canvas.classList.toggle("enlarged", scale * devicePixelRatio >= 1);
-    canvas.style.width = `${canvas.width * scale}px`;
-    canvas.style.height = `${canvas.height * scale}px`;
-  }
-}
-
-function mostHeight(box) {
-  return parseFloat(getComputedStyle(box).getPropertyValue("--most-height")) * innerHeight;
-}

@@ -1,7 +1,7 @@
 // What walk a page begins with: by its address, by what this tab did before, or the one for who comes first.
 
 /** Where who comes for the first time walks. */
-export const FIRST = Object.freeze({ scene: "rooms:7", tour: "R360", seed: 0 });
+export const FIRST = Object.freeze({ scene: "rooms:8", tour: "R360", seed: 0 });
 
 const KEY = "worldkv.walk";
 

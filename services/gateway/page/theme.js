@@ -8,7 +8,7 @@ export function themed(button) {
   const show = (theme) => {
     if (theme) document.documentElement.dataset.theme = theme;
     else delete document.documentElement.dataset.theme;
-    button.textContent = NAMES[theme];
+    button.textContent = `◐ ${NAMES[theme]}`;
     button.setAttribute("aria-label", `Dark or light: ${NAMES[theme]}`);
   };
   button.addEventListener("click", () => {

@@ -1,5 +1,6 @@
 // Says over the picture why nothing comes, and offers ways on.
 
+import { made } from "./made.js";
 import { WAYS, told } from "./problems.js";
 
 /** A connection that is back sooner is no trouble, milliseconds. */
@@ -57,12 +58,7 @@ export class Trouble {
   }
 
   #button(way) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = WAYS[way];
-    button.dataset.way = way;
-    button.addEventListener("click", () => this.#ways[way]());
-    return button;
+    return made("button", { type: "button", "data-way": way, onclick: () => this.#ways[way]() }, WAYS[way]);
   }
 
   #state(state, text) {

@@ -14,6 +14,11 @@ export function chunks(numbers) {
   return `${numbers.length === 1 ? "chunk" : "chunks"} ${AND.format(numbers.map(String))}`;
 }
 
+/** Numbers of the chunks that one was drawn from, besides the newest. */
+export function recalledFor(chunk) {
+  return (chunk?.drawn?.recalled ?? []).map(({ key }) => key.index).sort((a, b) => a - b);
+}
+
 /** Where a camera of 12 numbers (three rows of camera-to-world) stands and looks. */
 export function place(matrix) {
   const [x, z] = [matrix[3], matrix[11]].map((value) => value.toFixed(1));

@@ -1,9 +1,12 @@
 // Where to walk: rooms of a seed, or a world that is remembered.
 
-import { build, labelled, number, paragraph, select } from "./fields.js";
+import { labelled, number, select } from "./fields.js";
+import { made } from "./made.js";
 
 /** Rooms there are, of as many seeds. */
 const SEEDS = 2 ** 32;
+/** Of these, those that are taken by chance: numbers that one can keep in mind. */
+const FEW = 10_000;
 
 const TOURS = { R360: "once round", R180: "half round", "": "none: the model begins at once" };
 
@@ -15,19 +18,19 @@ export class Worlds {
   #dialog;
   #service;
   #walk;
-  #list = build("ul", { className: "worlds-list" });
-  #more = build("button", { type: "button", textContent: "More", hidden: true });
+  #list = made("ul", { class: "worlds-list" });
+  #more = made("button", { type: "button", hidden: true }, "More");
   #next = "";
 
   constructor(dialog, service, walk) {
     this.#dialog = dialog;
     this.#service = service;
     this.#walk = walk;
-    const close = build("form", { method: "dialog" }, build("button", { textContent: "Cancel" }));
+    const close = made("form", { method: "dialog" }, made("button", {}, "Cancel"));
     dialog.append(
-      build("h2", { id: "worlds-title", textContent: "Where do you want to walk?" }),
+      made("h2", { id: "worlds-title" }, "Where do you want to walk?"),
       this.#rooms(),
-      build("h3", { textContent: "Worlds that are remembered" }),
+      made("h3", {}, "Worlds that are remembered"),
       this.#list,
       this.#more,
       close,
@@ -45,19 +48,18 @@ export class Worlds {
   #rooms() {
     const seed = number("rooms", 0, SEEDS - 1);
     seed.value = 1;
-    const tour = select("tour", []);
-    tour.append(...Object.entries(TOURS).map(([value, textContent]) => build("option", { value, textContent })));
+    const tour = select("tour", Object.keys(TOURS), TOURS);
     const noise = number("seed", 0, Number.MAX_SAFE_INTEGER);
     noise.value = 0;
-    const any = build("button", { type: "button", textContent: "Any" });
-    any.addEventListener("click", () => (seed.value = Math.floor(Math.random() * 10_000)));
-    const form = build(
+    const roll = () => (seed.value = Math.floor(Math.random() * FEW));
+    const any = made("button", { type: "button", onclick: roll }, "Any");
+    const form = made(
       "form",
-      { className: "memory-form" },
-      labelled("Rooms", build("span", { className: "range" }, seed, any), "every number has rooms of its own"),
+      { class: "memory-form" },
+      labelled("Rooms", made("span", { class: "range" }, seed, any), "every number has rooms of its own"),
       labelled("Tour", tour, "what the model is shown first, in true pictures"),
       labelled("Seed", noise, "of the model's noise: the same draws the same"),
-      build("button", { className: "chief", textContent: "Walk here" }),
+      made("button", { class: "chief" }, "Walk here"),
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -80,13 +82,12 @@ export class Worlds {
   }
 
   #item({ name, chunks = 0 }) {
-    const enter = build("button", { type: "button", textContent: name });
-    enter.addEventListener("click", () => this.#go({ world: name }));
-    return build("li", {}, enter, build("small", { textContent: `${chunks} chunks when last counted` }));
+    const enter = made("button", { type: "button", onclick: () => this.#go({ world: name }) }, name);
+    return made("li", {}, enter, made("small", {}, `${chunks} chunks when last counted`));
   }
 
   #say(text) {
-    this.#list.append(build("li", {}, paragraph(text)));
+    this.#list.append(made("li", {}, text));
   }
 
   #go(request) {
