@@ -9,10 +9,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldkv.chunk import KVPart, ModelSpec, Segment
-from worldkv.codec import Codec, codec
+from worldkv.codec import Codec, Raw, bytes_of, codec, tensor_of
 from worldkv.errors import BadHeader, SpecMismatch
 from worldkv.prune import Pruning, kept_tokens, select_tokens
 
@@ -71,7 +72,7 @@ def coded_bytes(coding: Coding, spec: ModelSpec) -> int:
 
 
 def encode_kv(kv: tuple[Tensor, Tensor], coding: Coding, spec: ModelSpec, first: bool = False) -> KVPart:
-    """The KV part of a chunk.
+    """The KV part of a chunk. What is kept as it is shares its memory with `kv`, which must not change any more.
 
     kv     keys (chunk-local time) and values, each [layers, tokens, heads, head_dim]
     first  whether this is its branch's first chunk
@@ -100,7 +101,7 @@ def decode_kv(
     fitted: Mapping[str, Codec] = NONE_FITTED,
     device: torch.device | str = "cpu",
 ) -> KV:
-    """Keys and values of a KV part, of as many tokens as were kept.
+    """Keys and values of a KV part, of as many tokens as were kept. They may share the part's memory.
 
     Raises UnknownCodec if the part needs a fitted codec that is not given, SpecMismatch for a part of another
     model, ChunkCorrupt if layers are missing or their bytes are not as many as they should be.
@@ -114,7 +115,8 @@ def decode_kv(
 def _segments(kind: Literal["k", "v"], x: Tensor, by: Codec) -> list[Segment]:
     """One segment for each layer of x, [layers, tokens, heads, head_dim]."""
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    rows = by.encode(x).reshape(len(x), -1)
+    own = bytes_of(x) if isinstance(by, Raw) else None
+    rows = (by.encode(x) if own is None else own).reshape(len(x), -1)
     return [Segment(kind, layer, 0, NAMES[x.dtype], shape, by.name, data) for layer, data in enumerate(rows)]
 
 
@@ -130,9 +132,11 @@ def _join(
             raise BadHeader(f"head group {group} has layers {[s.layer for s in own]}, not 0 to {layers - 1}")
         if len({(s.codec, s.dtype, s.shape) for s in own}) > 1:
             raise BadHeader(f"layers of head group {group} differ in codec, dtype or shape")
-        data = np.concatenate([s.data for s in own])
-        shape = (layers, *own[0].shape)
-        groups.append(codec(own[0].codec, fitted).decode(data, shape, DTYPES[own[0].dtype], device))
+        by, data = codec(own[0].codec, fitted), _side_by_side([s.data for s in own])
+        shape, dtype = (layers, *own[0].shape), DTYPES[own[0].dtype]
+        groups.append(
+            tensor_of(data, shape, dtype).to(device) if isinstance(by, Raw) else by.decode(data, shape, dtype, device)
+        )
     if not groups:
         groups = [torch.empty(0, spec.frames * spec.frame_tokens, spec.heads, spec.head_dim, device=device)]
     if len({(g.shape[1], g.dtype) for g in groups}) > 1:
@@ -141,3 +145,23 @@ def _join(
     if (len(joined), *joined.shape[2:]) != (layers, spec.heads, spec.head_dim):
         raise SpecMismatch(f"KV of {tuple(joined.shape)} is not {spec.model}'s: {layers} layers, {spec.heads} heads")
     return joined
+
+
+def _side_by_side(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """All these bytes in one array: the memory that they are in if they lie there one after the other, else a copy."""
+    begin, owner = parts[0].ctypes.data, _owner(parts[0])
+    at = begin
+    for part in parts:
+        if part.ctypes.data != at or _owner(part) is not owner:
+            return np.concatenate(parts)
+        at += part.nbytes
+    return np.lib.stride_tricks.as_strided(parts[0], (at - begin,), (1,), writeable=False)
+
+
+def _owner(data: object) -> object:
+    """The object whose memory an array of bytes is a view of."""
+    while True:
+        below = data.obj if isinstance(data, memoryview) else getattr(data, "base", None)
+        if below is None:
+            return data
+        data = below

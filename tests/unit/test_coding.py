@@ -140,3 +140,42 @@ def test_cut_segments_are_refused():
     short = replace(part.segments[0], data=np.ascontiguousarray(part.segments[0].data[:-1]))
     with pytest.raises(Truncated):
         decode_kv(KVPart((short, *part.segments[1:])), SPEC)
+
+
+def test_raw_chunks_are_used_where_they_lie():
+    kv = chunk()
+    part = encode_kv(kv, Coding("raw", "raw"), SPEC)
+    back = decode_kv(part, SPEC)
+    assert back.keys.data_ptr() == part.segments[0].data.ctypes.data == kv.keys.data_ptr()
+    assert back.values.data_ptr() == kv.values.data_ptr()
+
+
+def test_raw_layers_that_lie_apart_are_joined():
+    part = encode_kv(chunk(), Coding("raw", "raw"), SPEC)
+    apart = KVPart(tuple(replace(each, data=each.data.copy()) for each in part.segments))
+    mixed = KVPart(tuple(reversed(part.segments)))
+    for each in (apart, mixed):
+        back = decode_kv(each, SPEC)
+        assert torch.equal(back.keys, chunk().keys)
+        assert torch.equal(back.values, chunk().values)
+
+
+def test_raw_chunks_keep_the_memory_that_they_lie_in():
+    def landed() -> KVPart:
+        part = encode_kv(chunk(), Coding("raw", "raw"), SPEC)
+        memory = memoryview(bytearray(b"".join(each.data.data for each in part.segments))).toreadonly()
+        size = part.segments[0].data.nbytes
+        data = [np.frombuffer(memory[n * size : (n + 1) * size], np.uint8) for n in range(len(part.segments))]
+        return KVPart(tuple(replace(each, data=some) for each, some in zip(part.segments, data, strict=True)))
+
+    back = decode_kv(landed(), SPEC)
+    others = [bytearray(back.keys.nbytes * 2) for _ in range(8)]
+    assert torch.equal(back.keys, chunk().keys)
+    assert torch.equal(back.values, chunk().values)
+    assert len(others) == 8
+
+
+def test_a_raw_chunk_that_lies_otherwise_is_coded_all_the_same():
+    kv = KV(*(x.transpose(1, 2).contiguous().transpose(1, 2) for x in chunk()))
+    back = decode_kv(encode_kv(kv, Coding("raw", "raw"), SPEC), SPEC)
+    assert torch.equal(back.keys, chunk().keys)

@@ -15,10 +15,10 @@ from types import MappingProxyType
 from worldkv.codec.base import Codec, bits_per_value
 from worldkv.codec.integer import Hadamard, Integer
 from worldkv.codec.klt import Klt, fit
-from worldkv.codec.raw import Raw
+from worldkv.codec.raw import Raw, bytes_of, tensor_of
 from worldkv.errors import UnknownCodec
 
-__all__ = ["CODECS", "Codec", "Klt", "bits_per_value", "codec", "fit"]
+__all__ = ["CODECS", "Codec", "Klt", "Raw", "bits_per_value", "bytes_of", "codec", "fit", "tensor_of"]
 
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {each.name: each for each in (Raw(), Integer(8), Integer(4), Integer(3), Hadamard(4), Hadamard(3))}

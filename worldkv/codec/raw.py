@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldkv.chunk import Buffer
-from worldkv.codec.base import check_shape, check_values, from_bytes
+from worldkv.codec.base import check_shape, check_size, check_values, from_bytes
 
 
 class Raw:
@@ -35,3 +35,29 @@ class Raw:
     def size(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         check_shape(shape)
         return prod(shape) * dtype.itemsize
+
+
+def bytes_of(x: Tensor) -> NDArray[np.uint8] | None:
+    """What `Raw` encodes x to, in x's own memory; None where it does not lie so. Errors as for `encode`."""
+    if x.device.type != "cpu" or not x.is_contiguous():
+        return None
+    check_values(x)
+    array: NDArray[np.uint8] = x.detach().reshape(-1).view(torch.uint8).numpy()
+    return array
+
+
+def tensor_of(data: NDArray[np.uint8], shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """What `Raw` decodes from data, in the memory of data, which nobody may write to, whatever torch lets one do.
+
+    Raises Truncated or Oversized if the bytes are not as many as they should be.
+    """
+    check_size(data, prod(shape) * dtype.itemsize)
+    return torch.from_numpy(np.asarray(_Lent(data))).view(dtype).view(tuple(shape))
+
+
+class _Lent:
+    """Bytes as torch takes them without a word: as if they could be written to. Keeps them alive."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        self.data = data
+        self.__array_interface__ = {**data.__array_interface__, "data": (data.ctypes.data, False)}
