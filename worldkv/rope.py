@@ -19,6 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+CACHED = 4 << 20
+"""Bytes of float32 that are turned at a time on a CPU."""
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -89,3 +92,23 @@ def place(keys: Tensor, rope: Rope, offset: Tensor) -> Tensor:
     angle = offset.double()[:, None] * frequencies(rope.time, rope.theta).to(keys.device)
     phase = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
     return rotate(keys, phase.view(len(offset), *[1] * (keys.dim() - 2), -1))
+
+
+def place_into(target: Tensor, keys: Tensor, rope: Rope, time: int) -> None:
+    """Write keys into `target` at the time at which their chunk is to begin: what `place` gives, bit for bit.
+
+    target, keys  [layers, ..., head_dim], of one shape and dtype; keys are chunk-local, and lie on any device
+
+    Takes no more memory beside them than a few layers do: on a CPU that stays in its cache, where fresh memory costs
+    ten times the rotation.
+    """
+    target.copy_(keys)
+    if not time or not rope.time:
+        return
+    angle = time * frequencies(rope.time, rope.theta).to(target.device)
+    phase = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+    turned = target[..., : 2 * rope.time]
+    layers = len(turned) if turned.is_cuda else max(1, CACHED // (turned[0].numel() * 4))
+    for begin in range(0, len(turned), layers):
+        some = turned[begin : begin + layers]
+        some.copy_(rotate(some, phase))

@@ -22,7 +22,7 @@ from torch import Tensor
 from worldkv.chunk import ModelSpec
 from worldkv.coding import DTYPES, KV
 from worldkv.errors import InvalidConfig, OverBudget
-from worldkv.rope import Rope, place
+from worldkv.rope import Rope, place_into
 
 Placement = Literal["original", "rebased"]
 GROWTH = 8
@@ -153,9 +153,7 @@ class Window:
             raise OverBudget(f"a chunk of {used} tokens does not fit slot {slot} of {size}")
         self._held[row][slot] = None  # whatever happens on the way: half a chunk is no chunk
         if entry is not None:
-            offset = torch.tensor([time], device=self.keys.device)
-            keys = entry.kv.keys.to(self.keys.device)
-            self.keys[:, row, begin : begin + used] = place(keys[None], self.rope, offset)[0]
+            place_into(self.keys[:, row, begin : begin + used], entry.kv.keys, self.rope, time)
             self.values[:, row, begin : begin + used] = entry.kv.values
             self.moved_tokens += used
         self.valid[row, begin : begin + used] = True

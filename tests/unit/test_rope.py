@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from worldkv.rope import Rope, frequencies, phases, place, rotate
+from worldkv.rope import Rope, frequencies, phases, place, place_into, rotate
 
 ROPE = Rope(time=4, height=3, width=3)
 HEAD_DIM = 24  # four channels are beyond the pairs
@@ -124,3 +124,14 @@ def test_axes_without_pairs_are_legal():
     rope = Rope(time=0, height=2, width=0)
     k = keys(0)[..., :4]
     assert torch.equal(place(k, rope, at(9)), k)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("time", [0, 1, 317])
+def test_placing_into_a_window_gives_what_placing_gives_bit_for_bit(dtype, time, monkeypatch):
+    local = torch.cat([keys(layer, dtype) for layer in range(5)])
+    monkeypatch.setattr("worldkv.rope.CACHED", 2 * 4 * local[0, ..., : 2 * ROPE.time].numel())  # two layers at a time
+    window = torch.full((5, local.shape[1] + 2, *local.shape[2:]), 7, dtype=dtype)
+    place_into(window[:, 1:-1], local, ROPE, time)
+    assert torch.equal(window[:, 1:-1], place(local[None], ROPE, at(time))[0])
+    assert (window[:, [0, -1]] == 7).all()
