@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldkv.client.landing import SMALL, Landing
+from worldkv.client.landing import LARGE, SMALL, Landing
 from worldkv.errors import InvalidInput
 
 MB = 1 << 20
@@ -109,3 +109,29 @@ def test_memory_may_come_back_from_any_thread():
         thread.join()
     held.clear()
     assert 0 < pool.idle_bytes <= 64 * MB
+
+
+def test_memory_for_the_next_large_frame_is_warm_before_it_comes():
+    pool = Landing(64 * MB)
+    pool.expect(LARGE)
+    touched()
+    assert pool.idle_bytes == LARGE
+    view = pool.take(LARGE)
+    touched()
+    assert pool.idle_bytes == LARGE
+    view[0] = 1
+
+
+@pytest.mark.parametrize(("keep", "size"), [(64 * MB, LARGE - 1), (LARGE - 1, LARGE)])
+def test_what_is_small_or_more_than_is_kept_is_not_touched_ahead(keep, size):
+    pool = Landing(keep)
+    pool.expect(size)
+    touched()
+    assert pool.idle_bytes == 0
+
+
+def touched() -> None:
+    """Wait until nothing is touched ahead any more."""
+    for thread in threading.enumerate():
+        if thread.name == "worldkv-landing":
+            thread.join()

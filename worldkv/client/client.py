@@ -226,6 +226,7 @@ class KVClient:
                     state[key].levels.append(outcome)
 
         await walk(routes, ask, lambda key: state[key].done, self.config.retry, deadline)
+        self.ring.landing.expect(max((frame.nbytes for frame in items.values()), default=0))  # who puts will read
         failed = {key: each for key, each in state.items() if not each.levels or each.level < least}
         if failed:
             raise _worst(failed, least, deadline)

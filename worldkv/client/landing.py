@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import threading
 import weakref
 from collections import deque
 
@@ -14,8 +15,12 @@ from worldkv.errors import ChunkCorrupt, InvalidInput
 
 SMALL = 1 << 16
 """Bytes below which memory is not pooled: the allocator has it warm."""
+LARGE = 16 << 20
+"""Bytes from which memory is touched ahead, in a thread: more than a few milliseconds of somebody's waiting."""
 _PAGE = 1 << 21
 """Bytes of a huge page; blocks are whole ones."""
+_TOUCH = 4096
+"""Every so many bytes one is written: there are no smaller pages."""
 _SLACK = 5 / 4
 """How much larger than asked for a block may be that is used again."""
 
@@ -38,14 +43,22 @@ class Landing:
         self._idle: list[Block] = []  # longest unused first
         # Filled by finalizers, which may run in any thread and in the middle of `take`: appending is atomic.
         self._returned: deque[Block] = deque()
+        self._touching: threading.Thread | None = None
+
+    def expect(self, size: int) -> None:
+        """Frames of this size will come: have memory for one warm, if it is large. Returns at once."""
+        if size < LARGE or self.idle_bytes + size > self.keep_bytes or self._fitting(size):
+            return
+        if self._touching is None or not self._touching.is_alive():
+            self._touching = threading.Thread(target=self._touch, args=(size,), name="worldkv-landing")
+            self._touching.start()
 
     def take(self, size: int) -> memoryview:
         """`size` writable bytes with anything in them."""
         if size < SMALL:
             return memoryview(bytearray(size))
         self._collect()
-        fitting = [block for block in self._idle if size <= block.nbytes <= size * _SLACK + _PAGE]
-        if fitting:
+        if fitting := self._fitting(size):
             block = min(fitting, key=lambda each: each.nbytes)
             self._idle = [each for each in self._idle if each is not block]
         else:
@@ -53,6 +66,7 @@ class Landing:
         # Every view is made from `lease`, so it dies with the last of them; the block itself is never given out.
         lease = block[:size]
         weakref.finalize(lease, self._returned.append, block).atexit = False
+        self.expect(size)  # the next one
         return lease.data
 
     @property
@@ -60,6 +74,14 @@ class Landing:
         """Bytes kept warm for later."""
         self._collect()
         return sum(block.nbytes for block in self._idle)
+
+    def _fitting(self, size: int) -> list[Block]:
+        return [block for block in self._idle if size <= block.nbytes <= size * _SLACK + _PAGE]
+
+    def _touch(self, size: int) -> None:
+        block = _fresh(size)
+        block[::_TOUCH] = 0
+        self._returned.append(block)
 
     def _collect(self) -> None:
         """Take in what came back, then let go of what is more than should be kept, longest unused first."""
