@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from services.generator.world_model import WorldModel
@@ -15,7 +16,20 @@ def _pocket(weights: Path | None) -> WorldModel:
     return PocketWorldModel.load() if weights is None else PocketWorldModel.load(weights)
 
 
-MODELS: dict[str, Callable[[Path | None], WorldModel]] = {"pocket": _pocket}
+def _paced(name: str, weights: Path | None) -> WorldModel:
+    from services.generator.adapters.paced.adapter import PacedWorldModel
+    from services.generator.adapters.paced.shapes import SHAPES
+
+    if weights is not None:
+        raise InvalidConfig(f"weights = {weights}: {name} has none")
+    return PacedWorldModel(SHAPES[name])
+
+
+MODELS: dict[str, Callable[[Path | None], WorldModel]] = {
+    "pocket": _pocket,
+    "paced-mg2": partial(_paced, "paced-mg2"),
+    "paced-lingbot": partial(_paced, "paced-lingbot"),
+}
 """Loaders by name; they are given a file or folder of weights, None for those that come along."""
 
 
