@@ -96,7 +96,7 @@ def fps() -> Iterator[Case]:
 def share() -> Iterator[Case]:
     (steps,) = asyncio.run(_in_turn((DEFAULT,), 50))
     runs = [step.seconds.memory / sum(step.seconds) for step in steps[10:]]
-    model_seconds = statistics.median(step.seconds.model for step in steps[10:])
+    model_seconds = statistics.median(step.seconds.draw for step in steps[10:])
     yield Case("in process, store and index too", statistics.median(runs), "share", model_seconds, runs)
 
 

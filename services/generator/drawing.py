@@ -21,7 +21,7 @@ from worldkv.actions import Walker
 from worldkv.chunk import Part
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
-from worldkv.memory import Recalled
+from worldkv.memory import Recalled, RecallReport
 from worldkv.window import Entry, Placement, View, Window, positions
 
 Context = Literal["window", "alone"]
@@ -56,7 +56,8 @@ class Draft:
                   [pictures, 3, height, width] in 0..1; float32, on the CPU
     state         of the model before this chunk; drawing leaves it as it is
     recalled      what stands in the recalled slots
-    recall_seconds  how long that took
+    recall        how that went, and
+    recall_seconds  how long it took
     """
 
     index: int
@@ -69,6 +70,7 @@ class Draft:
     source: Tensor
     state: State
     recalled: tuple[Recalled, ...]
+    recall: RecallReport
     recall_seconds: float
 
 

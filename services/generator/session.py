@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import radians
 from time import perf_counter
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -28,17 +27,18 @@ from torch import Tensor
 
 from services.generator.drawing import Context as Context
 from services.generator.drawing import Draft, Drawn, Shape, draw, encode_again, window_for
+from services.generator.step import HeldBytes, Seconds
+from services.generator.step import Mode as Mode
+from services.generator.step import Step as Step
 from services.generator.world_model import Conditioning, WorldModel
 from worldkv.actions import Action, Slide, Walker, follow, unhindered
 from worldkv.chunk import Lineage, Meta, ModelSpec, Part
 from worldkv.coding import KV
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput
-from worldkv.memory import Memory, Recalled
+from worldkv.memory import Memory, Recalled, RecallReport
 from worldkv.pose import Matrix
 from worldkv.select import Query
 from worldkv.window import GROWTH, Entry, Window, WindowConfig, positions
-
-Mode = Literal["window", "full", "worldkv"]
 
 
 @dataclass(frozen=True)
@@ -66,37 +66,6 @@ class SessionConfig:
             raise InvalidConfig(f"session.context is 'window' or 'alone', got {self.context!r}")
         if not 0 < self.fov < 180:
             raise InvalidConfig(f"session.fov lies between 0 and 180 degrees, got {self.fov}")
-
-
-class Seconds(NamedTuple):
-    """Wall time of a step, by part; window and model are the whole batch's that it was drawn in."""
-
-    recall: float
-    window: float
-    model: float
-    remember: float
-
-    @property
-    def memory(self) -> float:
-        return self.recall + self.window + self.remember
-
-
-@dataclass(frozen=True, eq=False)
-class Step:
-    """What one chunk gave.
-
-    index     chunk number
-    pictures  [pictures, 3, height, width] float32 in 0..1
-    poses     [frames, 4, 4] camera-to-world
-    recalled  what stood in the recalled slots
-    seconds   wall time
-    """
-
-    index: int
-    pictures: Tensor
-    poses: Matrix
-    recalled: tuple[Recalled, ...]
-    seconds: Seconds
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,21 +216,38 @@ class Session:
         """
         if draft is not self._draft:
             raise InvalidInput(f"chunk {draft.index} was ended or abandoned before; the next is {self.next}")
-        began = perf_counter()
-        if self.memory:
-            await self.memory.remember(self._part(draft, drawn), drawn.kv)
+        began, memory = perf_counter(), self.memory
+        if memory:
+            await memory.remember(self._part(draft, drawn), drawn.kv)
         self.walker, self.state, self.next, self._draft = draft.walker, drawn.state, draft.index + 1, None
         self._hold(draft.index, draft.conditioning.poses, drawn.kv)
         kept = self._kept(self._raw.keys(), len(draft.shape.sizes))
         for index in self._raw.keys() - kept:
             del self._raw[index], self._poses[index]
-        seconds = Seconds(draft.recall_seconds, drawn.window_seconds, drawn.model_seconds, perf_counter() - began)
-        return Step(draft.index, drawn.pictures, draft.conditioning.poses, draft.recalled, seconds)
+        fetch, decode = draft.recall.fetch_seconds, draft.recall.decode_seconds
+        lookup, keep = draft.recall_seconds - fetch - decode, perf_counter() - began
+        return Step(
+            index=draft.index,
+            pictures=drawn.pictures,
+            poses=draft.conditioning.poses,
+            mode=self.config.mode,
+            recalled=draft.recalled,
+            missed=draft.recall.missed,
+            let_go=memory.let_go() if memory else (),
+            held=self._held_bytes(draft.shape.sizes),
+            seconds=Seconds(lookup, fetch, decode, drawn.window_seconds, drawn.model_seconds, keep),
+        )
 
     def abandon(self, draft: Draft) -> None:
         """Give up a draft: the session stands where it stood. One that was ended or abandoned before is let be."""
         if draft is self._draft:
             self._draft = None
+
+    def view(self, poses: Matrix, visible: Matrix | None = None) -> Query:
+        """What the camera sees from poses [frames, 4, 4], beside frames [n, 4, 4] that stand in the window anyway."""
+        spec = self.model.spec
+        lens = radians(self.config.fov), spec.latent[1] / spec.latent[2]
+        return Query(poses, *lens, spec.view_range, np.empty((0, 4, 4)) if visible is None else visible)
 
     def noise(self, index: int) -> Tensor:
         """Noise of chunk `index`, [frames, channels, height, width]: the same for the same seed, on every machine."""
@@ -277,7 +263,7 @@ class Session:
         try:
             poses = np.stack([walker.pose for walker in walkers])
             began = perf_counter()
-            recalled = await self._recall(poses, held)
+            recalled, report = await self._recall(poses, held)
             recall_seconds = perf_counter() - began
         finally:
             self._beginning = False
@@ -295,6 +281,7 @@ class Session:
             source=self.noise(self.next) if shown is None else shown,
             state=self.state,
             recalled=tuple(recalled),
+            recall=report,
             recall_seconds=recall_seconds,
         )
         return self._draft
@@ -305,23 +292,23 @@ class Session:
         recalled = [memory.slot_tokens] * memory.slots if memory else []
         return slot_sizes(self.model.spec, self.config, recalled, len(self._raw))
 
-    async def _recall(self, poses: Matrix, held: Action | None) -> list[Recalled]:
+    async def _recall(self, poses: Matrix, held: Action | None) -> tuple[list[Recalled], RecallReport]:
         """What is put back for the coming chunk; what the one after it will need is fetched meanwhile."""
         if self.memory is None or not self._raw:
-            return []
-        spec, picture = self.model.spec, self.model.spec.latent
-        query = Query(
-            poses=poses,
-            fov=radians(self.config.fov),
-            aspect=picture[1] / picture[2],
-            view_range=spec.view_range,
-            visible=np.concatenate([self._poses[i] for i in self._raw]),
-        )
+            return [], RecallReport()
+        query = self.view(poses, np.concatenate([self._poses[i] for i in self._raw]))
         recalled = await self.memory.recall(query, self._raw.keys(), self._reencode)
+        report = self.memory.latest
         stay = self._kept({*self._raw, self.next}, len(self._sizes()))
         visible = np.concatenate([self._poses.get(i, poses) for i in sorted(stay)])
         await self.memory.ahead(self.next, poses, held, recalled, visible, stay)
-        return recalled
+        return recalled, report
+
+    def _held_bytes(self, sizes: Sequence[int]) -> HeldBytes:
+        spec, memory = self.model.spec, self.memory
+        row = sum(sizes) * spec.raw_bytes // (spec.frames * spec.frame_tokens)
+        kept = (memory.hot_bytes, memory.queued_bytes, memory.kv_bytes) if memory else (0, 0, 0)
+        return HeldBytes(row + self.raw_bytes, *kept)
 
     def _arrange(self, recalled: list[Entry]) -> list[Entry | None]:
         """The chunk for each slot: [ sink | recalled | recent ], or simply all that is held."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from time import perf_counter
 
 import pytest
 import torch
@@ -345,3 +346,30 @@ def test_a_hot_set_stays_within_its_bytes_and_lets_go_of_needed_chunks_last(room
 def test_settings_out_of_range_are_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InvalidConfig, match=field):
         MemoryConfig(**{field: value})
+
+
+async def test_a_recall_says_what_did_not_come_and_why() -> None:
+    memory = memory_of(hot_bytes=0)
+    await remember(memory, 0, 1, 2)
+    await memory.store.delete([PartKey(memory.lineage.key(i), kind) for i in (0, 1) for kind in ("kv", "part")])
+    assert numbers(await recall(memory, 0, 1, spares=[2])) == [2]
+    assert memory.latest.missed == dict.fromkeys(map(memory.lineage.key, (0, 1)), Miss.DELETED)
+    assert numbers(await recall(memory, 2)) == [2]
+    assert memory.latest.missed == {}
+
+
+async def test_what_a_step_waits_for_is_split_into_bytes_and_decoding() -> None:
+    memory = memory_of(hot_bytes=0)
+    await remember(memory, 0, 1)
+    began = perf_counter()
+    await recall(memory, 0, 1)
+    waited = perf_counter() - began
+    fetch, decode = memory.latest.fetch_seconds, memory.latest.decode_seconds
+    assert min(fetch, decode) > 0
+    assert fetch + decode <= waited
+    memory.config = replace(memory.config, recall_seconds=0.01)
+    memory.store.hold("get kv")
+    await recall(memory, 0)
+    assert memory.latest.decode_seconds < memory.latest.fetch_seconds
+    assert memory.latest.missed == {memory.lineage.key(0): Miss.LATE}
+    await memory.close()

@@ -34,6 +34,7 @@ class Stream:
     """One walk of a client."""
 
     call: Any
+    session: str = ""
     numbers: int = 0
     told: list[pb.WalkResponse] = field(default_factory=list)
 
@@ -112,7 +113,7 @@ class Caller:
 
     @asynccontextmanager
     async def walk(self, session: str, seen: int = 0) -> AsyncIterator[Stream]:
-        stream = Stream(self.sessions.Walk(metadata=self.metadata))
+        stream = Stream(self.sessions.Walk(metadata=self.metadata), session)
         await stream.say(join=pb.Join(session=session, seen=seen))
         try:
             yield stream

@@ -8,7 +8,9 @@ import pytest
 
 from benchmarks.gen_soak import soak
 from services.generator.tier import Inside, Tier
+from tests.toys import toy_spec
 from tests.wire.generator import CONFIG, generating, inside
+from worldkv import wire
 from worldkv.chunk import Lineage
 from worldkv.errors import Unavailable
 from worldkv.finder import Finder, LocalFinder
@@ -104,6 +106,62 @@ async def test_dropped_keys_and_values_are_told():
             await walk.move()
             assert (await heard(walk, pb.NOTICE_KIND_KV_DROPPED)).chunk == 0
             assert (await walk.step()).counts.kv_dropped >= 1
+
+
+async def test_a_chunk_says_how_like_its_view_what_was_recalled_is():
+    async with generating() as caller, caller.walk((await caller.open()).session) as walk:
+        drawn = (await walk.steps(6))[-1]
+    assert len(drawn.recalled) > 0
+    for each in drawn.recalled:  # all turn on one spot, 20 degrees a frame
+        turns = [20 * (3 * (drawn.key.index - each.key.index) + frame) for frame in range(-2, 3)]
+        nearest = min(min(turn % 360, -turn % 360) for turn in turns)
+        assert (each.distance, each.angle) == pytest.approx((0, nearest), abs=1e-3)
+        assert 0 <= each.overlap <= 1
+
+
+async def test_a_chunk_says_where_its_time_went_and_what_its_memory_takes():
+    spec = toy_spec()
+    async with generating() as caller, caller.walk((await caller.open()).session) as walk:
+        drawn = await walk.steps(6)
+        memory = caller.made.live.find("default", walk.session).resident.memory
+        assert memory.kv_bytes == drawn[-1].held.stored
+    for each in drawn:
+        parts = [getattr(each.spent, field.name) for field in each.spent.DESCRIPTOR.fields]
+        assert min(parts) >= 0
+        assert sum(parts) <= each.seconds
+        assert each.spent.draw > 0
+        assert each.spent.lookup + each.spent.fetch + each.spent.decode == pytest.approx(each.recall_seconds)
+        assert each.mode == pb.MEMORY_MODE_WORLDKV
+    row = spec.raw_bytes * 4  # sink, two recalled, recent
+    assert [each.held.window - row for each in drawn[:3]] == [spec.raw_bytes, 2 * spec.raw_bytes, 2 * spec.raw_bytes]
+    assert drawn[0].held.stored < drawn[-1].held.stored
+    assert drawn[-1].held.hot > 0
+
+
+async def test_what_was_wanted_and_is_gone_is_named_with_its_reason():
+    tiers = inside()
+    async with generating(tiers, replace(CONFIG, memory=replace(CONFIG.memory, hot_bytes=0))) as caller:
+        async with caller.walk((await caller.open()).session) as walk:
+            keys = [wire.chunk_of(each.key) for each in await walk.steps(6)]
+            await tiers("default").store.delete([PartKey(key, "kv") for key in keys])
+            drawn = await walk.step()
+    again = {wire.chunk_of(each.key) for each in drawn.recalled if each.reencoded}
+    gone = {wire.chunk_of(each.key): each.reason for each in drawn.missed}
+    assert len(again) == 1, "one a step is made again"
+    assert set(gone.values()) == {chunk_pb2.MISS_REASON_EVICTED}
+    assert again.isdisjoint(gone)
+    assert drawn.left_out == 0
+
+
+async def test_chunks_that_are_demoted_are_named():
+    config = replace(CONFIG, memory=replace(CONFIG.memory, budget_bytes=20_000))
+    async with generating(config=config) as caller, caller.walk((await caller.open()).session) as walk:
+        drawn = await walk.steps(12)
+        memory = caller.made.live.find("default", walk.session).resident.memory
+        named = [each.index for one in drawn for each in one.demoted]
+        assert memory.stats.demoted == len(named) > 0
+        assert 0 not in named, "the first chunk stays"
+        assert all(each.held.stored <= 20_000 for each in drawn)
 
 
 async def test_an_index_that_does_not_answer_is_told_and_does_not_stop_a_walk():

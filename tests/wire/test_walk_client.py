@@ -14,7 +14,7 @@ from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH, ToySessions, serving
 from worldkv.actions import Action, Walker, parse_path
 from worldkv.client import WalkClient, WalkClientConfig
 from worldkv.client.walk import EVENTS
-from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind, Remembered
+from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind, Recalled, Remembered
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
 from worldkv.store import Level, Miss
 
@@ -53,7 +53,10 @@ async def test_a_chunk_says_what_it_was_drawn_from():
         assert drawn.key == walk.world.lineage.key(1)
         assert drawn.walker == walk.walker == Walker(1.0, 2.0, yaw=45.0)
         np.testing.assert_array_equal(drawn.poses[-1], drawn.walker.pose)
-        assert [(each.key.index, each.score, each.reencoded) for each in drawn.recalled] == [(0, 0.5, False)]
+        first = walk.world.lineage.key(0)
+        assert drawn.recalled == (Recalled(first, 0.5, False, 1.5, 30.0, 0.75),)
+        assert (drawn.missed, drawn.demoted) == (((first, Miss.LATE),), (first,))
+        assert (drawn.spent.draw, drawn.spent.turn, drawn.held, drawn.mode) == (0.125, 0, (0, 7, 0, 0), "full")
         assert (drawn.seconds, drawn.recall_seconds, drawn.left_out) == (0.25, 0.125, 0)
         assert (drawn.counts.recalled, dict(drawn.counts.missed)) == (1, {Miss.LATE: 1})
         assert walk.next == 2

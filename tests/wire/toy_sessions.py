@@ -14,6 +14,7 @@ from worldkv.chunk import Lineage
 from worldkv.client.pictures import picture_messages
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.service import Host, ServiceConfig, serve
+from worldkv.v1 import chunk_pb2
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from worldkv.wire_sessions import action_of, format_of, pose_messages, walker_message, walker_of, watch_id
@@ -70,7 +71,11 @@ class Sitting:
             recall_seconds=0.125,
         )
         if self.next:
-            chunk.recalled.add(key=wire.chunk_message(self.world.lineage.key(0)), score=0.5)
+            first = wire.chunk_message(self.world.lineage.key(0))
+            chunk.recalled.add(key=first, score=0.5, distance=1.5, angle=30.0, overlap=0.75)
+            chunk.missed.add(key=first, reason=chunk_pb2.MISS_REASON_LATE)
+            chunk.demoted.add(branch=first.branch, index=0)
+            chunk.spent.draw, chunk.held.hot, chunk.mode = 0.125, 7, pb.MEMORY_MODE_FULL
         chunk.counts.recalled, chunk.counts.at_hand, chunk.counts.missed.late = self.next, self.next // 2, 1
         self.moves.append(tuple(actions))
         self.drawn.append(chunk)

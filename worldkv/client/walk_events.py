@@ -16,7 +16,7 @@ from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
 from worldkv.store import Level, Miss
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import poses_of, walker_of
+from worldkv.wire_sessions import Mode, mode_of, poses_of, walker_of
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,62 @@ class Recalled(NamedTuple):
 
     score      the selector's measure: best is 1, higher is better
     reencoded  whether its keys and values were made again from its latents
+    distance   from the nearest of its cameras to the walker's, units
+    angle      between the directions of the same two, degrees
+    overlap    of what the walker was expected to see, the share that it had seen, 0..1
     """
 
     key: ChunkKey
     score: float
     reencoded: bool
+    distance: float = 0.0
+    angle: float = 0.0
+    overlap: float = 0.0
+
+
+class Missed(NamedTuple):
+    """A chunk that was named for recall and did not stand in the window, and why."""
+
+    key: ChunkKey
+    reason: Miss
+
+
+class Spent(NamedTuple):
+    """Where the time of a chunk went, seconds; what ran beside something else, only as far as the walk waited.
+
+    turn      for its turn on the model
+    lookup    for the index
+    fetch     for bytes from the store
+    decode    for keys and values to be decoded, or made again
+    place     for them to be placed in the window
+    draw      for the model
+    keep      for the immutable part to be kept
+    pictures  for the pictures to be coded
+    """
+
+    turn: float
+    lookup: float
+    fetch: float
+    decode: float
+    place: float
+    draw: float
+    keep: float
+    pictures: float
+
+
+class Held(NamedTuple):
+    """Bytes that a session's memory takes.
+
+    window  on the model's device: its row of the window, and the uncoded chunks that stand in it
+    hot     at hand on the generator
+    queued  on their way to the store
+    stored  in the store, as far as this session put them there
+    """
+
+    window: int
+    hot: int
+    queued: int
+    stored: int
 
 
 @dataclass(frozen=True)
@@ -105,6 +156,11 @@ class Drawn:
     recall_seconds    of these, waiting for memory
     pictures_dropped  they were taken more slowly than they were drawn, and left out
     counts    how memory has served so far
+    missed    named for recall and not in the window
+    demoted   chunks of which the latents alone are left, since the chunk before
+    spent     where the seconds went
+    held      what the session's memory takes now
+    mode      what stood in the window
     """
 
     key: ChunkKey
@@ -118,6 +174,11 @@ class Drawn:
     recall_seconds: float
     pictures_dropped: bool
     counts: Counts
+    missed: tuple[Missed, ...]
+    demoted: tuple[ChunkKey, ...]
+    spent: Spent
+    held: Held
+    mode: Mode
 
 
 class Remembered(NamedTuple):
@@ -190,12 +251,20 @@ def drawn_of(message: pb.Drawn, height: int, width: int) -> Drawn:
         pictures=pictures_of(message.pictures, height, width),
         poses=poses_of(message.poses),
         walker=walker_of(message.walker),
-        recalled=tuple(Recalled(wire.chunk_of(r.key), r.score, r.reencoded) for r in message.recalled),
+        recalled=tuple(
+            Recalled(wire.chunk_of(r.key), r.score, r.reencoded, r.distance, r.angle, r.overlap)
+            for r in message.recalled
+        ),
         left_out=message.left_out,
         seconds=message.seconds,
         recall_seconds=message.recall_seconds,
         pictures_dropped=message.pictures_dropped,
         counts=_counts_of(message.counts),
+        missed=tuple(Missed(wire.chunk_of(each.key), wire.miss_of(each.reason)) for each in message.missed),
+        demoted=tuple(map(wire.chunk_of, message.demoted)),
+        spent=Spent(*(getattr(message.spent, name) for name in Spent._fields)),
+        held=Held(*(getattr(message.held, name) for name in Held._fields)),
+        mode=mode_of(message.mode),
     )
 
 

@@ -11,7 +11,8 @@ waits for them no longer than it is told to and leaves out what is late, and wha
 """
 
 from worldkv.memory.config import MemoryConfig, Order
+from worldkv.memory.gathering import RecallReport
 from worldkv.memory.memory import SPARES, Memory, Recalled, Reencode
 from worldkv.memory.stats import Kept, MemoryStats
 
-__all__ = ["SPARES", "Kept", "Memory", "MemoryConfig", "MemoryStats", "Order", "Recalled", "Reencode"]
+__all__ = ["SPARES", "Kept", "Memory", "MemoryConfig", "MemoryStats", "Order", "RecallReport", "Recalled", "Reencode"]

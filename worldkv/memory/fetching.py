@@ -6,18 +6,18 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 
 from worldkv.chunk import ChunkKey
 from worldkv.memory.hot import HotSet
 from worldkv.memory.source import Fetched, Source
 from worldkv.memory.stats import MemoryStats
 from worldkv.store import Miss
-from worldkv.window import Entry
 
 AHEAD = 2
 """Fetches ahead at a time: few, so that the first ones come first. What a step wants is fetched at once."""
 
-Outcome = Entry | Miss
+Outcome = Fetched | Miss
 Told = Callable[[ChunkKey, Outcome | None], None]
 """Is told what a fetch has brought; None if it failed."""
 
@@ -62,7 +62,7 @@ class Fetches:
         """Fetch chunks for steps to come, the first ones first; each is told of when it ends, unless it is given up."""
         for key in keys:
             if (entry := self.hot.get(key)) is not None:  # a step has brought it meanwhile
-                told(key, entry)
+                told(key, Fetched(entry, 0, perf_counter()))
                 continue
             fetch = self._under_way.get(key) or self._add(key)
             fetch.result.add_done_callback(partial(_tell, told, key))
@@ -122,7 +122,7 @@ class Fetches:
         else:
             self.stats.fetched_bytes += fetched.nbytes
             self.hot.keep(fetch.key, fetched.entry)
-            fetch.result.set_result(fetched.entry)
+            fetch.result.set_result(fetched)
         self._go_on()
 
 

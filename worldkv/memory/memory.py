@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
@@ -18,7 +19,8 @@ from worldkv.index import Hit
 from worldkv.memory.ahead import Ahead
 from worldkv.memory.budget import Budget
 from worldkv.memory.config import MemoryConfig
-from worldkv.memory.fetching import Fetches, Outcome
+from worldkv.memory.fetching import Fetches
+from worldkv.memory.gathering import Clock, Gathered, RecallReport, gather
 from worldkv.memory.hot import HotSet
 from worldkv.memory.keeping import Backoff, Keeper
 from worldkv.memory.queue import KVQueue, Waiting
@@ -57,6 +59,7 @@ class Memory:
 
     kept      what is kept already when it is made, and how well; None: the chunks of the branches before the last, as
               well as can be
+    latest    how the last recall went
     listener  is called when `kept`, `unkept` or `stats` have changed behind the caller's back
 
     What goes on behind the caller's back ends by itself, or with `close`; `settle` waits until all is kept.
@@ -73,7 +76,7 @@ class Memory:
         kept: Kept | None = None,
     ) -> None:
         self.spec, self.config, self.store, self.finder = spec, config, store, finder
-        self.lineage, self.stats = lineage, MemoryStats()
+        self.lineage, self.stats, self.latest = lineage, MemoryStats(), RecallReport()
         self.listener: Callable[[], None] = _nobody
         self.slot_tokens = stored_tokens(config.coding, spec)
         self.slots = window.recalled * spec.frame_tokens // self.slot_tokens
@@ -91,6 +94,7 @@ class Memory:
         self._query: Query | None = None
         self._refused: WorldKVError | None = None
         self._newest = -1
+        self._let_go: list[ChunkKey] = []
         self._demoting: asyncio.Task[None] | None = None
         self._mending: tuple[ChunkKey, asyncio.Task[Entry | None]] | None = None
 
@@ -99,10 +103,6 @@ class Memory:
         """Coded bytes that the world is charged for."""
         return self._budget.used_bytes
 
-    @property
-    def kept(self) -> Kept:
-        """How far the world is safe."""
-        return self._keeper.kept
     @property
     def hot_bytes(self) -> int:
         """Decoded bytes of chunks at hand."""
@@ -113,6 +113,10 @@ class Memory:
         """Bytes of keys and values that wait to be kept."""
         return self._queue.used_bytes
 
+    @property
+    def kept(self) -> Kept:
+        """How far the world is safe."""
+        return self._keeper.kept
 
     @property
     def unkept(self) -> int:
@@ -124,6 +128,12 @@ class Memory:
         """Why something that waited will never be kept, for example as its world was removed; None: all is well."""
         return self._keeper.refused or self._refused
 
+    def let_go(self) -> tuple[ChunkKey, ...]:
+        """Chunks of which the latents alone are left, since this was asked last: their keys and values were demoted to
+        keep the budget, or dropped."""
+        keys, self._let_go = tuple(self._let_go), []
+        return keys
+
     async def recall(self, query: Query, exclude: Collection[int], reencode: Reencode) -> list[Recalled]:
         """The chunks for the recalled slots, in window order, with keys and values at hand.
 
@@ -132,9 +142,10 @@ class Memory:
         What does not come in time is left out, and at hand for later steps when it comes. A call that is cancelled
         leaves nothing half done.
         """
+        self.latest = report = RecallReport()
         if not self.slots:
             return []
-        self._query, clock = query, _Clock(self.config.recall_seconds)
+        self._query, clock = query, Clock(self.config.recall_seconds)
         try:
             async with asyncio.timeout_at(clock.end):
                 hits = await self.finder.nearest(query, self.slots, exclude, SPARES)
@@ -144,13 +155,20 @@ class Memory:
         wanted = [hit for hit in hits if not hit.spare]
         here = {hit.key for hit in hits if self._holds(hit.key)}
         self._hot.need([hit.key for hit in wanted])
-        entries, lost = await self._gather([hit.key for hit in wanted], clock)
+        gathered = await self._gather([hit.key for hit in wanted], clock)
+        entries, lost = gathered.entries, gathered.lost
+        report.note(gathered)
         if self.config.reencode:
+            mending = perf_counter()
             entries |= await self._mend(lost, reencode, clock)
+            report.decode_seconds += perf_counter() - mending
         self.stats.missed.update(lost.values())
+        report.missed = {key: reason for key, reason in lost.items() if key not in entries}
         if len(entries) < len(wanted):
             spares = [hit.key for hit in hits if hit.spare and (not clock.over or hit.key in here)]
-            entries |= (await self._gather(spares, clock))[0]
+            stand_in = await self._gather(spares, clock)
+            entries |= stand_in.entries
+            report.note(stand_in)
         found = [Recalled(hit, entries[hit.key]) for hit in hits if hit.key in entries][: self.slots]
         self.stats.recalled += len(found)
         self.stats.at_hand += sum(each.hit.key in here for each in found)
@@ -238,38 +256,21 @@ class Memory:
             PrefetchConfig(self.slots, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
         )
 
-    def _holds(self, key: ChunkKey) -> bool:
-        return key in self._hot or key in self._queue
-
-    async def _gather(self, keys: Sequence[ChunkKey], clock: _Clock) -> tuple[dict[ChunkKey, Entry], _Lost]:
-        """These chunks as far as they come in time; and why the others do not."""
-        found: dict[ChunkKey, Entry] = {}
-        lost: _Lost = {}
-        coming: dict[ChunkKey, asyncio.Future[Outcome]] = {}
-        for key in keys:
-            if (entry := self._hot.get(key)) is not None:
-                found[key] = entry
-            else:
-                coming[key] = self._fetches.want(key)
-        if coming:
-            await asyncio.wait(coming.values(), timeout=clock.left)
-        for key, result in coming.items():
-            outcome = result.result() if result.done() else Miss.LATE
-            if isinstance(outcome, Miss):
     def queued(self, key: ChunkKey) -> bool:
         """Whether a chunk's keys and values wait to be kept."""
         return key in self._queue
 
-                lost[key] = outcome
-            else:
-                found[key] = outcome
-        return found, lost
+    def _holds(self, key: ChunkKey) -> bool:
+        return key in self._hot or key in self._queue
+
+    async def _gather(self, keys: Sequence[ChunkKey], clock: Clock) -> Gathered:
+        return await gather(keys, self._hot, self._fetches, clock)
 
     async def _fetch(self, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Entry]:
         """What is at hand or comes of these chunks, however long it takes."""
-        return (await self._gather(keys, _Clock(None)))[0]
+        return (await self._gather(keys, Clock(None))).entries
 
-    async def _mend(self, lost: _Lost, reencode: Reencode, clock: _Clock) -> dict[ChunkKey, Entry]:
+    async def _mend(self, lost: dict[ChunkKey, Miss], reencode: Reencode, clock: Clock) -> dict[ChunkKey, Entry]:
         """The first lost chunk's KV, made again; none if it cannot be. What is on its way is waited for instead.
 
         Where there is a deadline one chunk at a time is made again, and what is not ready by then is late.
@@ -325,13 +326,14 @@ class Memory:
     async def _keep(self, key: ChunkKey, kv: KV | KVPart) -> None:
         """Code a chunk's KV and put it, or have that done. What the store or the queue does not take is dropped."""
         if self.config.queue_bytes:
-            self.stats.dropped += not self._queue.add(key, kv)
+            if not self._queue.add(key, kv):
+                self._drop(key)
             return
         coded = kv if isinstance(kv, KVPart) else await self._code(key, kv)
         try:
             await self._put(key, coded)
         except (Unavailable, DeadlineExceeded, OverBudget, Conflict):
-            self.stats.dropped += 1
+            self._drop(key)
 
     async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
         """A chunk that was drawn as it will be stored; it is at hand from then on as the store would give it."""
@@ -344,7 +346,8 @@ class Memory:
         return await asyncio.to_thread(encode_kv, kv, self.config.coding, self.spec, first=key.index == 0)
 
     async def _put(self, key: ChunkKey, kv: KVPart) -> None:
-        await self.store.put({PartKey(key, "kv"): write_kv(key, self.spec.digest, kv)})
+        frame = await asyncio.to_thread(write_kv, key, self.spec.digest, kv)  # which sums all bytes
+        await self.store.put({PartKey(key, "kv"): frame})
         self._budget.charge(key, kv.nbytes)
 
     async def _put_behind(self, key: ChunkKey, kv: KVPart) -> None:
@@ -368,35 +371,20 @@ class Memory:
         for key in doomed:
             self._hot.drop(key)
         self.stats.demoted += len(doomed)
+        self._let_go += doomed
 
-    def _dropped(self, error: WorldKVError) -> None:
+    def _drop(self, key: ChunkKey) -> None:
         self.stats.dropped += 1
+        self._let_go.append(key)
+
+    def _dropped(self, key: ChunkKey, error: WorldKVError) -> None:
+        self._drop(key)
         if not isinstance(error, OverBudget):
             self._refused = error
         self._changed()
 
     def _changed(self) -> None:
         self.listener()
-
-
-_Lost = dict[ChunkKey, Miss]
-"""Why chunks did not come."""
-
-
-class _Clock:
-    """The moment by which a recall has to end, `seconds` from now; None: never."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.end = None if seconds is None else asyncio.get_running_loop().time() + seconds
-
-    @property
-    def left(self) -> float | None:
-        """Seconds left, from 0; None: as many as it takes."""
-        return None if self.end is None else max(self.end - asyncio.get_running_loop().time(), 0)
-
-    @property
-    def over(self) -> bool:
-        return self.left == 0
 
 
 def _nobody() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from time import perf_counter
 
 from worldkv.chunk import ChunkKey, KVPart
 from worldkv.coding import KV
@@ -34,7 +35,10 @@ class Waiting:
 
     async def fetch(self, key: ChunkKey) -> Fetched | Miss:
         kv = await self.queue.part(key)
-        return await self.others.fetch(key) if kv is None else Fetched(await self.decoder.entry(key, kv), 0)
+        if kv is None:
+            return await self.others.fetch(key)
+        came = perf_counter()
+        return Fetched(await self.decoder.entry(key, kv), 0, came)
 
 
 class KVQueue:
@@ -42,11 +46,17 @@ class KVQueue:
 
     room_bytes  that may wait: uncoded ones count as they are
     code, put   how they are coded, and kept
-    dropped     is told why keys and values are dropped after all: no room, no such chunk any more, no numbers
+    dropped     is told whose keys and values are dropped after all, and why: no room, no such chunk any more, or
+                numbers that cannot be coded
     """
 
     def __init__(
-        self, room_bytes: int, code: Code, put: Put, backoff: Backoff, dropped: Callable[[WorldKVError], None]
+        self,
+        room_bytes: int,
+        code: Code,
+        put: Put,
+        backoff: Backoff,
+        dropped: Callable[[ChunkKey, WorldKVError], None],
     ) -> None:
         self.room_bytes, self.used_bytes = room_bytes, 0
         self.code, self.put, self.backoff, self.dropped = code, put, backoff, dropped
@@ -110,7 +120,7 @@ class KVQueue:
             async with self._putting:
                 await self._put(key, kv)
         except WorldKVError as error:
-            self.dropped(error)
+            self.dropped(key, error)
         finally:
             self.used_bytes -= waiting.nbytes
             del self._waiting[key]

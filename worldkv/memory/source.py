@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection
+from time import perf_counter
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from worldkv.chunk import ChunkKey, KVPart, ModelSpec, Segment
@@ -20,10 +21,15 @@ from worldkv.window import Entry
 
 
 class Fetched(NamedTuple):
-    """A chunk that came, and the coded bytes of its keys and values."""
+    """A chunk that came.
+
+    nbytes  coded bytes of its keys and values
+    came    when the last of them was here, by `perf_counter`; what follows is decoding
+    """
 
     entry: Entry
     nbytes: int
+    came: float
 
 
 class Source(Protocol):
@@ -84,10 +90,11 @@ class Whole:
         frame = await get(self.store, PartKey(key, "kv"))
         if isinstance(frame, Miss):
             return frame
+        came = perf_counter()
         try:
             found, spec, kv = read_kv(frame, verify=False)  # the store has summed it where it crossed a wire
             self.decoder.require(key, found, spec)
-            return Fetched(await self.decoder.entry(key, kv), kv.nbytes)
+            return Fetched(await self.decoder.entry(key, kv), kv.nbytes, came)
         except ChunkCorrupt:
             return Miss.CORRUPT
 
@@ -102,12 +109,14 @@ class Layered:
         headers: list[Header] = []
         layers = Layers(self.decoder.spec, self._codecs)
         waiting: list[Segment] = []
+        came = 0.0
         parts = self.store.segments([PartKey(key, "kv")], opened=lambda _, header: headers.append(header))
         try:
             async for _, segment in parts:
                 if isinstance(segment, Miss):
                     return segment
                 waiting.append(segment)
+                came = perf_counter()
                 if len(waiting) == sum(row.layer == segment.layer for row in headers[0].rows):
                     await asyncio.to_thread(layers.add, waiting)
                     waiting = []
@@ -122,12 +131,14 @@ class Layered:
             return Miss.LATE
         finally:
             await parts.aclose()
-        return Fetched(entry, layers.coded_bytes)
+        return Fetched(entry, layers.coded_bytes, came)
 
 
 def source(store: Store, decoder: Decoder, layered_bytes: int) -> Source:
-    """The best way that a store offers: layer by layer if chunks have so many coded bytes, and layers."""
-    large = decoder.spec.layers > 0 and coded_bytes(decoder.coding, decoder.spec) >= layered_bytes
+    """The best way that a store offers: layer by layer if chunks have so many coded bytes, and layers to be decoded."""
+    coding, spec = decoder.coding, decoder.spec
+    plain = coding.keys == coding.values == "raw"  # there is nothing to decode: they are used where they have landed
+    large = spec.layers > 0 and not plain and coded_bytes(coding, spec) >= layered_bytes
     if large and isinstance(store, Segmented):
         return Layered(store, decoder)
     return Whole(store, decoder)

@@ -11,9 +11,10 @@ from worldkv import wire
 from worldkv.actions import Walker
 from worldkv.chunk import ChunkKey
 from worldkv.memory import Kept, MemoryStats
+from worldkv.select import Likeness
 from worldkv.store import Miss
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import pose_messages, walker_message
+from worldkv.wire_sessions import MODES, pose_messages, walker_message
 
 MISSES = {
     Miss.NEVER_STORED: "never_stored",
@@ -41,19 +42,33 @@ def remembered(kept: Kept) -> pb.Remembered:
 def drawn(
     key: ChunkKey,
     step: Step,
+    alike: Sequence[Likeness],
     walker: Walker,
     number: int,
     pictures: Sequence[pb.Picture],
-    left_out: int,
     seconds: float,
+    turn_seconds: float,
+    pictures_seconds: float,
     counts: pb.RecallCounts,
 ) -> pb.WalkResponse:
-    """A chunk. `left_out`, `seconds` and `number` as in `Drawn`; `walker` stands where the chunk ends."""
+    """A chunk. `seconds` and `number` as in `Drawn`, and of these seconds two that no step knows of.
+
+    alike   what was recalled for it, beside its view
+    walker  stands where the chunk ends
+    """
     recalled = (
         pb.RecalledChunk(
-            key=wire.chunk_message(each.hit.key), score=each.hit.score, reencoded=each.entry.tag == (each.hit.key, True)
+            key=wire.chunk_message(each.hit.key),
+            score=each.hit.score,
+            reencoded=each.entry.tag == (each.hit.key, True),
+            distance=like.distance,
+            angle=like.angle,
+            overlap=like.overlap,
         )
-        for each in step.recalled
+        for each, like in zip(step.recalled, alike, strict=True)
+    )
+    missed = (
+        pb.MissedChunk(key=wire.chunk_message(each), reason=wire.miss_message(why)) for each, why in step.missed.items()
     )
     return pb.WalkResponse(
         drawn=pb.Drawn(
@@ -63,10 +78,15 @@ def drawn(
             poses=pose_messages(step.poses),
             walker=walker_message(walker),
             recalled=recalled,
-            left_out=left_out,
+            left_out=sum(why is Miss.LATE for why in step.missed.values()),
             seconds=seconds,
             recall_seconds=step.seconds.recall,
             counts=counts,
+            missed=missed,
+            demoted=map(wire.chunk_message, step.let_go),
+            spent=pb.StepSeconds(turn=turn_seconds, pictures=pictures_seconds, **step.seconds._asdict()),
+            held=pb.HeldBytes(**step.held._asdict()),
+            mode=MODES[step.mode],
         )
     )
 

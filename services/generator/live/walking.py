@@ -20,7 +20,7 @@ from services.generator.live.resident import Resident
 from services.generator.live.watching import Watchers
 from services.generator.session import Session
 from worldkv.errors import Conflict, NotFound, Unavailable, WorldKVError
-from worldkv.store import Miss
+from worldkv.select import Likeness, likenesses
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import watch_id
 
@@ -292,15 +292,18 @@ class Walking:
         session, maker = await self.awake(), self.resident.maker
         if session.memory is not None and session.memory.refused is not None:
             raise session.memory.refused
-        late, unanswered = self._misses()
+        unanswered = self._unanswered()
         draft = await self._begun(session, told)
         try:
-            now_late, now_unanswered = self._misses()
-            left_out = now_late - late
-            self._say_recall(now_unanswered > unanswered, draft.index)
+            self._say_recall(self._unanswered() > unanswered, draft.index)
             if by_client:
                 self._emit(messages.applied(told.number, draft.index))
-            drawn = await maker.engine.draw(self.resident.id, draft, self._played_until)
+            waits = monotonic()
+            drawn, alike = await asyncio.gather(  # what is shown of recall is made while the model draws
+                maker.engine.draw(self.resident.id, draft, self._played_until),
+                asyncio.to_thread(_alike, session, draft),
+            )
+            came = monotonic()
             # While its chunk is on its way to be kept the pictures are coded.
             step, pictures = await asyncio.gather(
                 session.end(draft, drawn),
@@ -309,11 +312,17 @@ class Walking:
         finally:
             session.abandon(draft)
         now = monotonic()
+        turn = max(0.0, came - waits - drawn.window_seconds - drawn.model_seconds)
+        coding = max(0.0, now - came - step.seconds.keep)
         self.walked = self.active = now
         self._played_until = max(now, self._played_until) + maker.playing_seconds
         key = session.lineage.key(step.index)
         seconds = now - told.since
-        self._emit(messages.drawn(key, step, session.walker, told.number, pictures, left_out, seconds, self.counts()))
+        self._emit(
+            messages.drawn(
+                key, step, alike, session.walker, told.number, pictures, seconds, turn, coding, self.counts()
+            )
+        )
         self.metrics.drawn("shown" if isinstance(told, Showing) else "generated", seconds, step.seconds.recall)
         self._listen()
 
@@ -326,10 +335,10 @@ class Walking:
             pictures = await asyncio.to_thread(decoded, pictures, maker.height, maker.width)
         return await session.begin_shown(pictures, told.walkers)
 
-    def _misses(self) -> tuple[int, int]:
-        """Chunks that did not come in time, and recalls that nobody answered, since the memory was made."""
+    def _unanswered(self) -> int:
+        """Recalls that nobody answered, since the memory was made."""
         memory = self.resident.memory
-        return (memory.stats.missed[Miss.LATE], memory.stats.unanswered) if memory else (0, 0)
+        return memory.stats.unanswered if memory else 0
 
     def _say_recall(self, down: bool, chunk: int) -> None:
         """Tell when recall stops to answer, and when it answers again."""
@@ -345,6 +354,7 @@ class Walking:
                 nbytes -= self._sent.popleft().ByteSize()
         if self.outbox is not None:
             self.outbox.put(message)
+        self.watchers.put(message)
 
     def _follow(self) -> None:
         """Listen to the memory that the session has now."""
@@ -354,7 +364,6 @@ class Walking:
             self.resident.memory.listener = self._listen
         self._listen()
 
-        self.watchers.put(message)
     def _listen(self) -> None:
         """Tell what has changed of how the world is kept and recalled."""
         kept, following, memory = self.resident.kept, self.resident.next, self.resident.memory
@@ -370,3 +379,8 @@ class Walking:
             self._dropped = memory.stats.dropped
             words = "keys and values were dropped; they are made again from latents where they are missed"
             self._emit(messages.notice(pb.NOTICE_KIND_KV_DROPPED, max(following - 1, 0), words))
+
+
+def _alike(session: Session, draft: Draft) -> list[Likeness]:
+    """What was recalled, beside the view that it was recalled for."""
+    return likenesses(session.view(draft.conditioning.poses), [each.hit.poses for each in draft.recalled])
