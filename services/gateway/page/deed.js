@@ -14,7 +14,7 @@ export class Deed {
   #panel;
   #title = made("p", { class: "what" });
   #back = made("button", { type: "button", class: "chief", onclick: () => this.#goBack() }, "Go back here");
-  #name = made("input", { name: "world", maxlength: 128, autocomplete: "off", spellcheck: "false", placeholder: "a name is chosen" });
+  #name = made("input", { type: "text", name: "world", maxlength: 128, autocomplete: "off", spellcheck: "false", placeholder: "a name is chosen" });
   #status = made("p", { role: "status" });
 
   constructor(walk, hooks) {
@@ -22,8 +22,8 @@ export class Deed {
     this.#hooks = hooks;
     const fork = made("form", { onsubmit: (event) => this.#fork(event) },
       made("label", {}, "Name ", this.#name), made("button", {}, "Fork from here"));
-    const close = made("button", { type: "button", "aria-label": "Close", onclick: () => this.#close() }, "×");
-    this.#panel = made("div", { class: "deed-row", hidden: true }, this.#title, this.#back, fork, close);
+    const close = made("button", { type: "button", class: "close", "aria-label": "Close", onclick: () => this.#close() }, "×");
+    this.#panel = made("div", { class: "deed-row", hidden: true }, this.#title, this.#back, close, fork);
     this.element = made("div", { class: "deed", onkeydown: (event) => event.key === "Escape" && this.#close() }, this.#panel, this.#status);
     for (const name of ["up", "down", "ended", "opened", "drawn"]) walk.addEventListener(name, () => this.#lock());
   }

@@ -2,6 +2,7 @@
 
 import { made } from "./made.js";
 import { bytes } from "./numbers.js";
+import { Problem } from "./problems.js";
 
 /** Milliseconds between two looks, while somebody sees them. */
 const BETWEEN = 2_000;
@@ -23,13 +24,15 @@ const GENERATOR = [
   ["Chunks", ({ chunks = 0 }) => `${chunks}`],
 ];
 
-/** Looks at the whole service again and again, as long as it is in sight. */
+/** Looks at the whole service again and again, as long as it is in sight; where the gateway does not know of it, it is not
+ * asked. */
 export class Fleet {
   #service;
   #element;
   #summary = made("p", { class: "fleet-summary" });
   #generators = made("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Generators" });
   #parts = made("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Parts of the service" });
+  #known;
   #seen = false;
   #timer = null;
   #open = new Set();
@@ -57,9 +60,12 @@ export class Fleet {
   /** Looks once. */
   async look() {
     try {
+      this.#known ??= this.#service.json("/v1/about").then(({ fleet }) => fleet);
+      if (!(await this.#known)) throw new Problem("NOT_FOUND");
       this.#show(await this.#service.json("/v1/fleet"));
     } catch (problem) {
       this.#element.dataset.state = problem.status;
+      this.#known = problem.passing ? undefined : this.#known;
       this.#summary.textContent = REFUSED[problem.status] ?? problem.message;
       this.#generators.replaceChildren();
       this.#parts.replaceChildren();

@@ -14,6 +14,8 @@ const REACH = 1.6;
 const LIT_REACH = 2.2;
 /** Units between two corners of the trail: standing still leaves none. */
 const TRAIL_STEP = 0.05;
+/** Pixels that the walker's own view is drawn long. */
+const SIGHT = 44;
 /** Pixels of a thumbnail on the map. */
 const PICTURE = { width: 56, height: 42 };
 
@@ -67,9 +69,9 @@ export class MapView {
     svg.id = `${this.#element.id || "map"}-chunks`;
     this.#moving = new Moving(svg, { places: () => this.#places(), walker: () => this.#standing(), moved: () => this.#place() });
     this.#element.replaceChildren(
-      made("div", { class: "map-frame" }, svg, this.#moving.tools),
+      svg,
+      made("div", { class: "map-below" }, legend(), this.#moving.tools),
       this.#detail.element,
-      legend(),
     );
     svg.addEventListener("pointermove", ({ target }) => this.#point(target));
     svg.addEventListener("pointerleave", () => this.#point(null));
@@ -196,6 +198,7 @@ export class MapView {
       if (!thumbnail) this.#looks.want(index);
       const element = kept.get(index) ?? picture(index);
       element.show(thumbnail);
+      element.classList.toggle("now", this.#cones.get(index).stands.now);
       const [x, y] = beside(view, geometry.toScreen(view, geometry.summit(seen, LIT_REACH)), taken);
       element.setAttribute("transform", `translate(${x} ${y})`);
       return element;
@@ -212,7 +215,7 @@ export class MapView {
     this.#layers.camera.replaceChildren(
       drawn("path", {
         class: "sight", transform: `translate(${x} ${y}) rotate(${(stands.yaw * 180) / Math.PI})`,
-        d: `M${edge(-half, 34)}L0 0L${edge(half, 34)}`,
+        d: `M${edge(-half, SIGHT)}L0 0L${edge(half, SIGHT)}`,
       }),
       drawn("circle", { cx: x, cy: y, r: 5 }),
     );

@@ -16,7 +16,7 @@ const REFUSED = {
 /** Links, film and export of one walk. */
 export class Share {
   #walk;
-  #link = made("input", { readonly: true, "aria-label": "Link", hidden: true, onfocus: ({ target }) => target.select() });
+  #link = made("input", { type: "text", readonly: true, "aria-label": "Link", hidden: true, onfocus: ({ target }) => target.select() });
   #status = made("p", { role: "status" });
   #buttons = {};
   #begun = null;
