@@ -1,0 +1,96 @@
+"""What a service said it keeps of a walk, and whether it has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldkv.chunk import ChunkKey, Lineage
+from worldkv.client import KVClient
+from worldkv.client.pictures import Pictures
+from worldkv.client.walk_events import Drawn, Remembered
+from worldkv.errors import ChunkCorrupt
+from worldkv.format import Frame, decode_part
+from worldkv.store import Level, Miss, PartKey
+
+LATENT_ERROR = 2e-3
+"""Of pictures in 0..1 that come of latents in half precision."""
+TOGETHER = 32
+"""Chunks read at a time."""
+
+
+class Seen(NamedTuple):
+    """A chunk as its user got it: pictures [frames, height, width, 3] in 0..1, and poses [frames, 4, 4]."""
+
+    pictures: Pictures
+    poses: NDArray[np.float64]
+
+
+class Promises:
+    """Of one session.
+
+    kept  level of every chunk that it was told is kept
+    """
+
+    def __init__(self) -> None:
+        self.kept: dict[ChunkKey, Level] = {}
+        self._seen: dict[ChunkKey, Seen] = {}
+        self._newest: dict[int, ChunkKey] = {}
+        self._said: dict[int, Level] = {}
+
+    def drew(self, drawn: Drawn) -> None:
+        """A chunk came, with pictures that are exact or none. Its number may have been drawn before, elsewhere."""
+        key = drawn.key
+        self._newest[key.index] = key
+        self._said.pop(key.index, None)
+        if len(drawn.pictures):
+            self._seen[key] = Seen(drawn.pictures, drawn.poses)
+
+    def said(self, remembered: Remembered) -> None:
+        """All chunks before a number are kept, at least at a level."""
+        if remembered.level is None:
+            return
+        for index, key in self._newest.items():
+            if index < remembered.end:
+                self.kept[key] = max(remembered.level, self.kept.get(key, remembered.level))
+
+    def forget(self, covered: Callable[[ChunkKey], bool]) -> None:
+        """Hold the service no more to chunks that are none of these: their user dropped them."""
+        self.kept = {key: level for key, level in self.kept.items() if covered(key)}
+        self._seen = {key: seen for key, seen in self._seen.items() if covered(key)}
+        self._newest = {index: key for index, key in self._newest.items() if covered(key)}
+
+    async def broken(self, store: KVClient, lineage: Lineage, least: Level = Level.ONE) -> list[str]:
+        """Read every chunk back that is kept at `least` this level, and compare it; says of each what is wrong.
+
+        lineage  of the session's world, which has to have them all
+        """
+        wanted = [key for key, level in self.kept.items() if level >= least]
+        found = [f"{key} is not of its world any more" for key in wanted if not lineage.covers(key)]
+        for begin in range(0, len(wanted), TOGETHER):
+            keys = [PartKey(key, "part") for key in wanted[begin : begin + TOGETHER]]
+            for key, frame in (await store.get(keys)).items():
+                wrong = self._wrong(key.chunk, frame)
+                found += [f"{key} {wrong}, and was kept at {self.kept[key.chunk].name}"] if wrong else []
+        return found
+
+    def _wrong(self, key: ChunkKey, frame: Frame | Miss) -> str:
+        """What is wrong with a chunk that was read; empty: nothing."""
+        if isinstance(frame, Miss):
+            return f"is {frame.name}"
+        try:
+            part = decode_part(frame)
+        except ChunkCorrupt as error:
+            return f"is damaged ({error})"
+        seen = self._seen.get(key)
+        if part.meta.key != key:
+            return f"says that it is {part.meta.key}"
+        if seen is None:
+            return ""
+        pictures = (part.latents.astype(np.float32).transpose(0, 2, 3, 1) + 1) / 2
+        if pictures.shape != seen.pictures.shape or np.abs(pictures - seen.pictures).max() > LATENT_ERROR:
+            return "has other pictures"
+        return "" if np.allclose(part.meta.poses, seen.poses, atol=1e-6) else "has other poses"

@@ -1,0 +1,237 @@
+"""Runs rows of faults, each in the middle of walks, and tells what came of each."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from statistics import median
+from time import monotonic
+
+from benchmarks.faults.rows import ROWS, Row
+from benchmarks.faults.stage import Counts, Stage, stage
+from benchmarks.faults.wanderer import Step, Wanderer, mean_psnr
+from benchmarks.registry import Case, bench
+from worldkv.client import ClientConfig, KVClient, WalkClient
+from worldkv.store import Level
+
+SEEDS = (0, 1)
+"""Walks under way in every row."""
+BEFORE, AFTER = 14, 10
+"""Chunks that each walk draws before the fault, and good ones in a row after it."""
+UNDISTURBED = 60
+"""Chunks of the walks that nothing happens to."""
+HELD_UP_SECONDS = 1.0
+"""A chunk that is waited for longer is held up; on a slow machine it takes ten times what chunks take there."""
+MOST_SECONDS = 60.0
+"""That recall is waited for."""
+SETTINGS = {
+    "GENERATOR__MEMORY__HOT_BYTES": "0",  # all that is recalled comes from the store
+    "GENERATOR__SERVICE__DRAIN_SECONDS": "1",
+}
+CLIENT = ClientConfig(deadline_seconds=20.0, shared=False, landing_bytes=32 << 20)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a row.
+
+    row        which
+    seconds    from the fault to recall as before, of the walk that waited longest; MOST_SECONDS: it did not come
+    lost       acknowledged chunks that should be there and are not as they were, in words
+    kept       acknowledged chunks
+    ended      sessions that ended of it, in words
+    told       notices that the walks were given, and how often
+    before, after  PSNR of the chunks that look again, dB
+    quiet      of the same chunks as `after`, where nothing happened
+    waited     the longest that a chunk was waited for, seconds
+    reencoded, left_out  chunks after the fault
+    """
+
+    row: Row
+    seconds: float
+    lost: tuple[str, ...]
+    kept: int
+    ended: tuple[str, ...]
+    told: Counter[str]
+    before: float
+    after: float
+    quiet: float
+    waited: float
+    reencoded: int
+    left_out: int
+
+    @property
+    def line(self) -> str:
+        """For people, under `HEADS`."""
+        told = ", ".join(f"{count} x {kind}" for kind, count in sorted(self.told.items()))
+        numbers = f"{self.seconds:8.1f} {self.waited:8.1f} {len(self.lost):5d} {self.kept:6d} {len(self.ended):6d}"
+        pictures = f"{self.before:7.2f} {self.after:7.2f} {self.quiet:7.2f}"
+        return f"{self.row.name:18s} {numbers} {pictures} {self.reencoded:5d} {self.left_out:5d}  {told}"
+
+
+HEADS = (
+    f"{'row':18s} {'again s':>8s} {'wait s':>8s} {'lost':>5s} {'kept':>6s} {'ended':>6s} "
+    f"{'before':>7s} {'after':>7s} {'quiet':>7s} {'made':>5s} {'late':>5s}  notices"
+)
+
+
+@bench("faults", bar="", about="every row of the failure table: seconds until recall works, and what the walks saw")
+def faults() -> Iterator[Case]:
+    for each in outcomes():
+        yield Case(f"{each.row.name}: recall again", each.seconds, "s", quiet_step())
+        yield Case(f"{each.row.name}: longest wait for a chunk", each.waited, "s", quiet_step())
+        if math.isfinite(each.after):
+            yield Case(f"{each.row.name}: revisit PSNR before", each.before, "dB")
+            yield Case(f"{each.row.name}: revisit PSNR after", each.after, "dB", each.quiet)
+        for kind, count in sorted(each.told.items()):
+            yield Case(f"{each.row.name}: told {kind}", count, "notices")
+
+
+@bench("faults.lost", bar="== 0", about="acknowledged chunks lost beyond the promise, every row of the failure table")
+def lost() -> Iterator[Case]:
+    for each in outcomes():
+        yield Case(f"{each.row.name}, of {each.kept} acknowledged", len(each.lost), "chunks", None)
+
+
+@bench("faults.steps", bar="== 0", about="sessions ended by a fault of memory, every such row of the failure table")
+def steps() -> Iterator[Case]:
+    for each in outcomes():
+        if each.row.memory:
+            yield Case(f"{each.row.name}, {len(SEEDS)} walks", len(each.ended), "sessions", None)
+
+
+@bench("faults.recovery", bar="<= 15", about="from a fault until recall works as before, what restarts by itself")
+def recovery() -> Iterator[Case]:
+    for each in outcomes():
+        if each.row.itself:
+            yield Case(each.row.name, each.seconds, "s", quiet_step())
+
+
+@cache
+def outcomes() -> tuple[Outcome, ...]:
+    """Of all rows, from one run."""
+    return tuple(run(ROWS))
+
+
+def quiet_step() -> float:
+    """Seconds of a chunk where nothing happened."""
+    return _quiet_steps[0]
+
+
+_quiet_steps: list[float] = []
+
+
+def run(rows: Sequence[Row]) -> list[Outcome]:
+    """What comes of each of these rows; each is told on stderr as it comes."""
+    with stage(Counts(), SETTINGS) as made:
+        return asyncio.run(_run(made, rows))
+
+
+async def _run(made: Stage, rows: Sequence[Row]) -> list[Outcome]:
+    await made.ready()
+    quiet = await _undisturbed(made)
+    _quiet_steps[:] = [median(step.seconds for steps in quiet for step in steps)]
+    _tell(HEADS)
+    found = []
+    for row in rows:
+        found.append(await _outcome(made, row, quiet))
+        _tell(found[-1].line)
+        for words in (*found[-1].lost, *found[-1].ended):
+            _tell(f"    {words}")
+    return found
+
+
+async def _undisturbed(made: Stage) -> list[list[Step]]:
+    """The walks' chunks, where nothing happens to them."""
+    async with WalkClient(made.address) as client, asyncio.TaskGroup() as group:
+        walks = [Wanderer(client, seed) for seed in SEEDS]
+        for walk in walks:
+            group.create_task(walk.run())
+        for walk in walks:
+            await walk.drawn(UNDISTURBED)
+            walk.stop()
+    return [walk.steps for walk in walks]
+
+
+async def _outcome(made: Stage, row: Row, quiet: Sequence[Sequence[Step]]) -> Outcome:
+    """Walk, hurt, and walk on until recall works again and all parts serve."""
+    await made.ready()
+    async with WalkClient(made.address) as client, KVClient(made.members, CLIENT) as store:
+        walks = [Wanderer(client, seed) for seed in SEEDS]
+        async with asyncio.TaskGroup() as group:
+            for walk in walks:
+                group.create_task(walk.run())
+            try:
+                for walk in walks:
+                    await walk.drawn(BEFORE)
+                begun = monotonic()
+                await row.do(made, walks)
+                over = monotonic()
+                await asyncio.gather(*(_goes_on(walk, over) for walk in walks))
+                await made.ready()
+            finally:
+                for walk in walks:
+                    walk.stop()
+        least = Level.TWO if row.ram else Level.ONE
+        broken = [
+            await walk.promises.broken(store, walk.walk.world.lineage, least) for walk in walks if walk.walk is not None
+        ]
+    after = [[step for step in walk.steps if step.answered > begun] for walk in walks]
+    same = [
+        [step for step in before if step.index in {each.index for each in steps}]
+        for before, steps in zip(quiet, after, strict=True)
+    ]
+    known = [[step for step in steps if step.index <= old[-1].index] for steps, old in zip(after, quiet, strict=True)]
+    return Outcome(
+        row,
+        seconds=max(_recovery(walk, steps, begun) for walk, steps in zip(walks, after, strict=True)),
+        lost=tuple(words for each in broken for words in each),
+        kept=sum(len(walk.promises.kept) for walk in walks),
+        ended=tuple(f"session ended: {walk.ended}" for walk in walks if walk.ended is not None),
+        told=Counter(notice.kind.value for walk in walks for notice in walk.notices),
+        before=mean_psnr([step for walk in walks for step in walk.steps if step.answered <= begun]),
+        after=mean_psnr([step for steps in known for step in steps]),
+        quiet=mean_psnr([step for steps in same for step in steps]),
+        waited=max((step.seconds for steps in after for step in steps), default=MOST_SECONDS),
+        reencoded=sum(step.reencoded for steps in after for step in steps),
+        left_out=sum(step.left_out for steps in after for step in steps),
+    )
+
+
+async def _goes_on(walk: Wanderer, over: float) -> None:
+    """Wait until a walk has drawn good chunks for a while since the fault was over, or too long."""
+    end = monotonic() + MOST_SECONDS
+
+    def steady() -> bool:
+        last = walk.steps[-AFTER:]
+        return len(last) == AFTER and last[0].asked > over and all(step.recalls for step in last)
+
+    while not steady() and walk.ended is None and monotonic() < end:
+        try:
+            async with asyncio.timeout(end - monotonic()):
+                await walk.drawn(len(walk.steps) + 1)
+        except TimeoutError:
+            return
+
+
+def _recovery(walk: Wanderer, steps: Sequence[Step], begun: float) -> float:
+    """Seconds from the fault until a chunk came from which on recall worked for all, and none was held up."""
+    held_up = max(HELD_UP_SECONDS, 10 * quiet_step())
+    first = 0
+    for n, step in enumerate(steps):
+        if not step.recalls:
+            first = n + 1
+        elif step.seconds > held_up:
+            first = n  # it came, late
+    if walk.ended is not None or first == len(steps):
+        return MOST_SECONDS
+    return steps[first].answered - begun
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
