@@ -106,7 +106,8 @@ export class Pane {
     const known = this.#shown.get(index);
     if (known) return known;
     const blob = this.walk.chunks.get(index)?.thumbnail ?? null;
-    const image = blob && made("img", { alt: "", src: URL.createObjectURL(blob) });
+    const { width, height } = this.walk.opened;
+    const image = blob && made("img", { alt: "", width, height, src: URL.createObjectURL(blob) });
     const item = made("li", {}, image, `${index}`);
     if (image) this.#shown.set(index, item);
     return item;
