@@ -58,6 +58,8 @@ class WebConfig:
     picture_bytes  that wait for a client which takes them too slowly; beyond that the oldest waiting pictures go
     most_waiting   messages that wait for it; then the walk waits
     beat_seconds   between two pings; a client that does not answer one is gone
+    supervisor     `host:port` of who looks after all parts of the service; empty: nobody, or nobody's view is shown
+    films          that are made at the same time
     tls            transport security
 
     Raises InvalidConfig naming the value that is out of range.
@@ -70,11 +72,14 @@ class WebConfig:
     picture_bytes: int = 4 << 20
     most_waiting: int = 256
     beat_seconds: float = 20.0
+    supervisor: str = ""
+    films: int = 2
     tls: TLS = field(default_factory=TLS)
 
     def __post_init__(self) -> None:
-        if self.address:
-            host_port(self.address)
+        for address in (self.address, self.supervisor):
+            if address:
+                host_port(address)
         for origin in self.origins:
             if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.endswith("/")):
                 raise InvalidConfig(f"web.origins: {origin!r} is no origin, such as https://example.org, nor *")
@@ -82,7 +87,7 @@ class WebConfig:
             raise InvalidConfig(f"web.folder: {self.folder} is no folder")
         if not 1 << 10 <= self.message_bytes <= 1 << 30:
             raise InvalidConfig(f"web.message_bytes = {self.message_bytes}: expected 1 KiB to 1 GiB")
-        for name in ("picture_bytes", "most_waiting"):
+        for name in ("picture_bytes", "most_waiting", "films"):
             if getattr(self, name) < 1:
                 raise InvalidConfig(f"web.{name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.beat_seconds < float("inf"):

@@ -48,6 +48,8 @@ def parsed(text: str) -> tuple[str, Any]:
     """What a client said: its kind and message. Raises InvalidInput for what is none."""
     try:
         said = json.loads(text)
+        if "\\u" in text:
+            json.dumps(said, ensure_ascii=False).encode()  # half a character is no text
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"not JSON: {text[:MAX_SHOWN]!r}: {error}") from error
     if not isinstance(said, dict) or len(said) != 1 or (kind := next(iter(said))) not in _KINDS:

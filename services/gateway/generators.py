@@ -147,7 +147,7 @@ class Generator:
         known = set(self._arrived)
         try:
             with rpc.translated():
-                limits = {"timeout": self._config.silent_seconds, "metadata": self.metadata()}
+                limits: dict[str, Any] = {"timeout": self._config.silent_seconds, "metadata": self.metadata()}
                 stats = await self.stub.GeneratorStats(pb.GeneratorStatsRequest(), **limits)
         except WorldKVError as error:
             self.asked = True

@@ -55,7 +55,8 @@ async def assembled(config: GatewayConfig, host: Host) -> AsyncIterator[tuple[st
         stack.callback(asyncio.create_task(_end(host, config, router)).cancel)
         web = ""
         if config.web.address:
-            web = await stack.enter_async_context(serving_web(config.web, router, host.ending))
+            authority = config.service.auth.authority()
+            web = await stack.enter_async_context(serving_web(config, router, host.ending, authority))
         stack.callback(router.ended.set)
         yield add(router, host.server), web
 

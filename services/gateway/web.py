@@ -4,56 +4,92 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from services.gateway.config import WebConfig
+from services.gateway.answers import caller, from_pages_of, in_words, refused, told, with_headers
+from services.gateway.config import GatewayConfig
+from services.gateway.downloads import Downloads
+from services.gateway.fleet_view import FleetView
+from services.gateway.pages import Pages
+from services.gateway.reading import worlds
 from services.gateway.routing import Router
+from services.gateway.sharing import Sharing
 from services.gateway.websocket import Conversation, Socket
 from worldkv import rpc
-from worldkv.errors import InvalidConfig, InvalidInput, Unavailable
+from worldkv.auth import Authority, Bearer
+from worldkv.errors import Forbidden, InvalidConfig, Unavailable
 from worldkv.service import host_port
+from worldkv.v1 import sessions_pb2 as pb
 
 PAGE = Path(__file__).parent / "page"
 """What is shown if nothing else is to be."""
+PROTOCOL = 1
+"""Number of what is said here; it rises when older pages would not understand it any more."""
+LOOPBACK = ("127.0.0.1", "::1")
 
 
 @asynccontextmanager
-async def serving_web(config: WebConfig, router: Router, ending: asyncio.Event) -> AsyncIterator[str]:
+async def serving_web(
+    config: GatewayConfig, router: Router, ending: asyncio.Event, authority: Authority | None
+) -> AsyncIterator[str]:
     """Serve browsers until the block ends, and be ready until `ending` is set; gives the address.
+
+    authority  reads and signs tokens; None: nobody has to show one
 
     Raises Unavailable if it cannot be had, InvalidConfig for certificates that cannot be read.
     """
-    face = _Face(config, router, ending)
-    runner = web.AppRunner(face.app(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
-    await runner.setup()
-    try:
-        host, port = host_port(config.address)
+    async with AsyncExitStack() as stack:
+        fleet = FleetView(config.web, router, config.tls, Bearer(config.token, config.service.auth.secret))
+        stack.push_async_callback(fleet.close)
+        face = _Face(config, router, ending, authority, fleet)
+        runner = web.AppRunner(face.app(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        host, port = host_port(config.web.address)
         try:
-            await web.TCPSite(runner, host, port, ssl_context=_tls(config.tls)).start()
+            await web.TCPSite(runner, host, port, ssl_context=_tls(config.web.tls)).start()
         except OSError as error:
-            raise Unavailable(f"cannot show web pages on {config.address}: {error.strerror}") from error
+            raise Unavailable(f"cannot show web pages on {config.web.address}: {error.strerror}") from error
         yield f"{host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 class _Face:
-    def __init__(self, config: WebConfig, router: Router, ending: asyncio.Event) -> None:
-        self.config, self.router, self.ending = config, router, ending
+    def __init__(
+        self,
+        config: GatewayConfig,
+        router: Router,
+        ending: asyncio.Event,
+        authority: Authority | None,
+        fleet: FleetView,
+    ) -> None:
+        self.config, self.router, self.ending, self.authority, self.fleet = config.web, router, ending, authority, fleet
 
     def app(self) -> web.Application:
-        app = web.Application()
-        folder = self.config.folder or PAGE
-        app.router.add_get("/healthz", self._healthy)
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_get("/v1/walk", self._walk)
-        app.router.add_get("/", _showing(folder / "index.html"))
-        app.router.add_static("/", folder)
+        app = web.Application(middlewares=[in_words, from_pages_of(self.config.origins)])
+        app.on_response_prepare.append(with_headers)
+        downloads, sharing = Downloads(self.router, self.config.films), Sharing(self.router, self.authority)
+        pages = Pages(self.config.folder or PAGE)
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthy),
+                web.get("/readyz", self._ready),
+                web.get("/v1/about", self._about),
+                web.get("/v1/walk", self._walk),
+                web.get("/v1/worlds", self._worlds),
+                web.get("/v1/sessions", self._sessions),
+                web.get("/v1/look", downloads.look),
+                web.get("/v1/film", downloads.film),
+                web.get("/v1/export", downloads.export),
+                web.post("/v1/share", sharing.share),
+                web.get("/v1/fleet", self._fleet),
+                web.get("/{name:.*}", pages.show),
+            ]
+        )
         return app
 
     async def _healthy(self, _: web.Request) -> web.Response:
@@ -65,35 +101,53 @@ class _Face:
         count = len(self.router.generators.answering())
         return web.Response(status=200 if count else 503, text=f"{count} generators answer\n")
 
+    async def _about(self, request: web.Request) -> web.Response:
+        stats = [each.stats for each in self.router.generators.answering()]
+        scenes = {scene: None for each in stats if each is not None for scene in each.scenes}
+        return web.json_response(
+            {
+                "version": version("worldkv"),
+                "protocol": PROTOCOL,
+                "auth": self.authority is not None,
+                "scenes": [*scenes],
+                "fleet": self._may_see_fleet(request),
+            },
+            headers={"Cache-Control": "no-store"},
+        )
+
+    async def _worlds(self, request: web.Request) -> web.Response:
+        claims = caller(request)
+        claims.check_call("/worldkv.v1.Sessions/Worlds")
+        page = pb.WorldsRequest(page_token=request.query.get("page_token", ""))
+        return told(await worlds(self.router, claims.tenant, page, self.router.deadline()))
+
+    async def _sessions(self, request: web.Request) -> web.Response:
+        claims = caller(request)
+        claims.check_call("/worldkv.v1.Sessions/List")
+        page = pb.ListRequest(page_token=request.query.get("page_token", ""))
+        return told(await self.router.page(claims.tenant, page, self.router.deadline()))
+
+    async def _fleet(self, request: web.Request) -> web.Response:
+        if not self._may_see_fleet(request):
+            who = "an operator's token" if self.authority else "whoever asks from the gateway's own host"
+            raise Forbidden(f"the service as a whole is shown to {who}")
+        return web.json_response(await self.fleet.told(), headers={"Cache-Control": "no-store"})
+
+    def _may_see_fleet(self, request: web.Request) -> bool:
+        """Where tokens are looked at it takes an operator's, else one has to be on this host."""
+        if self.authority is not None:
+            return caller(request).role in ("operator", "service")
+        return request.remote in LOOPBACK
+
     async def _walk(self, request: web.Request) -> web.StreamResponse:
-        if not self._may(request):
-            raise web.HTTPForbidden(text=f"pages of {request.headers['Origin'][:200]} may not walk here\n")
-        given = request.query.get("tenant") or request.headers.get(rpc.TENANT_KEY) or rpc.DEFAULT_TENANT
-        try:
-            tenant = rpc.tenant_named(given)
-        except InvalidInput as error:
-            raise web.HTTPBadRequest(text=f"{error}\n") from error
+        claims = caller(request)
         if self.router.ended.is_set():
-            raise web.HTTPServiceUnavailable(text="this gateway ends\n")
+            return refused(503, "UNAVAILABLE", "this gateway ends")
         socket = Socket(self.config)
         await socket.prepare(request)
         with self.router.metrics.sockets.track_inprogress():
-            await Conversation(socket, self.router, tenant, self.config).run()
+            await Conversation(socket, self.router, claims, self.config).run()
         return socket
-
-    def _may(self, request: web.Request) -> bool:
-        """Whether the page that asks, if it is one, may."""
-        origin = request.headers.get("Origin")
-        if origin is None or "*" in self.config.origins or origin in self.config.origins:
-            return True
-        return urlsplit(origin).netloc == request.host
-
-
-def _showing(file: Path) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def show(_: web.Request) -> web.StreamResponse:
-        return web.FileResponse(file)
-
-    return show
 
 
 def _tls(tls: rpc.TLS) -> ssl.SSLContext | None:

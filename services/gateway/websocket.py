@@ -14,6 +14,7 @@ from services.gateway.frames import closing, framed, parsed, replied
 from services.gateway.routing import Router
 from services.gateway.waiting import Waiting
 from services.gateway.walking import walk
+from worldkv.auth import Claims
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidInput, OverBudget, WorldKVError
 from worldkv.v1 import sessions_pb2 as pb
@@ -33,10 +34,13 @@ class Socket(web.WebSocketResponse):
 
 
 class Conversation:
-    """What one client says and is told, until one side ends it."""
+    """What one client says and is told, until one side ends it.
 
-    def __init__(self, socket: Socket, router: Router, tenant: str, config: WebConfig) -> None:
-        self.router, self.tenant = router, tenant
+    claims  what the client may
+    """
+
+    def __init__(self, socket: Socket, router: Router, claims: Claims, config: WebConfig) -> None:
+        self.router, self.claims, self.tenant = router, claims, claims.tenant
         self._socket, self._session, self._watches, self._closed = socket, "", False, False
         self._idle = asyncio.Event()  # the session is not just being closed
         self._idle.set()
@@ -78,10 +82,12 @@ class Conversation:
     async def _join(self, kind: str, message: Any) -> pb.Join:
         """The first thing that a client says, as a join."""
         if kind == "open":
+            self.claims.check_open(message.world, message.at if message.HasField("at") else None)
             opened = await self.router.open(self.tenant, message, self._deadline())
             await self._waiting.put(replied("open", opened))
             join = pb.Join(session=opened.session, seen=opened.next)
         elif kind == "join":
+            self.claims.check_join(message.session, message.watch)
             join = message
         else:
             raise InvalidInput(f"a conversation begins with open or join, not with {kind}")

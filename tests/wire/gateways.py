@@ -8,7 +8,8 @@ from typing import Any
 
 from services.gateway.config import GatewayConfig, RoutingConfig, WebConfig
 from services.gateway.server import assembled
-from tests.wire.toy_generator import Running, Tier, Toy, start
+from tests.wire.toy_generator import Running, Toy, start
+from tests.wire.toy_living import Tier
 from worldkv import rpc
 from worldkv.service import Host, ServiceConfig, Serving, serve
 from worldkv.v1 import sessions_pb2 as pb

@@ -279,7 +279,7 @@ async def test_a_page_says_what_this_is(tmp_path):
     (folder / "index.html").write_text("mine")
     (folder / "walk.js").write_text("script")
     async with web(tmp_path, "a") as (_, gateway, _), aiohttp.ClientSession(f"http://{gateway.web}") as http:
-        assert "/v1/walk" in await (await http.get("/")).text()
+        assert "WorldKV" in await (await http.get("/")).text()
         await until(lambda: gateway.figure("generators", state="answering"))
         assert (await http.get("/readyz")).status == 200
         assert (await http.get("/nothing")).status == 404
