@@ -292,7 +292,8 @@ def test_what_a_client_says_is_parsed():
         ('{"move": null}', "move: "),
         ('{"move": {"actions": [3]}}', "move: "),
         ('{"move": {"actions": [{"forward": "far"}]}}', "move: "),
-        ('{"join": {"session": "\\ud800"}}', "join: "),
+        ('{"join": {"session": "\\ud800"}}', "not JSON: .*surrogates"),
+        ('{"join": {"\\ud800": 1}}', "not JSON: .*surrogates"),
         ('{"show": {"pictures": [{"data": 3}]}}', "show: "),
     ],
 )

@@ -1,0 +1,1 @@
+"""Whatever reads bytes that others wrote, fed with a million that nobody meant."""
