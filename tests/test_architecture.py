@@ -16,7 +16,8 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
-worldkv.admin, worldkv.admin_fleet, worldkv.admin_plan, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
+worldkv.admin, worldkv.admin_fleet, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
+worldkv.admin_config, worldkv.admin_health, worldkv.admin_plan, worldkv.admin_token
 worldkv.admin_fleet_view, worldkv.admin_rows
 services.cluster
 services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
@@ -58,6 +59,7 @@ LIGHT = (
     "worldkv.admin_rows",
     "worldkv.admin_walk",
     "worldkv.auth",
+    "worldkv.admin_token",
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",

@@ -44,14 +44,18 @@ class Service:
     authority: Path | None
     certificate: Path | None
     key: Path | None
+    token: str
     deadline_seconds: float
 
     def connect(self) -> KVClient:
+        from worldkv.auth import Bearer
         from worldkv.client import ClientConfig, KVClient, MembershipFile, fixed
         from worldkv.rpc import TLS
 
         tls = TLS(self.certificate, self.key, self.authority)
-        config = ClientConfig(tenant=self.tenant, deadline_seconds=self.deadline_seconds, tls=tls)
+        config = ClientConfig(
+            tenant=self.tenant, deadline_seconds=self.deadline_seconds, tls=tls, bearer=Bearer(self.token)
+        )
         if self.members and not self.shards:
             return KVClient(MembershipFile(self.members), config)
         return KVClient(fixed(*(self.shards or HERE)), config)
@@ -73,9 +77,10 @@ def service(
     ] = None,
     certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
     key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
+    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
     deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 30.0,
 ) -> None:
-    context.obj = Service(tuple(shard or ()), members, tenant, authority, certificate, key, deadline)
+    context.obj = Service(tuple(shard or ()), members, tenant, authority, certificate, key, token, deadline)
 
 
 @store.command()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
     from services.cluster.rundir import RunDir, Up
+    from worldkv.auth import Metadata
     from worldkv.rpc import TLS
     from worldkv.v1.fleet_pb2 import FleetPart, FleetStatusResponse, Wanted
     from worldkv.v1.fleet_pb2_grpc import FleetAsyncStub
@@ -48,6 +49,10 @@ Authority = Annotated[
 ]
 Certificate = Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")]
 Key = Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")]
+Token = Annotated[
+    str,
+    typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one; without it: what `up` says is used."),
+]
 T = TypeVar("T")
 
 
@@ -63,6 +68,7 @@ def up(
     authority: Authority = None,
     certificate: Certificate = None,
     key: Key = None,
+    token: Token = "",
 ) -> None:
     """Bring the service up, on this machine or a Ray cluster, until Ctrl-C or `worldkv down`."""
     run_dir = _run_dir()
@@ -86,7 +92,7 @@ def up(
                 start_new_session=True,  # a Ctrl-C here is not one there: all is ended in order
             )
 
-    asyncio.run(_bring_up(Watched(run_dir, _tls(authority, certificate, key), launch), detach))
+    asyncio.run(_bring_up(Watched(run_dir, _shown(authority, certificate, key, token), launch), detach))
 
 
 def status(
@@ -95,11 +101,12 @@ def status(
     authority: Authority = None,
     certificate: Certificate = None,
     key: Key = None,
+    token: Token = "",
 ) -> None:
     """What serves where, and how it is."""
     from worldkv.admin_fleet_view import rows, summary
 
-    watched = Watched(_run_dir(), _tls(authority, certificate, key))
+    watched = Watched(_run_dir(), _shown(authority, certificate, key, token))
     if as_json:
         show(rows(asyncio.run(watched.status())), True)
     elif once or not sys.stdout.isatty():
@@ -114,19 +121,20 @@ def scale(
     authority: Authority = None,
     certificate: Certificate = None,
     key: Key = None,
+    token: Token = "",
 ) -> None:
     """Have more or fewer parts of some kinds, while people walk; returns when they have come or gone."""
     from worldkv.v1.fleet_pb2 import ScaleRequest
 
     request = ScaleRequest(wanted=map(_wanted, wanted))
-    watched = Watched(_run_dir(), _tls(authority, certificate, key))
-    asyncio.run(_while_shown(watched, lambda fleet: fleet.Scale(request)))
+    watched = Watched(_run_dir(), _shown(authority, certificate, key, token))
+    asyncio.run(_while_shown(watched, lambda fleet, shown: fleet.Scale(request, metadata=shown)))
     from worldkv.admin_fleet_view import table
 
     _console().print(table(asyncio.run(watched.status())))
 
 
-def down(authority: Authority = None, certificate: Certificate = None, key: Key = None) -> None:
+def down(authority: Authority = None, certificate: Certificate = None, key: Key = None, token: Token = "") -> None:
     """End the service in order: sessions are suspended, queues emptied. Returns when all has ended."""
     run_dir = _run_dir()
     there = run_dir.read()
@@ -136,7 +144,7 @@ def down(authority: Authority = None, certificate: Certificate = None, key: Key 
         run_dir.clean(there)
         print(f"WorldKV had been killed (process {there.pid}); what it left is removed")
         return
-    asyncio.run(_end(Watched(run_dir, _tls(authority, certificate, key))))
+    asyncio.run(_end(Watched(run_dir, _shown(authority, certificate, key, token))))
     print("WorldKV has ended")
 
 
@@ -144,13 +152,15 @@ class Watched:
     """A service that is up, or about to be.
 
     run_dir  of it
-    tls      towards its supervisor
+    shown    towards its supervisor: transport security and token, where they are not what `up` says
     launch   starts the process that keeps it up, if that is to be a child of this one
     process  that one
     """
 
-    def __init__(self, run_dir: RunDir, tls: TLS, launch: Callable[[], subprocess.Popen[bytes]] | None = None) -> None:
-        self.run_dir, self._tls, self._launch, self._tries = run_dir, tls, launch, TRIES
+    def __init__(
+        self, run_dir: RunDir, shown: tuple[TLS, str], launch: Callable[[], subprocess.Popen[bytes]] | None = None
+    ) -> None:
+        self.run_dir, self._shown, self._launch, self._tries = run_dir, shown, launch, TRIES
         self.process = launch() if launch else None
 
     @property
@@ -164,21 +174,24 @@ class Watched:
         return there
 
     @asynccontextmanager
-    async def fleet(self) -> AsyncIterator[FleetAsyncStub]:
-        """Its supervisor; errors of calls are raised as they were there."""
+    async def fleet(self) -> AsyncIterator[tuple[FleetAsyncStub, Metadata]]:
+        """Its supervisor, and what is shown to it; errors of calls are raised as they were there."""
         from worldkv import rpc
+        from worldkv.auth import Bearer
         from worldkv.v1.fleet_pb2_grpc import FleetStub
 
+        up, (tls, token) = self.up, self._shown
+        bearer = Bearer(token) if token else up.bearer
         with rpc.translated():
-            async with rpc.channel(self.up.fleet, self._tls, deadline_seconds=None) as channel:
-                yield FleetStub(channel)
+            async with rpc.channel(up.fleet, tls or up.tls, deadline_seconds=None) as channel:
+                yield FleetStub(channel), bearer.metadata()
 
     async def status(self) -> FleetStatusResponse:
         """How all is."""
         from worldkv.v1.fleet_pb2 import FleetStatusRequest
 
-        async with self.fleet() as fleet:
-            return await fleet.FleetStatus(FleetStatusRequest(), timeout=ASK_SECONDS)
+        async with self.fleet() as (fleet, shown):
+            return await fleet.FleetStatus(FleetStatusRequest(), timeout=ASK_SECONDS, metadata=shown)
 
     async def status_if_any(self) -> FleetStatusResponse | None:
         """How all is; None while nobody says so: Ray may be about to start the supervisor, or start it again."""
@@ -281,7 +294,7 @@ async def _end(watched: Watched) -> None:
             await asyncio.sleep(LOOK_SECONDS)
     elif there is not None:
         try:
-            await _while_shown(watched, lambda fleet: fleet.Stop(StopRequest()))
+            await _while_shown(watched, lambda fleet, shown: fleet.Stop(StopRequest(), metadata=shown))
         except Unavailable as error:
             if there.pid:
                 raise
@@ -293,13 +306,13 @@ async def _end(watched: Watched) -> None:
         await asyncio.sleep(LOOK_SECONDS / 5)
 
 
-async def _while_shown(watched: Watched, ask: Callable[[FleetAsyncStub], Awaitable[T]]) -> T:
+async def _while_shown(watched: Watched, ask: Callable[[FleetAsyncStub, Metadata], Awaitable[T]]) -> T:
     """What the supervisor answers, which may take its time; what goes on is shown meanwhile."""
     from worldkv.admin_fleet_view import table
 
     async def call() -> T:
-        async with watched.fleet() as fleet:
-            return await ask(fleet)
+        async with watched.fleet() as (fleet, shown):
+            return await ask(fleet, shown)
 
     calling = asyncio.ensure_future(call())
     try:
@@ -341,10 +354,10 @@ def _run_dir() -> RunDir:
     return RunDir.of(os.environ)
 
 
-def _tls(authority: Path | None, certificate: Path | None, key: Path | None) -> TLS:
+def _shown(authority: Path | None, certificate: Path | None, key: Path | None, token: str) -> tuple[TLS, str]:
     from worldkv.rpc import TLS
 
-    return TLS(certificate, key, authority)
+    return TLS(certificate, key, authority), token
 
 
 def _live(text: str) -> Live:

@@ -39,14 +39,17 @@ def stat(
     ] = None,
     certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
     key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
+    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
     deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """What each replica says of itself."""
+    from worldkv.auth import Bearer
     from worldkv.client import MembershipFile, RetrieverClient, RetrieverClientConfig, fixed
     from worldkv.rpc import TLS
 
-    config = RetrieverClientConfig(deadline_seconds=deadline, tls=TLS(certificate, key, authority))
+    tls = TLS(certificate, key, authority)
+    config = RetrieverClientConfig(deadline_seconds=deadline, tls=tls, bearer=Bearer(token))
     where = MembershipFile(members) if members and not replica else fixed(*(replica or HERE))
 
     async def ask() -> list[Row]:

@@ -13,8 +13,13 @@ from worldkv.admin_rows import AsJson, show
 from worldkv.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from worldkv.rpc import TLS
     from worldkv.walking import Tally
     from worldkv.wire_sessions import Mode
+
+
+TOKEN_SECONDS = 86_400.0
+"""That a walk's own token is good for."""
 
 
 def walk(
@@ -39,6 +44,7 @@ def walk(
     ] = None,
     certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
     key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
+    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Walk a path in worlds of a running service, and say how it went."""
@@ -62,10 +68,11 @@ def walk(
         "pictures": "jpeg",
     }
     openings = [{**chosen, "seed": seed + number} for number in range(sessions)]
-    where = address or served_at()
+    found, tls, shown = (address, None, "") if address else served(tenant)
 
     async def ask() -> list[Tally]:
-        async with WalkClient(where, tenant=tenant, tls=TLS(certificate, key, authority)) as client:
+        own = TLS(certificate, key, authority)
+        async with WalkClient(found, tenant=tenant, tls=own or tls, token=token or shown) as client:
             return await walk_all(client, path, openings, ahead, out, record, shown=not as_json)
 
     tallies = asyncio.run(ask())
@@ -75,10 +82,16 @@ def walk(
         raise failed
 
 
-def served_at() -> str:
-    """host:port of the gateway that `worldkv up` of this user started, else where one is by default."""
+def served(tenant: str) -> tuple[str, TLS | None, str]:
+    """host:port of the gateway that `worldkv up` of this user started, else where one is by default; its transport
+    security, and a token for this tenant, from whoever may read the service's secrets."""
     from services.cluster.rundir import RunDir
+    from worldkv.auth import Authority, Claims
     from worldkv.client.walks import ADDRESS
 
     up = RunDir.of(os.environ).read()
-    return up.gateway[0] if up and up.gateway else ADDRESS
+    if up is None or not up.gateway:
+        return ADDRESS, None, ""
+    secret = up.bearer.secret
+    token = Authority(secret).sign(Claims(tenant), TOKEN_SECONDS) if secret else ""
+    return up.gateway[0], up.tls, token

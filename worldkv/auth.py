@@ -55,6 +55,8 @@ MOST_KNOWN = 4096
 """Tokens that were verified and are known again."""
 
 SESSIONS, HEALTH = "worldkv.v1.Sessions", "grpc.health.v1.Health"
+OF_LINKS: dict[str, tuple[Role, ...]] = {"Walk": SHARED, "Look": SHARED, "Open": ("world",), "Close": ("world",)}
+"""Calls of `Sessions` that links are for."""
 REFLECTION = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 OPEN = (f"/{HEALTH}/Check", f"/{HEALTH}/Watch")
 """Calls that need no token: balancers have none."""
@@ -128,8 +130,7 @@ class Claims:
         if service in (SESSIONS, *REFLECTION):
             allowed = ("tenant", *allowed)
         if service == SESSIONS:
-            links: dict[str, tuple[Role, ...]] = {"Walk": SHARED, "Open": ("world",), "Close": ("world",)}
-            allowed += links.get(name, ())
+            allowed += OF_LINKS.get(name, ())
         if self.role not in allowed:
             raise Forbidden(f"a token of role {self.role} may not call {service}.{name}")
 
@@ -180,6 +181,8 @@ class Authority:
 
     def read(self, token: str) -> Claims:
         """What a token claims. Raises Unauthenticated for one that has expired or is none of ours."""
+        if not token.isascii():
+            raise Unauthenticated("the token is malformed")
         secrets = self._secrets.look()
         if secrets.version != self._version or len(self._known) >= MOST_KNOWN:
             self._version, self._known = secrets.version, {}

@@ -24,6 +24,8 @@ from worldkv.errors import InvalidConfig
 
 C = TypeVar("C")
 
+SECRET = ("password", "secret", "token", "url")
+"""What names of settings contain whose values are not to be shown."""
 _TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -41,6 +43,54 @@ def load(kind: type[C], prefix: str, file: Path | None, environment: Mapping[str
         if name.startswith(prefix):
             _set(values, name.removeprefix(prefix).lower().split("__"), _Text(name, text))
     return cast(C, _build(kind, values, ""))
+
+
+def table(settings: Any) -> dict[str, Any]:
+    """The settings as a table that `of_table` reads: texts, numbers, lists and tables of these; None is left out."""
+    values = {each.name: getattr(settings, each.name) for each in fields(settings) if each.init}
+    return {name: _written(value) for name, value in values.items() if value is not None}
+
+
+def of_table(kind: type[C], values: Mapping[str, Any]) -> C:
+    """The settings of dataclass `kind` from a table. Raises InvalidConfig as `load` does."""
+    return cast(C, _build(kind, values, ""))
+
+
+def _written(value: Any) -> Any:
+    if is_dataclass(value):
+        return table(value)
+    if isinstance(value, tuple):
+        return [_written(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def origins(prefix: str, file: Path | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """Where settings that are not left at their defaults are set, as `load` reads them: the file or the variable, by
+    the setting's name with dots. Raises InvalidConfig for a file that cannot be read."""
+    found = dict.fromkeys(_leaves(_read(file) if file else {}), str(file))
+    names = [name for name in environment if name.startswith(prefix)]
+    return found | {name.removeprefix(prefix).lower().replace("__", "."): name for name in names}
+
+
+def leaves(settings: Any, where: str = "") -> dict[str, Any]:
+    """Every setting by its name with dots; a table that is not there is None."""
+    found: dict[str, Any] = {}
+    for each in fields(settings):
+        value, name = getattr(settings, each.name), where + each.name
+        found |= leaves(value, f"{name}.") if is_dataclass(value) else {name: value}
+    return found
+
+
+def secret(name: str) -> bool:
+    """Whether a setting of this name may hold a secret."""
+    return any(word in name.lower() for word in SECRET)
+
+
+def _leaves(values: Mapping[str, Any], where: str = "") -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _leaves(value, f"{where}{key}.") if isinstance(value, dict) else [where + key]
+    return found
 
 
 class _Text(str):
@@ -69,7 +119,9 @@ def _set(values: dict[str, Any], path: list[str], text: _Text) -> None:
     for table in tables:
         below = values.setdefault(table, {})
         if not isinstance(below, dict):
-            raise InvalidConfig(f"{text.variable} looks for a table {table!r}, but that is set to {below!r}")
+            raise InvalidConfig(
+                f"{text.variable} looks for a table {table!r}, but that is set to {_shown(table, repr(below))}"
+            )
         values = below
     values[key] = text
 
@@ -81,7 +133,8 @@ def _build(kind: type[Any], values: Mapping[str, Any], where: str) -> Any:
     for key, value in values.items():
         if key not in known:
             name = value.variable if isinstance(value, _Text) else where + key
-            raise InvalidConfig(f"unknown setting {name} = {value!r}; known here: {', '.join(sorted(known))}")
+            shown = _shown(name, repr(value))
+            raise InvalidConfig(f"unknown setting {name} = {shown}; known here: {', '.join(sorted(known))}")
     for name, field in known.items():
         if name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise InvalidConfig(f"setting {where}{name} is missing: expected {_words(hints[name])}")
@@ -132,7 +185,12 @@ def _plain(hint: Any, value: Any, key: str) -> Any:
 
 def _malformed(hint: Any, value: Any, key: str) -> InvalidConfig:
     name = value.variable if isinstance(value, _Text) else key
-    return InvalidConfig(f"setting {name} = {str(value)!r}: expected {_words(hint)}")
+    return InvalidConfig(f"setting {name} = {_shown(name, repr(str(value)))}: expected {_words(hint)}")
+
+
+def _shown(name: str, text: str) -> str:
+    """A value in an error's words: not if its setting may be a secret."""
+    return "..." if secret(name) else text
 
 
 def _words(hint: Any) -> str:

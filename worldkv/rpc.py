@@ -189,9 +189,8 @@ class Authenticated(aio.ServerInterceptor):
 
 
 def _refusing(error: WorldKVError) -> Any:
-    async def refuse(requests: Any, context: Context) -> AsyncIterator[Any]:
+    async def refuse(requests: Any, context: Context) -> None:
         raise error
-        yield
 
     return refuse
 

@@ -56,6 +56,7 @@ def main(config: Config = None, address: Address = "", with_input: WithInput = F
             _listen(told)  # again: Ray listens as well
             if with_input:
                 threading.Thread(target=_until_input_ends, args=(told,), daemon=True).start()
+            up = replace(up, client=settings.security.absolute().shown())
             _watch(_supervisor(settings, run_dir, bool(address)), run_dir, up, told, bool(address) and leave)
     except (AlreadyExists, InvalidConfig, Unavailable) as error:
         print(f"worldkv: {error}", file=sys.stderr)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from services.cluster.roster import KINDS, Kind
+from services.cluster.security import SecurityConfig
 from worldkv.client import Member
 from worldkv.errors import InvalidConfig
 from worldkv.rpc import TLS
@@ -162,7 +163,8 @@ class ClusterConfig:
     metrics             whether parts show a page of metrics
     apart               whether parts of different nodes count as on different hosts, even where one machine plays all
                         nodes: they share no memory then
-    tls                 transport security of the supervisor's own service
+    tls                 transport security of the supervisor's own service, if not that of all
+    security            of all parts, and who may come in
     parts               how many, and what for
     door                where people come in
     elsewhere           what runs already
@@ -177,6 +179,7 @@ class ClusterConfig:
     metrics: bool = True
     apart: bool = False
     tls: TLS = field(default_factory=TLS)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     parts: PartsConfig = field(default_factory=PartsConfig)
     door: DoorConfig = field(default_factory=DoorConfig)
     elsewhere: ElsewhereConfig = field(default_factory=ElsewhereConfig)
@@ -195,12 +198,12 @@ class Plan(NamedTuple):
     """What the supervisor is given.
 
     cluster   what runs where
-    settings  of each kind, pickled: only who serves a kind needs what that needs
+    settings  of each kind, as JSON: only who serves a kind needs what that needs
     tls       that each kind's clients are secured by, where their own settings say nothing
     redis     where Redis is, without secrets; empty: there is none
     """
 
     cluster: ClusterConfig
-    settings: Mapping[Kind, bytes]
+    settings: Mapping[Kind, str]
     tls: Mapping[Kind, TLS]
     redis: str

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,19 @@ from prometheus_client import CollectorRegistry
 from rich.filesize import decimal
 
 from services.cluster.config import ClusterConfig
-from services.cluster.roster import Kind, membership_file, parsed
+from services.cluster.roster import Kind, membership_file, parsed, supervisor_file
+from services.cluster.security import SecurityConfig
+from worldkv.config import of_table
 from worldkv.rpc import TLS
 from worldkv.service import Servicers, Settings, host_port
 
 LOOPBACK = "127.0.0.1"
+_CONFIGS: Mapping[Kind, str] = {
+    "kvstore": "KVStoreConfig",
+    "retriever": "RetrieverConfig",
+    "generator": "GeneratorConfig",
+    "gateway": "GatewayConfig",
+}
 ANY = ("0.0.0.0", "[::]")
 """Hosts that are bound to and cannot be connected to."""
 
@@ -32,6 +41,7 @@ class Place:
     port      of gRPC, web_port of HTTP; 0: any
     metrics   whether it shows them
     tls       of each kind's clients
+    security  of all parts, where their settings say nothing
     apart     whether its node counts as a host of its own
     """
 
@@ -43,6 +53,7 @@ class Place:
     metrics: bool
     tls: Mapping[Kind, TLS]
     apart: bool = False
+    security: SecurityConfig = field(default_factory=SecurityConfig)
 
     def members(self, kind: Kind) -> Path:
         return membership_file(self.folder, kind)
@@ -55,7 +66,7 @@ def place_of(config: ClusterConfig, name: str, folder: Path, tls: Mapping[Kind, 
     if kind == "gateway":
         host = config.door.host or host
         port, web_port = (each and each + 2 * (number - 1) for each in (config.door.port, config.door.web_port))
-    return Place(name, own, host, port, web_port, config.metrics, tls, config.apart)
+    return Place(name, own, host, port, web_port, config.metrics, tls, config.apart, config.security)
 
 
 def servicers(kind: Kind) -> Callable[[Any], Servicers]:
@@ -63,17 +74,30 @@ def servicers(kind: Kind) -> Callable[[Any], Servicers]:
     return cast(Callable[[Any], Servicers], importlib.import_module(f"services.{kind}.server").servicers)
 
 
+def settings_of(kind: Kind, text: str) -> Any:
+    """The settings of a kind, which its plan holds as JSON."""
+    made = getattr(importlib.import_module(f"services.{kind}.config"), _CONFIGS[kind])
+    return of_table(made, json.loads(text))
+
+
 def placed(kind: Kind, settings: Any, place: Place, node: str) -> Settings:
     """The settings of one part, from those of its kind; `node` is the address of the node that it runs on."""
     host = place.host or node
-    shown_on = host if settings.service.metrics_for == "anyone" else LOOPBACK
-    metrics = f"{shown_on}:0" if place.metrics else ""
-    service = replace(settings.service, address=f"{host}:{place.port}", metrics=metrics)
+    given, security = settings.service, place.security
+    shown = "anyone" in (given.metrics_for, security.metrics_for)
+    service = replace(
+        given,
+        address=f"{host}:{place.port}",
+        metrics=f"{host if shown else LOOPBACK}:0" if place.metrics else "",
+        metrics_for="anyone" if shown else "this-host",
+        tls=given.tls or security.server,
+        auth=given.auth or security.auth,
+    )
     return cast(Settings, replace(settings, service=service, **_OWN[kind](settings, place, host)))
 
 
 def _kvstore(settings: Any, place: Place, host: str) -> dict[str, Any]:
-    return {"shard": place.name, "members": place.members("kvstore")}
+    return {"shard": place.name, "members": place.members("kvstore"), "tls": settings.tls or place.tls["kvstore"]}
 
 
 def _retriever(settings: Any, place: Place, host: str) -> dict[str, Any]:
@@ -95,7 +119,13 @@ def _generator(settings: Any, place: Place, host: str) -> dict[str, Any]:
 
 def _gateway(settings: Any, place: Place, host: str) -> dict[str, Any]:
     tls = settings.tls or place.tls["generator"]
-    web = replace(settings.web, address=f"{host}:{place.web_port or free_port(host)}")
+    address = f"{host}:{place.web_port or free_port(host)}"
+    web = replace(
+        settings.web,
+        address=address,
+        supervisor=settings.web.supervisor or str(supervisor_file(place.folder)),
+        tls=settings.web.tls or place.security.web,
+    )
     return {"generators": (), "members": place.members("generator"), "tls": tls, "web": web}
 
 

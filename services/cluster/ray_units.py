@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayT
 from ray.util import list_named_actors
 
 from services.cluster.config import Plan
-from services.cluster.kinds import Place, place_of, servicers
+from services.cluster.kinds import Place, place_of, servicers, settings_of
 from services.cluster.part import PartProcess, log_to
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
@@ -45,12 +44,13 @@ class ServiceActor:
         self._part: PartProcess | None = None
 
     @ray.method(concurrency_group="serve")
-    async def start(self, settings: bytes, roster: Roster) -> Where:
-        kept = pickle.loads(settings)
+    async def start(self, settings: str, roster: Roster) -> Where:
+        kind = parsed(self._place.name)[0]
+        kept = settings_of(kind, settings)
         if self._place.apart:
             live_on(ray.get_runtime_context().get_node_id())
         configure_logs(self._place.name, kept.service)
-        part = PartProcess(self._place, servicers(parsed(self._place.name)[0]))
+        part = PartProcess(self._place, servicers(kind))
         where = await part.start(kept, roster, node_address())
         self._part = part
         return where

@@ -8,11 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from services.cluster.roster import KINDS, membership_file, replace_file
+from services.cluster.roster import KINDS, membership_file, replace_file, supervisor_file
+from worldkv.auth import Bearer
 from worldkv.errors import AlreadyExists, InvalidConfig, Unavailable
+from worldkv.rpc import TLS
 from worldkv.shared import remove_stale
 
 MAX_SOCKET_BYTES = 107
@@ -34,6 +36,7 @@ class Up:
     shared   begins of names of shared memory, that a service which is killed leaves behind
     gateway  host:port of every gateway's gRPC
     web      host:port of every gateway's web face
+    client   what its clients need: files of certificates and of secrets, and the name that certificates are for
     """
 
     fleet: str
@@ -43,6 +46,18 @@ class Up:
     shared: tuple[str, ...] = ()
     gateway: tuple[str, ...] = ()
     web: tuple[str, ...] = ()
+    client: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def tls(self) -> TLS:
+        """Of a channel to it."""
+        files = {name: Path(self.client[name]) for name in ("certificate", "key", "authority") if name in self.client}
+        return TLS(**files, name=self.client.get("name", ""))
+
+    @property
+    def bearer(self) -> Bearer:
+        """What is shown to it, by whoever may read its secrets."""
+        return Bearer(secret=Path(self.client["secret"]) if "secret" in self.client else None)
 
 
 class RunDir:
@@ -145,5 +160,5 @@ class RunDir:
         if up.folder:
             shutil.rmtree(up.folder, ignore_errors=True)
         shutil.rmtree(self.path / "parts", ignore_errors=True)
-        for file in (self.up_file, *(membership_file(self.path, kind) for kind in KINDS)):
+        for file in (self.up_file, supervisor_file(self.path), *(membership_file(self.path, kind) for kind in KINDS)):
             file.unlink(missing_ok=True)

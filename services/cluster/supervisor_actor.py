@@ -13,6 +13,7 @@ import ray
 
 from services.cluster import fleet
 from services.cluster.config import Plan
+from services.cluster.kinds import reachable
 from services.cluster.part import log_to
 from services.cluster.ray_units import A_BIT, RayUnits, node_address, remote
 from services.cluster.roster import KINDS, Roster
@@ -87,7 +88,9 @@ class SupervisorActor:
     async def _serve(self) -> None:
         config, self._loop = self._plan.cluster, asyncio.get_running_loop()
         host = config.host or node_address()
-        service = ServiceConfig(f"{host}:{config.fleet_port}", tls=config.tls, drain_seconds=2.0)
+        address, security = f"{host}:{config.fleet_port}", config.security
+        security.check_admin(address)
+        service = ServiceConfig(address, tls=config.tls or security.server, auth=security.auth, drain_seconds=2.0)
         configure_logs(NAME, service)
         units = RayUnits(self._plan, self._folder, self._stays)
         supervisor = self._supervisor = Supervisor(
@@ -101,7 +104,7 @@ class SupervisorActor:
         )
         where = ray.get_runtime_context().gcs_address
         async with serve(service, fleet.servicers(supervisor, where, self._plan.redis)) as serving:
-            supervisor.begin()
+            supervisor.begin(reachable(serving.address, node_address()))
             self._begun.set()
             self._tell(fleet=serving.address)
             await supervisor.ended.wait()

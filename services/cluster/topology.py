@@ -6,8 +6,8 @@ no torch and the supervisor imports no model.
 
 from __future__ import annotations
 
-import pickle
-from dataclasses import dataclass, field, fields
+import json
+from dataclasses import dataclass, field, fields, replace
 
 from services.cluster.config import ClusterConfig, Plan
 from services.cluster.roster import KINDS
@@ -16,6 +16,7 @@ from services.generator.config import GeneratorConfig
 from services.kvstore.config import KVStoreConfig
 from services.kvstore.redis_config import RedisConfig
 from services.retriever.config import RetrieverConfig
+from worldkv.config import table
 from worldkv.errors import InvalidConfig
 
 
@@ -49,11 +50,11 @@ class TopologyConfig(ClusterConfig):
     def plan(self) -> Plan:
         """What the supervisor is given."""
         cluster = ClusterConfig(**{each.name: getattr(self, each.name) for each in fields(ClusterConfig)})
-        redis = self.kvstore.redis
+        security, redis = self.security.absolute(), self.kvstore.redis
         return Plan(
-            cluster,
-            {kind: pickle.dumps(getattr(self, kind)) for kind in KINDS},
-            {kind: getattr(self, kind).service.tls for kind in KINDS},
+            replace(cluster, security=security),
+            {kind: json.dumps(table(getattr(self, kind))) for kind in KINDS},
+            {kind: getattr(self, kind).service.tls or security.client for kind in KINDS},
             without_secrets(redis) if redis else "",
         )
 

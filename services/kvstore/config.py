@@ -9,6 +9,7 @@ from services.kvstore.lower import TierConfig
 from services.kvstore.ram import RamConfig
 from services.kvstore.redis_config import RedisConfig
 from worldkv.errors import InvalidConfig
+from worldkv.rpc import TLS
 from worldkv.service import ServiceConfig
 
 
@@ -57,6 +58,7 @@ class KVStoreConfig:
     ram               how much memory it takes
     tiers             how RAM and Redis work together
     redis             where Redis is; None: parts are kept in RAM alone
+    tls               transport security towards other shards; nothing set: as the service's own
     """
 
     shard: str = ""
@@ -67,6 +69,7 @@ class KVStoreConfig:
     ram: RamConfig = field(default_factory=RamConfig)
     tiers: TierConfig = field(default_factory=TierConfig)
     redis: RedisConfig | None = None
+    tls: TLS = field(default_factory=TLS)
 
     def __post_init__(self) -> None:
         if not 0 < self.handover_seconds < float("inf"):

@@ -41,8 +41,8 @@ async def handing_over(
         deleted = () if config.redis else ram.all_deleted()  # Redis remembers
         return Holdings(deleted, alone.worlds, alone.states, ram.last_copies())
 
-    bearer = Bearer(secret=config.service.auth.secret)
-    name, client = config.shard or config.service.address, ClientConfig(tls=config.service.tls, bearer=bearer)
+    name, bearer = config.shard or config.service.address, Bearer(secret=config.service.auth.secret)
+    client = ClientConfig(tls=config.tls or config.service.tls, bearer=bearer)
     leaving = Leaving(name, MembershipFile(file), membership, ram, holdings, client, config.handover_seconds)
     watching = asyncio.create_task(leaving.watch())
     deadline: Deadline | None = None

@@ -4,7 +4,7 @@ import base64
 import json
 import os
 import string
-from time import time
+from time import monotonic, time
 
 import jwt
 import pytest
@@ -36,7 +36,7 @@ def authority(secrets):
     return Authority(secrets)
 
 
-def signed(secret=ONE, algorithm="HS256", **content):
+def signed(secret=ONE, algorithm="HS256", **content) -> str:
     whole = {"sub": "acme", "role": "tenant", "exp": int(time()) + 60, **content}
     return jwt.encode({name: value for name, value in whole.items() if value is not None}, secret, algorithm)
 
@@ -88,6 +88,12 @@ def test_no_text_is_a_token(authority, text):
     assert len(text) < 12 or text not in str(caught.value)
 
 
+def test_bytes_that_are_no_text_are_no_token(authority):
+    good = authority.sign(Claims("acme"), 60)
+    with pytest.raises(Unauthenticated, match="malformed"):
+        authority.read(good + b"\xff".decode(errors="surrogateescape"))
+
+
 def test_a_changed_token_is_no_token(authority):
     head, _, mark = authority.sign(Claims("acme"), 60).split(".")
     forged = base64.urlsafe_b64encode(json.dumps({"sub": "other", "role": "service", "exp": 1 << 40}).encode())
@@ -103,7 +109,7 @@ def test_a_token_that_was_known_expires_too(authority, monkeypatch):
         authority.read(token)
 
 
-def rewrite(file, text):
+def rewrite(file, text) -> None:
     """Write a file anew, so that it is seen to be another one."""
     before = file.stat().st_mtime_ns
     file.write_text(text)
@@ -190,7 +196,7 @@ def test_a_client_shows_the_newest_token_of_its_file(authority, tmp_path, monkey
 
 
 def test_a_part_signs_anew_before_its_token_expires(secrets, authority, monkeypatch):
-    bearer, now = Bearer(secret=secrets), auth.monotonic()
+    bearer, now = Bearer(secret=secrets), monotonic()
     first = bearer.metadata()
     assert bearer.metadata() == first
     for name, clock in (("monotonic", now), ("time", time())):
@@ -230,6 +236,8 @@ ROLES = {
         ("/worldkv.v1.Sessions/List", {"tenant", "operator", "service"}),
         ("/worldkv.v1.Sessions/Open", {"tenant", "operator", "service", "world"}),
         ("/worldkv.v1.Sessions/Walk", {"tenant", "operator", "service", "world", "watch"}),
+        ("/worldkv.v1.Sessions/Look", {"tenant", "operator", "service", "world", "watch"}),
+        ("/worldkv.v1.Sessions/Fork", {"tenant", "operator", "service"}),
         ("/worldkv.v1.KVStore/Get", {"operator", "service"}),
         ("/worldkv.v1.Fleet/Stop", {"operator", "service"}),
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", {"tenant", "operator", "service"}),

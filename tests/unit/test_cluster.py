@@ -2,7 +2,6 @@
 
 import mmap
 import os
-import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +76,7 @@ def test_what_cannot_be_is_refused_in_words(tmp_path, text, words):
 def test_the_supervisor_gets_the_settings_of_kinds_as_bytes_that_are_those_settings():
     plan = replace(TopologyConfig(), kvstore=KVStoreConfig(redis=RedisConfig(prefix="x"))).plan()
     assert type(plan.cluster) is ClusterConfig
-    assert pickle.loads(plan.settings["kvstore"]).redis == RedisConfig(prefix="x")
+    assert kinds.settings_of("kvstore", plan.settings["kvstore"]).redis == RedisConfig(prefix="x")
 
 
 def own(kind: str, settings, config: ClusterConfig | None = None, number: int = 1):

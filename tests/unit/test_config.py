@@ -1,3 +1,4 @@
+import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -5,8 +6,9 @@ from typing import Literal
 
 import pytest
 
-from worldkv.config import load
+from worldkv.config import load, of_table, table
 from worldkv.errors import InvalidConfig
+from worldkv.rpc import TLS
 from worldkv.service import ServiceConfig
 
 
@@ -68,6 +70,8 @@ def test_the_environment_alone_is_enough():
         ('name = "a"', {"NAME__X": "1"}, "WORLDKV_TEST_NAME__X looks for a table 'name', but that is set to 'a'"),
         ('name = "a"\n[inner]\nshare = "x"', {}, "setting inner.share = 'x': expected a number"),
         ("name = ", {}, "is not TOML"),
+        ('name = "a"\ntokens = "eyJx"', {}, "unknown setting tokens = ...; known here"),
+        ('name = "a"', {"INNER__SECRET_": "x"}, "unknown setting WORLDKV_TEST_INNER__SECRET_ = ...; known here"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_value_and_what_was_expected(tmp_path, text, environment, words):
@@ -84,3 +88,12 @@ def test_services_can_be_told_all_of_their_settings(tmp_path):
     names = {"WK_ADDRESS": "0.0.0.0:1", "WK_TLS__KEY": "/k", "WK_TLS__CERTIFICATE": "/c", "WK_LOG": "json"}
     config = load(ServiceConfig, "WK_", None, names)
     assert (config.address, config.tls.key, config.log) == ("0.0.0.0:1", Path("/k"), "json")
+
+
+def test_settings_are_read_again_from_their_table():
+    config = ServiceConfig("a:1", tls=TLS(Path("/c"), Path("/k")), drain_seconds=3, log="json")
+    written = json.loads(json.dumps(table(config)))
+    assert written["tls"] == {"certificate": "/c", "key": "/k", "name": ""}
+    assert of_table(ServiceConfig, written) == config
+    with pytest.raises(InvalidConfig, match="unknown setting sise"):
+        of_table(ServiceConfig, {"sise": 1})

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 
 from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH, ToySessions, serving
 from worldkv import admin_walk, cli
+from worldkv.auth import Authority
 from worldkv.client import WalkClient
 from worldkv.client.walks import ADDRESS
 from worldkv.recorded import read_walk
+from worldkv.rpc import TLS
 from worldkv.walking import walk_all
 
 ROOT = Path(__file__).parents[2]
@@ -125,8 +128,15 @@ def test_the_service_that_is_up_is_found(monkeypatch, tmp_path):
     from services.cluster.rundir import RunDir, Up
 
     monkeypatch.setenv("WORLDKV_RUN_DIR", str(tmp_path))
-    assert admin_walk.served_at() == ADDRESS
+    assert admin_walk.served("acme") == (ADDRESS, None, "")
     folder = RunDir(tmp_path)
     folder.make()
-    folder.write(Up(fleet="127.0.0.1:1", ray="local", gateway=("127.0.0.1:2", "127.0.0.1:4")))
-    assert admin_walk.served_at() == "127.0.0.1:2"
+    up = Up(fleet="127.0.0.1:1", ray="local", gateway=("127.0.0.1:2", "127.0.0.1:4"))
+    folder.write(up)
+    assert admin_walk.served("acme") == ("127.0.0.1:2", TLS(), "")
+    (tmp_path / "secrets").write_text("s" * 32)
+    folder.write(replace(up, client={"authority": "/ca.pem", "name": "worldkv", "secret": str(tmp_path / "secrets")}))
+    _, tls, token = admin_walk.served("acme")
+    assert tls == TLS(authority=Path("/ca.pem"), name="worldkv")
+    claims = Authority(tmp_path / "secrets").read(token)
+    assert (claims.tenant, claims.role) == ("acme", "tenant")

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 from worldkv import rpc
 from worldkv.actions import Walker
@@ -63,7 +64,7 @@ class WalkClient:
         token: str = "",
         config: WalkClientConfig | None = None,
     ) -> None:
-        given = {"tenant": tenant, "tls": tls, "token": token}
+        given: dict[str, Any] = {"tenant": tenant, "tls": tls, "token": token}
         self.config = replace(config or WalkClientConfig(), **{name: each for name, each in given.items() if each})
         self._link = Link(address, self.config)
 

@@ -1,0 +1,118 @@
+"""The page's parts that need no service: frames, lineages, when pictures are shown, what keys wish."""
+
+import pytest
+
+from tests.browser.visitor import visiting
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+
+
+async def said(browser, url, module, code):
+    """What code of the page's says; `m` is the module."""
+    async with visiting(browser, url, "/healthz") as person:
+        return await person.page.evaluate(f"import('/{module}').then(async (m) => {{ {code} }})")
+
+
+async def test_a_frame_comes_apart_into_its_message_and_pictures(browser, url):
+    code = """
+        const head = new TextEncoder().encode(JSON.stringify({ drawn: {
+          key: { branch: "b" }, number: "9007199254740991", held: { hot: "3" }, pictures: [{ size: 2 }, { size: 1 }] } }));
+        const frame = new Uint8Array(4 + head.length + 3);
+        new DataView(frame.buffer).setUint32(0, head.length);
+        frame.set(head, 4);
+        frame.set([1, 2, 3], 4 + head.length);
+        const { kind, value } = m.parsed(frame.buffer);
+        const bytes = await Promise.all(value.pictures.map(async (each) => [...new Uint8Array(await each.arrayBuffer())]));
+        return [kind, value.key.index, value.number, value.held.hot, bytes];
+    """
+    assert await said(browser, url, "frames.js", code) == ["drawn", 0, 2**53 - 1, 3, [[1, 2], [3]]]
+
+
+async def test_bytes_that_are_no_frame_are_told_so(browser, url):
+    code = """
+        const bad = [[], [0, 0, 0, 9, 1], [0, 0, 0, 1, 123]];
+        return bad.map((bytes) => { try { m.parsed(new Uint8Array(bytes).buffer); } catch (error) {
+          return error instanceof m.BadFrame; } });
+    """
+    assert await said(browser, url, "frames.js", code) == [True, True, True]
+
+
+async def test_a_lineage_goes_on_with_another_branch_where_it_was_cut(browser, url):
+    code = """
+        const parts = m.forked(m.forked([{ branch: "a" }], 5, "b"), 9, "c");
+        const back = m.forked(parts, 3, "d");
+        return [parts, back, m.head(back), m.start(back),
+          [["a", 4], ["b", 4], ["b", 8], ["c", 9], ["c", 8]].map(([branch, index]) => m.covers(parts, { branch, index }))];
+    """
+    parts, back, head, start, covered = await said(browser, url, "lineage.js", code)
+    assert parts == [{"branch": "a", "end": 5}, {"branch": "b", "end": 9}, {"branch": "c"}]
+    assert back == [{"branch": "a", "end": 3}, {"branch": "d"}]
+    assert (head, start) == ("d", 3)
+    assert covered == [True, False, True, True, False]
+
+
+async def test_pictures_are_shown_evenly_and_none_is_left_out_to_catch_up(browser, url):
+    code = """
+        const play = (count, calm) => {
+          const playout = new m.Playout(10, 3);
+          playout.put(...Array.from({ length: count }, (_, index) => ({ index, calm })));
+          const shown = [];
+          for (let now = 1000; now < 9000; now += 1) {
+            const picture = playout.take(now);
+            if (picture) shown.push([picture.index, now]);
+          }
+          return shown;
+        };
+        return [play(3, false), play(12, false), play(12, true)];
+    """
+    few, many, calm = await said(browser, url, "playout.js", code)
+    assert few == [[0, 1000], [1, 1100], [2, 1200]]
+    for shown in (many, calm):
+        assert [index for index, _ in shown] == list(range(12))
+    gaps = [after - before for (_, before), (_, after) in zip(many, many[1:])]
+    assert all(after >= before - 1 for before, after in zip(gaps, gaps[1:]))
+    assert gaps[0] < 50
+    assert gaps[-1] == 100
+    assert calm[-1][1] - calm[0][1] == 1100
+
+
+async def test_what_is_left_to_be_shown_is_known_in_seconds(browser, url):
+    code = """
+        const playout = new m.Playout(10, 3);
+        const before = playout.remaining(1000);
+        playout.put({ index: 0 }, { index: 0 }, { index: 1 });
+        const whole = playout.remaining(1000);
+        playout.take(1000);
+        const less = playout.remaining(1050);
+        playout.drop(({ index }) => index === 1);
+        return [before, whole, less, playout.length];
+    """
+    before, whole, less, length = await said(browser, url, "playout.js", code)
+    assert (before, length) == (0, 1)
+    assert whole == pytest.approx(0.3)
+    assert less == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("codes", "wish"),
+    [
+        ([], {}),
+        (["KeyW", "ArrowLeft"], {"forward": 1, "turn": -1}),
+        (["KeyA", "KeyD"], {}),
+        (["KeyW", "ArrowUp"], {"forward": 1}),
+        (["PageUp"], {"look": 1}),
+    ],
+)
+async def test_keys_that_are_held_are_one_wish(browser, url, codes, wish):
+    still = {"forward": 0, "strafe": 0, "turn": 0, "look": 0}
+    assert await said(browser, url, "keys.js", f"return m.wished({codes});") == still | wish
+
+
+@pytest.mark.parametrize(
+    ("path", "chunks"), [("", 0), ("R360", 14), ("R90_L90", 8), ("W2_U", 5), ("R_R90", 8), ("_5", 2)]
+)
+async def test_the_page_knows_how_long_a_tour_is(browser, url, path, chunks):
+    from worldkv.actions import parse_path
+
+    assert chunks == (-(-(len(parse_path(path)) + 1) // 3) if path else 0)
+    assert await said(browser, url, "tour.js", f"return m.tourChunks({path!r}, 3);") == chunks
