@@ -36,6 +36,7 @@ class Roster:
     wanted   how many of each kind there shall be
     foreign  kinds whose members are not supervised here: their membership is told without a number, for it is not
              ours to count
+    supervisor  host:port of who tells all this; empty: nobody is to know
     """
 
     number: int = 0
@@ -43,6 +44,7 @@ class Roster:
     leaving: Mapping[Kind, tuple[Member, ...]] = field(default_factory=dict)
     wanted: Mapping[Kind, int] = field(default_factory=dict)
     foreign: frozenset[Kind] = frozenset()
+    supervisor: str = ""
 
     def alone(self, kind: Kind, name: str) -> Roster:
         """This roster for a part that ends together with all others of its kind: nobody stays whom it could hand
@@ -57,11 +59,13 @@ class Roster:
         return f"number = {number}\nshards = {lists[0]}\nleaving = {lists[1]}\n"
 
     def write(self, folder: Path) -> None:
-        """Put every kind's membership into `folder`, which is made, as `kvstore.toml` and so on; readers of a file
-        see the one before it or this one. Raises OSError."""
+        """Put every kind's membership into `folder`, which is made, as `kvstore.toml` and so on, and where the
+        supervisor is; readers of a file see the one before it or this one. Raises OSError."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for kind in KINDS:
             replace_file(membership_file(folder, kind), self.text(kind))
+        if self.supervisor:
+            replace_file(supervisor_file(folder), f"{self.supervisor}\n")
 
 
 class Pulse(NamedTuple):
@@ -82,6 +86,11 @@ class Pulse(NamedTuple):
 def membership_file(folder: Path, kind: Kind) -> Path:
     """Where in a folder a kind's membership stands."""
     return folder / f"{kind}.toml"
+
+
+def supervisor_file(folder: Path) -> Path:
+    """Where in a folder it stands where the supervisor is."""
+    return folder / "supervisor"
 
 
 def replace_file(file: Path, text: str) -> None:

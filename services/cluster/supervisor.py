@@ -114,6 +114,7 @@ class Supervisor:
         self._changed = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self.ended = asyncio.Event()
+        self._serves = ""
         self.roster = Roster(max(number, newest.number if newest else 0), foreign=frozenset(self._elsewhere))
 
     def parts(self) -> Iterator[Part]:
@@ -123,8 +124,9 @@ class Supervisor:
                 yield Part(name, kind, "elsewhere", Where(address))
             yield from sorted(self._of(kind), key=lambda part: parsed(part.name))
 
-    def begin(self) -> None:
-        """Start what is wanted and does not run; end what runs and is not wanted."""
+    def begin(self, where: str = "") -> None:
+        """Start what is wanted and does not run; end what runs and is not wanted. `where`: this supervisor serves."""
+        self._serves = where
         now = asyncio.get_running_loop().time()
         for name, pulse in self._found.items():
             part = Part(name, parsed(name)[0], "ready", pulse.where, serves=True, heard=now, begun=now)
@@ -334,7 +336,8 @@ class Supervisor:
         """Make the next roster, if it differs from this one."""
         members = {kind: self._members(kind, leaving=False) for kind in KINDS}
         leaving = {kind: self._members(kind, leaving=True) for kind in KINDS}
-        new = replace(self.roster, members=members, leaving=leaving, wanted=dict(self._wanted))
+        wanted, serves = dict(self._wanted), self._serves
+        new = replace(self.roster, members=members, leaving=leaving, wanted=wanted, supervisor=serves)
         if new != self.roster:
             self.roster = replace(new, number=self.roster.number + 1)
             self._listener(self.roster)

@@ -51,7 +51,8 @@ _log = logging.getLogger(__name__)
 
 def caller(request: web.Request) -> Claims:
     """Who asks, and what they may. Raises InvalidInput for a tenant that is none."""
-    if (known := request.get(CLAIMS)) is not None:
+    known: Claims | None = request.get(CLAIMS)
+    if known is not None:
         return known
     return Claims(request.query.get("tenant") or request.headers.get(rpc.TENANT_KEY) or rpc.DEFAULT_TENANT)
 

@@ -58,7 +58,7 @@ class WebConfig:
     picture_bytes  that wait for a client which takes them too slowly; beyond that the oldest waiting pictures go
     most_waiting   messages that wait for it; then the walk waits
     beat_seconds   between two pings; a client that does not answer one is gone
-    supervisor     `host:port` of who looks after all parts of the service; empty: nobody, or nobody's view is shown
+    supervisor     `host:port` of who looks after all parts of the service, or a file that says it; empty: nobody does
     films          that are made at the same time
     tls            transport security
 
@@ -77,9 +77,8 @@ class WebConfig:
     tls: TLS = field(default_factory=TLS)
 
     def __post_init__(self) -> None:
-        for address in (self.address, self.supervisor):
-            if address:
-                host_port(address)
+        if self.address:
+            host_port(self.address)
         for origin in self.origins:
             if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.endswith("/")):
                 raise InvalidConfig(f"web.origins: {origin!r} is no origin, such as https://example.org, nor *")

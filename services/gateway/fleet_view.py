@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from math import isfinite
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -12,11 +14,10 @@ import aiohttp
 from google.protobuf import json_format
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.gateway.config import WebConfig
 from services.gateway.routing import Router
 from worldkv import rpc
 from worldkv.auth import Bearer
-from worldkv.errors import WorldKVError
+from worldkv.errors import Unavailable, WorldKVError
 from worldkv.v1 import fleet_pb2
 from worldkv.v1.fleet_pb2_grpc import FleetStub
 from worldkv.v1.generator_pb2 import GeneratorStatsResponse
@@ -35,50 +36,56 @@ _log = logging.getLogger(__name__)
 
 
 class FleetView:
-    """Asks everybody how they are, at most once in `FRESH_SECONDS` however many want to know."""
+    """Asks everybody how they are, at most once in `FRESH_SECONDS` however many want to know.
 
-    def __init__(self, config: WebConfig, router: Router, tls: rpc.TLS, bearer: Bearer) -> None:
-        self.router, self.supervisor, self._bearer = router, config.supervisor, bearer
-        self._channel = rpc.channel(config.supervisor, tls or None, ANSWER_SECONDS) if config.supervisor else None
+    supervisor  where it is, or a file that says it; empty: there is none
+    """
+
+    def __init__(self, supervisor: str, router: Router, tls: rpc.TLS, bearer: Bearer) -> None:
+        self.supervisor, self.router, self._tls, self._bearer = supervisor, router, tls, bearer
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS))
-        self._found: asyncio.Task[dict[str, Any]] | None = None
+        self._asking: asyncio.Task[dict[str, Any]] | None = None
+        self._told: dict[str, Any] = {}
         self._until = 0.0
 
     async def close(self) -> None:
         """End all lines."""
-        if self._found is not None:
-            self._found.cancel()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
         await self._http.close()
-        if self._channel is not None:
-            await self._channel.close()
 
     async def told(self) -> dict[str, Any]:
         """All generators that answer, and all parts that the supervisor knows."""
-        if self._found is None or (self._found.done() and monotonic() > self._until):
-            self._found = asyncio.create_task(self._ask())
-            self._found.add_done_callback(lambda _: self._rest())
-        return await asyncio.shield(self._found)
-
-    def _rest(self) -> None:
-        self._until = monotonic() + FRESH_SECONDS
+        if monotonic() < self._until:
+            return self._told
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        return await asyncio.shield(self._asking)
 
     async def _ask(self) -> dict[str, Any]:
         stats = [each.stats for each in self.router.generators.answering()]
-        generators = [_generator(each) for each in stats if each is not None]
+        found: dict[str, Any] = {"generators": [_generator(each) for each in stats if each is not None]}
         try:
             parts = await self._parts()
         except WorldKVError as error:
-            _log.warning("the supervisor on %s says nothing: %s", self.supervisor, error)
-            return {"generators": generators, "parts": [], "trouble": str(error)[: rpc.MAX_DETAILS]}
-        figures = await asyncio.gather(*(self._figures(each.metrics) for each in parts))
-        return {"generators": generators, "parts": [_part(*both) for both in zip(parts, figures, strict=True)]}
+            _log.warning("the supervisor (%s) says nothing: %s", self.supervisor, error)
+            found.update(parts=[], trouble=str(error)[: rpc.MAX_DETAILS])
+        else:
+            figures = await asyncio.gather(*(self._figures(each.metrics) for each in parts))
+            found["parts"] = [_part(*both) for both in zip(parts, figures, strict=True)]
+        self._told, self._until = found, monotonic() + FRESH_SECONDS
+        return found
 
     async def _parts(self) -> list[fleet_pb2.FleetPart]:
-        if self._channel is None:
+        """All parts. Raises Unavailable if the supervisor does not answer."""
+        if not self.supervisor:
             return []
-        with rpc.translated():
-            request = fleet_pb2.FleetStatusRequest()
-            status = await FleetStub(self._channel).FleetStatus(request, metadata=self._bearer.metadata())
+        address = await asyncio.to_thread(_address, self.supervisor)
+        async with rpc.channel(address, self._tls or None, ANSWER_SECONDS) as channel:
+            with rpc.translated():
+                request = fleet_pb2.FleetStatusRequest()
+                status = await FleetStub(channel).FleetStatus(request, metadata=self._bearer.metadata())
         return list(status.parts)
 
     async def _figures(self, address: str) -> dict[str, float]:
@@ -91,6 +98,14 @@ class FleetView:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             _log.info("no figures from %s: %s", address, error)
             return {}
+
+
+def _address(supervisor: str) -> str:
+    """Where a supervisor is. Raises Unavailable if the file is not there that says it."""
+    try:
+        return Path(supervisor).read_text(encoding="utf-8").strip() if os.sep in supervisor else supervisor
+    except OSError as error:
+        raise Unavailable(f"{supervisor} does not say where the supervisor is: {error.strerror}") from error
 
 
 def _generator(stats: GeneratorStatsResponse) -> dict[str, Any]:

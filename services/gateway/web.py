@@ -44,7 +44,7 @@ async def serving_web(
     Raises Unavailable if it cannot be had, InvalidConfig for certificates that cannot be read.
     """
     async with AsyncExitStack() as stack:
-        fleet = FleetView(config.web, router, config.tls, Bearer(config.token, config.service.auth.secret))
+        fleet = FleetView(config.web.supervisor, router, config.tls, Bearer(config.token, config.service.auth.secret))
         stack.push_async_callback(fleet.close)
         face = _Face(config, router, ending, authority, fleet)
         runner = web.AppRunner(face.app(), access_log=None, handle_signals=False, shutdown_timeout=5.0)

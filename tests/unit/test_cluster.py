@@ -98,6 +98,7 @@ def test_parts_find_each_other_by_memberships_of_their_own_folder():
     assert generator.index.members == members["generator"] / "retriever.toml"
     gateway = own("gateway", GatewayConfig(generators=("a:1",)))
     assert (gateway.generators, gateway.members) == ((), members["gateway"] / "generator.toml")
+    assert gateway.web.supervisor == str(members["gateway"] / "supervisor")
     for each, kind in ((replica.store, "kvstore"), (generator.index, "retriever"), (gateway, "generator")):
         assert each.tls.authority == Path(f"{kind}.pem")
 
@@ -154,10 +155,11 @@ def test_memory_that_is_shared_is_told_of_the_shard_only():
 
 def test_a_roster_is_written_as_memberships_that_clients_read(tmp_path):
     a, b = Member("kvstore-1", "127.0.0.1:1"), Member("kvstore-2", "127.0.0.1:2")
-    Roster(7, {"kvstore": (a,)}, {"kvstore": (b,)}).write(tmp_path / "new")
+    Roster(7, {"kvstore": (a,)}, {"kvstore": (b,)}, supervisor="10.0.0.1:7").write(tmp_path / "new")
     read = MembershipFile(membership_file(tmp_path / "new", "kvstore"))()
     assert (read.number, read.shards, read.leaving) == (7, (a,), (b,))
-    assert sorted(os.listdir(tmp_path / "new")) == sorted(f"{kind}.toml" for kind in KINDS)
+    assert sorted(os.listdir(tmp_path / "new")) == sorted(["supervisor", *(f"{kind}.toml" for kind in KINDS)])
+    assert (tmp_path / "new" / "supervisor").read_text() == "10.0.0.1:7\n"
 
 
 @pytest.mark.parametrize("name", ["supervisor", "kvstore", "kvstore-0", "kvstore-x", "-1", "shard-1"])

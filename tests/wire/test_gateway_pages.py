@@ -8,7 +8,6 @@ from typing import Any
 
 import aiohttp
 import av
-import pytest
 from PIL import Image
 
 from tests.wire.gateways import Fleet, Gateway
@@ -88,7 +87,5 @@ async def test_a_film_has_all_pictures(tmp_path):
             pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(track)]
         assert len(pictures) == 6
         assert (track.codec_context.name, track.pix_fmt) == ("h264", "yuv420p")
-        assert track.duration is not None
-        assert float(track.duration * track.time_base) == pytest.approx(0.6)
         assert pictures[0].shape == (240, 480, 3)
         assert abs(pictures[3].astype(int) - (200, 40, 40)).max() < 12
