@@ -28,11 +28,14 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/python
 demo: $(READY)  ## Walk the same path with and without memory; pictures and a film in out/demo
 	$(BIN)/worldkv demo
 
+# Two processes: half of the time goes by waiting for what tests start and kill. JOBS=0: one, where one can debug.
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadgroup --no-loadscope-reorder
+
 test: lint redis browser  ## Every check: lint, types and all tests
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	$(PYTEST)
 
 fast: $(READY)  ## The tests that take no more than a few seconds each
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 fuzz: $(READY)  ## Feed whatever reads others' bytes for MINUTES (10), from ever new seeds
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
