@@ -30,7 +30,12 @@ MAX_MESSAGE_BYTES = 4 << 20
 """Largest message either side accepts: gRPC's own default, kept as a guard rail. Larger things travel in pieces."""
 DEADLINE_SECONDS = 30.0
 """Deadline of a call that names none."""
-LASTING = (("worldkv.v1.Sessions", "Walk"), ("grpc.health.v1.Health", "Watch"))
+LASTING = (
+    ("worldkv.v1.Sessions", "Walk"),
+    ("worldkv.v1.Sessions", "Look"),
+    ("worldkv.v1.Sessions", "Export"),
+    ("grpc.health.v1.Health", "Watch"),
+)
 """Calls that last as long as somebody listens: no deadline unless they name one."""
 MAX_DETAILS = 1000
 """Characters of an error's words that cross the wire: metadata is limited to 8 KiB."""

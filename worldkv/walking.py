@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from worldkv.actions import Walker, parse_path
 from worldkv.admin_rows import Row
 from worldkv.client import WalkClient
-from worldkv.client.walk import Events
+from worldkv.client.listening import Events
 from worldkv.client.walk_events import Counts, Drawn, Remembered
 from worldkv.errors import InvalidInput, WorldKVError
 from worldkv.recorded import RecordedWalk, write_walk

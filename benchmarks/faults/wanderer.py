@@ -20,8 +20,9 @@ from services.generator.scenarios import Scenario, spins
 from services.generator.walks import BASELINE_GAP
 from worldkv.actions import Walker
 from worldkv.client import WalkClient
+from worldkv.client.listening import Events
 from worldkv.client.pictures import Pictures
-from worldkv.client.walk import Events, Walk
+from worldkv.client.walk import Walk
 from worldkv.client.walk_events import Drawn, Notice, Remembered
 from worldkv.errors import WorldKVError
 

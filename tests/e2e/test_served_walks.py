@@ -17,7 +17,7 @@ from services.generator.served import served_walk
 from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, run_walk
 from worldkv.actions import Action
 from worldkv.client import WalkClient
-from worldkv.client.walk import Events
+from worldkv.client.listening import Events
 from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind
 from worldkv.errors import Conflict, InvalidInput, Unavailable
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH, ToySessions, serving
 from worldkv.actions import Action, Walker, parse_path
 from worldkv.client import WalkClient, WalkClientConfig
-from worldkv.client.walk import EVENTS
+from worldkv.client.listening import EVENTS
 from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind, Recalled, Remembered
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
 from worldkv.store import Level, Miss

@@ -12,6 +12,7 @@ from worldkv.client.shard import ShardStats
 from worldkv.client.walk import Walk
 from worldkv.client.walk_line import WalkClientConfig
 from worldkv.client.walks import WalkClient
+from worldkv.client.watching import Watched
 
 __all__ = [
     "ClientConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "Walk",
     "WalkClient",
     "WalkClientConfig",
+    "Watched",
     "fixed",
     "hand_over",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from weakref import WeakSet
@@ -13,6 +13,8 @@ from weakref import WeakSet
 from worldkv import wire
 from worldkv.actions import Action, Walker, parse_path
 from worldkv.catalog import World
+from worldkv.client.listening import Events
+from worldkv.client.looking import Seen, looked
 from worldkv.client.pictures import Pictures, picture_messages
 from worldkv.client.walk_events import (
     Drawn,
@@ -33,52 +35,8 @@ from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import action_message, counted, walker_message, walker_of
 
-EVENTS = 64
-"""Events that wait for their reader before the stream is held up."""
 NUMBERS = 1 << 52
 """Below it a walk begins to count its moves: a double can hold the numbers."""
-
-
-class Events(AsyncIterator[Event]):
-    """What happens in a walk from the moment of asking, in order; ends with the walk, and raises what ended it.
-
-    taken  is called whenever one was read, and when nobody reads any more
-    """
-
-    def __init__(self, taken: Callable[[], None]) -> None:
-        self._waiting: deque[Event] = deque()
-        self._more, self._taken = asyncio.Event(), taken
-        self._failed: WorldKVError | None = None
-        self.over = False
-
-    def __del__(self) -> None:
-        self._taken()
-
-    @property
-    def full(self) -> bool:
-        return not self.over and len(self._waiting) >= EVENTS
-
-    def put(self, event: Event) -> None:
-        self._waiting.append(event)
-        self._more.set()
-
-    def end(self, failed: WorldKVError | None = None) -> None:
-        """No more come; those that wait can still be read."""
-        self.over, self._failed = True, failed
-        self._more.set()
-        self._taken()
-
-    async def __anext__(self) -> Event:
-        while not self._waiting:
-            if self._failed is not None:
-                raise self._failed
-            if self.over:
-                raise StopAsyncIteration
-            self._more.clear()
-            await self._more.wait()
-        event = self._waiting.popleft()
-        self._taken()
-        return event
 
 
 class Walk:
@@ -230,6 +188,17 @@ class Walk:
         """
         request = pb.ForkRequest(session=self.session, world=name, at=None if at is None else counted("at", at))
         return wire.world_of((await self._link.ask(self._link.stub.Fork(request, metadata=self._link.metadata))).world)
+
+    def look(
+        self, at: int = 0, count: int = 0, *, height: int = 0, pictures: int | None = 1
+    ) -> AsyncGenerator[Seen, None]:
+        """Chunks of this walk's world that are kept, seen again, in order; nobody is disturbed.
+
+        at, count  which; 0 of them: all up to the last
+        height     to which pictures are scaled down, pixels; 0: as drawn
+        pictures   of each chunk, evenly spread; None: all
+        """
+        return looked(self._link, self.session, at, count, height, pictures)
 
     async def close(self) -> Remembered:
         """End the session once all its chunks are kept; answers how safe they are. The world stays."""

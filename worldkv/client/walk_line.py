@@ -89,6 +89,7 @@ class WalkLine:
     take    is given every answer, in order; while it has not returned, nothing more is read
     told    is called when the connection is lost, and when the session is joined again; with the reason, or empty
     seen    chunks the user has: what comes after them is asked for again
+    watch   whether it is only watched; `session` is the id for that
     """
 
     def __init__(
@@ -97,8 +98,9 @@ class WalkLine:
         session: str,
         take: Callable[[pb.WalkResponse], Awaitable[None]],
         told: Callable[[bool, str], None],
+        watch: bool = False,
     ) -> None:
-        self.link, self.session, self.seen = link, session, 0
+        self.link, self.session, self.seen, self.watch = link, session, 0, watch
         self._take, self._told = take, told
         self._unanswered: dict[int, pb.WalkRequest] = {}
         self._outbox: asyncio.Queue[pb.WalkRequest] = asyncio.Queue()
@@ -155,7 +157,7 @@ class WalkLine:
     async def _converse(self) -> WorldKVError | None:
         """One connection: why it broke, None if it was ended here. Raises what ends the session for this client."""
         self._again, self._outbox = False, asyncio.Queue()
-        join = pb.WalkRequest(join=pb.Join(session=self.session, seen=self.seen))
+        join = pb.WalkRequest(join=pb.Join(session=self.session, seen=self.seen, watch=self.watch))
         for request in (join, *self._unanswered.values()):
             self._outbox.put_nowait(request)
         call = self.link.stub.Walk(metadata=self.link.metadata)

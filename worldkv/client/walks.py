@@ -8,17 +8,20 @@ async with WalkClient("127.0.0.1:8470") as client:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from worldkv import rpc
+from worldkv import rpc, wire
 from worldkv.actions import Walker
+from worldkv.catalog import World
+from worldkv.client.looking import Seen, exported, looked
 from worldkv.client.walk import Walk
 from worldkv.client.walk_events import opened_of
 from worldkv.client.walk_line import Link, WalkClientConfig
+from worldkv.client.watching import Watched
 from worldkv.errors import InvalidInput
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import FORMATS, MODES, Format, Mode, counted, walker_message
@@ -135,6 +138,38 @@ class WalkClient:
         async with Walk(self._link, session, owned=False) as walk:
             await walk.take_over()
             yield walk
+
+    @asynccontextmanager
+    async def watch(self, watch: str) -> AsyncIterator[Watched]:
+        """Watch somebody's walk, by its id for watching (`Opened.watch`): its events, and no effect on it.
+
+        Raises NotFound for a session that nobody knows, OverBudget if as many watch it as may.
+        """
+        async with Watched(self._link, watch) as watched:
+            yield watched
+
+    def look(
+        self, session: str, at: int = 0, count: int = 0, *, height: int = 0, pictures: int | None = 1
+    ) -> AsyncGenerator[Seen, None]:
+        """Chunks of a session's world, seen again; `session` is either of its ids. See `Walk.look`."""
+        return looked(self._link, session, at, count, height, pictures)
+
+    async def worlds(self) -> list[World]:
+        """The tenant's worlds, by name."""
+        found, token = list[World](), ""
+        while True:
+            request = pb.WorldsRequest(page_size=1000, page_token=token)
+            page = await self._link.ask(self._link.stub.Worlds(request, metadata=self._link.metadata))
+            found += map(wire.world_of, page.worlds)
+            if not (token := page.next_page_token):
+                return found
+
+    def export(self, world: str) -> AsyncGenerator[bytes, None]:
+        """A world as a file, in pieces: what `worldkv world export` writes, and `worldkv world import` takes.
+
+        Raises NotFound if there is none; what was given before an error is no file.
+        """
+        return exported(self._link, world)
 
     async def sessions(self) -> list[SessionSummary]:
         """The tenant's live sessions, by id."""
