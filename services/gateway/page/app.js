@@ -10,7 +10,7 @@ import { Live } from "./live.js";
 import { made } from "./made.js";
 import { Pane } from "./pane.js";
 import { asked } from "./service.js";
-import { FIRST, first, keep, kept } from "./start.js";
+import { first, keep, kept, simplest } from "./start.js";
 import { Walk } from "./state.js";
 import { themed } from "./theme.js";
 import { Trouble } from "./trouble.js";
@@ -21,14 +21,24 @@ import { Worlds } from "./worlds.js";
 const place = (id) => document.getElementById(id);
 const button = (command) => document.querySelector(`[data-command=${command}]`);
 
+/** Milliseconds that the service has to say what it is; without an answer it is taken for one that shows rooms. */
+const PATIENCE = 3_000;
+
+document.documentElement.dataset.runs = ""; // check.js looks for it
+themed(place("theme"));
+
 const { service, wanted } = asked();
+const { scenes } = await service
+  .json("/v1/about", {}, { signal: AbortSignal.timeout(PATIENCE) })
+  .catch(() => ({ scenes: ["rooms:0"] })); // what is wrong, the walk will say
+const simple = simplest(scenes);
 const walk = new Walk(service);
 const pane = new Pane(walk);
 const stage = place("stage");
 const keys = new Keys(stage, place("stick"));
 const driver = new Driver(keys);
 const fitting = new Fitting(place("main"), stage);
-const worlds = new Worlds(place("worlds"), service, begin);
+const worlds = new Worlds(place("worlds"), service, scenes, begin);
 const compare = new Compare(service, pane, { stage, panels: place("memory"), changed: show });
 
 /** Begins a walk; beside another one if two are compared, unless it is in a world that there is only once. */
@@ -44,10 +54,11 @@ function begin(request) {
 /** How the walk that is shown began, to begin it again. */
 function origin() {
   const { scene, seed } = walk.opened ?? {};
-  const known = pane.request.scene || pane.request.world;
-  return known ? pane.request : { ...FIRST, ...(scene && { scene }), ...(seed && { seed }) };
+  const known = pane.request.scene !== undefined || pane.request.world;
+  return known ? pane.request : { ...simple, ...(scene && { scene }), ...(seed && { seed }) };
 }
 
+/** Two walks from one begin, or the one alone again. */
 function versus() {
   if (compare.on) {
     compare.end();
@@ -55,7 +66,7 @@ function versus() {
   }
   const { mode, ...settings } = walk.memory ?? {};
   const { world, at, ...begun } = origin();
-  const same = world ? { ...FIRST, ...(walk.opened?.scene && { scene: walk.opened.scene }) } : begun;
+  const same = world ? { ...simple, ...(walk.opened?.scene && { scene: walk.opened.scene }) } : begun;
   compare.begin({ ...same, judged: true, settings, mode: "MEMORY_MODE_WORLDKV" });
 }
 
@@ -76,9 +87,14 @@ const commands = {
   help: () => place("help").showModal(),
 };
 
-keys.addEventListener("command", ({ detail }) => !document.querySelector("dialog[open]") && commands[detail.name]());
+/** Does what a key or a button asks for, if that can be done now. */
+function obey(name) {
+  if (!document.querySelector("dialog[open]") && !button(name)?.disabled) commands[name]();
+}
+
+keys.addEventListener("command", ({ detail }) => obey(detail.name));
 for (const each of document.querySelectorAll("[data-command]")) {
-  each.addEventListener("click", () => commands[each.dataset.command]());
+  each.addEventListener("click", () => obey(each.dataset.command));
 }
 place("help-open").addEventListener("click", commands.help);
 driver.addEventListener("changed", () => button("pause").setAttribute("aria-pressed", driver.paused));
@@ -95,10 +111,11 @@ walk.addEventListener("opened", ({ detail }) => {
   keep(detail.session, detail.world.name, pane.request);
   if (detail.next) walk.pause(); // whoever walked here before may have held a key
 });
-walk.addEventListener("rewound", () => driver.resume());
-for (const each of document.querySelectorAll("[data-command]")) {
-  walk.addEventListener("joined", () => (each.disabled = walk.watching));
-}
+for (const again of ["rewound", "up"]) walk.addEventListener(again, () => driver.resume());
+walk.addEventListener("joined", () => {
+  for (const name of ["round", "pause", "step", "reset"]) button(name).disabled = walk.watching;
+});
+window.addEventListener("hashchange", () => location.reload());
 
 new Controls(place("memory").appendChild(made("div")), walk);
 new Guide(place("guide"), new Live(place("live")), pane, driver);
@@ -107,15 +124,13 @@ new Trouble(place("trouble"), place("connection"), walk, {
   again: () => walk.again(),
   takeBack: () => walk.again(),
   last: () => begin({ world: kept().world }),
-  anew: () => begin(FIRST),
+  anew: () => begin(simple),
   reload: () => location.reload(),
 });
-themed(place("theme"));
 viewed(walk, begin);
 
 stage.prepend(pane.element);
 show([pane]);
-const { open, join, watch, request } = first(wanted);
+const { open, join, watch, request } = first(wanted, simple);
 if (open) pane.open({ judged: true, ...open });
 else pane.join(join, { watch }, request);
-document.documentElement.dataset.runs = "";

@@ -23,7 +23,7 @@ export class Driver extends EventTarget {
   #script = [];
   #last = action({ ...STILL, turn: -1 });
   #held = null;
-  #busy = false;
+  #moving = null;
   #takes = 0.15;
   #timer = null;
   #paused = false;
@@ -68,7 +68,7 @@ export class Driver extends EventTarget {
     this.#held = null;
     this.#script = [];
     this.#look = { turn: 0, look: 0 };
-    this.#busy = false;
+    this.#moving = null;
     for (const { player } of this.#panes) player.paused = this.#paused;
   }
 
@@ -78,10 +78,16 @@ export class Driver extends EventTarget {
     this.#act();
   }
 
+  /** Whether the walks can be led. */
+  get #able() {
+    return this.#panes.length > 0 && this.#panes.every(({ walk }) => walk.opened !== null && !walk.watching);
+  }
+
   /** Draws a single chunk of what was done last. */
   step() {
+    if (!this.#able) return;
     for (const { player } of this.#panes) player.paused = false;
-    if (!this.#busy) this.#move([this.#last]);
+    if (!this.#moving) this.#move([this.#last]);
   }
 
   /** Turns once round, unless a key says otherwise. */
@@ -123,10 +129,10 @@ export class Driver extends EventTarget {
   }
 
   #act() {
-    if (this.#paused || !this.#panes.length) return;
+    if (this.#paused || !this.#able) return;
     const walks = !still(this.#wish);
     if (this.#looks || this.#script.length || (walks && this.#panes.length > 1)) this.#next();
-    else if (walks && !this.#busy) this.#hold();
+    else if (walks && !this.#moving) this.#hold();
     else if (!walks) this.#stop();
   }
 
@@ -147,7 +153,7 @@ export class Driver extends EventTarget {
   /** Asks for the next chunk just before the last one has been shown: so it is of the newest wish. */
   #next() {
     clearTimeout(this.#timer);
-    if (this.#busy) return;
+    if (this.#moving) return;
     const remaining = Math.max(...this.#panes.map(({ player }) => player.remaining));
     const early = remaining - this.#takes - MARGIN;
     if (early > 0) this.#timer = setTimeout(() => this.#act(), 1000 * early);
@@ -156,10 +162,9 @@ export class Driver extends EventTarget {
 
   async #move(actions) {
     const asked = performance.now();
-    this.#busy = true;
+    const moving = (this.#moving = {});
     this.#held = null; // a move ends what is held
-    const panes = this.#panes;
-    const moves = panes.map(({ walk, latency }) => {
+    const moves = this.#panes.map(({ walk, latency }) => {
       const drawn = walk.move(actions);
       latency.asked(walk.number, this.#since);
       return drawn;
@@ -167,12 +172,13 @@ export class Driver extends EventTarget {
     try {
       await Promise.all(moves);
     } catch {
-      this.#script = []; // why is told where the connection is
+      if (moving === this.#moving) this.forget(); // why is told where the connection is
+      return;
     }
-    if (panes !== this.#panes) return;
+    if (moving !== this.#moving) return;
     this.#takes = 0.7 * this.#takes + 0.3 * Math.min(1, (performance.now() - asked) / 1000);
     this.#since = performance.now();
-    this.#busy = false;
+    this.#moving = null;
     this.#act();
   }
 

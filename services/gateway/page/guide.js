@@ -36,10 +36,11 @@ export class Guide {
   show() {
     const text = this.#text();
     if (text === this.#said) return;
+    const recalls = text.startsWith(SAID.recall);
+    if (!recalls || !this.#said.startsWith(SAID.recall)) this.#live.say(text); // not every chunk that is recalled
     this.#said = text;
     this.#element.textContent = text;
-    this.#element.classList.toggle("recalls", text.startsWith(SAID.recall));
-    this.#live.say(text);
+    this.#element.classList.toggle("recalls", recalls);
   }
 
   #text() {

@@ -14,6 +14,7 @@ import { MODES, chunks, decibels, place, recalledFor } from "./words.js";
 export class Pane {
   #parts;
   #shown = new Map();
+  #index = null;
 
   constructor(walk) {
     this.walk = walk;
@@ -27,6 +28,7 @@ export class Pane {
     this.player = new Player(this.#parts.canvas, walk);
     this.latency = new Latency(walk, this.player);
     this.player.addEventListener("painted", ({ detail }) => this.#painted(detail));
+    walk.addEventListener("rewound", () => (this.#index = null));
     for (const name of ["opened", "joined", "applied"]) walk.addEventListener(name, () => this.#named());
     walk.addEventListener("opened", () => this.#opened());
     walk.addEventListener("judged", ({ detail }) => this.#judged(detail));
@@ -78,9 +80,10 @@ export class Pane {
     this.#parts.output.textContent = decibels(meanRevisitPsnr);
   }
 
-  #painted({ index, place: picture }) {
+  #painted({ index }) {
     const chunk = this.walk.chunks.get(index);
-    if (!chunk || picture !== 0) return;
+    if (!chunk || index === this.#index) return;
+    this.#index = index;
     const toured = this.tours(index);
     const recalled = toured ? [] : recalledFor(chunk);
     this.#parts.badge.hidden = false;
@@ -114,6 +117,7 @@ export class Pane {
   }
 
   #forget() {
+    this.#index = null;
     for (const item of this.#shown.values()) URL.revokeObjectURL(item.querySelector("img").src);
     this.#shown.clear();
     this.#parts.list.replaceChildren();

@@ -1,18 +1,29 @@
 // What walk a page begins with: by its address, by what this tab did before, or the one for who comes first.
 
-/** Where who comes for the first time walks. */
-export const FIRST = Object.freeze({ scene: "rooms:8", tour: "R360", seed: 0 });
-
 const KEY = "worldkv.walk";
+
+/** Rooms with much to see, and a look round in them. */
+const ROOMS = { scene: "rooms:8", tour: "R360", seed: 0 };
 
 /** This tab's walk: `{session, world, request}`; null: it has none. */
 export function kept() {
   return JSON.parse(sessionStorage.getItem(KEY) ?? "null");
 }
 
-/** Keeps it, so that it goes on when the page is loaded again. */
+/** Keeps it, so that it goes on when the page is loaded again: the address asks for nothing else any more. */
 export function keep(session, world, request) {
   sessionStorage.setItem(KEY, JSON.stringify({ session, world, request }));
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
+/** Whether scenes are rooms, which have numbers, walls and true pictures. */
+export function areRooms(scenes) {
+  return scenes.some((scene) => scene.startsWith("rooms:"));
+}
+
+/** OpenRequest for who comes first, where worlds can begin as `scenes`. */
+export function simplest(scenes) {
+  return areRooms(scenes) ? ROOMS : { scene: scenes[0] ?? "", seed: 0 };
 }
 
 /** `{open: OpenRequest}`, or `{join: id, watch, request}`, for an address that asks for `wanted`.
@@ -20,7 +31,7 @@ export function keep(session, world, request) {
  * An address with `watch` looks on; with `session` walks on; with `world` begins anew there, before chunk `at` if that is
  * given; with `scene` in a new world. With `world` and `scene`, `seed`, `mode`, `selector` and `recalled` say how.
  */
-export function first(wanted) {
+export function first(wanted, simple) {
   if (wanted.has("watch")) return { join: wanted.get("watch"), watch: true, request: {} };
   if (wanted.has("session")) return { join: wanted.get("session"), watch: false, request: {} };
   if (wanted.has("world")) {
@@ -28,10 +39,11 @@ export function first(wanted) {
     return { open: { world: wanted.get("world"), ...at, ...manner(wanted) } };
   }
   if (wanted.has("scene")) {
-    return { open: { scene: wanted.get("scene"), tour: wanted.get("tour") ?? FIRST.tour, ...manner(wanted) } };
+    const tour = wanted.get("tour") ?? simple.tour ?? "";
+    return { open: { scene: wanted.get("scene"), tour, ...manner(wanted) } };
   }
   const before = kept();
-  return before ? { join: before.session, watch: false, request: before.request } : { open: FIRST };
+  return before ? { join: before.session, watch: false, request: before.request } : { open: simple };
 }
 
 function manner(wanted) {

@@ -97,6 +97,7 @@ export class Walk extends EventTarget {
     const number = this.#newNumber();
     const drawn = new Promise((resolve, reject) => this.#moves.set(number, { resolve, reject }));
     drawn.catch(() => {}); // nobody has to ask for it
+    if (this.#connection === null || this.watching) this.#fail(this.problem ?? new Problem("CANCELLED", "Nobody walks."));
     this.#send("move", { actions, number });
     return drawn;
   }

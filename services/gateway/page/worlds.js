@@ -2,6 +2,7 @@
 
 import { labelled, number, select } from "./fields.js";
 import { made } from "./made.js";
+import { areRooms } from "./start.js";
 
 /** Rooms there are, of as many seeds. */
 const SEEDS = 2 ** 32;
@@ -12,7 +13,8 @@ const TOURS = { R360: "once round", R180: "half round", "": "none: the model beg
 
 /** A dialog that opens walks.
  *
- * walk  is given an OpenRequest
+ * scenes  what new worlds can begin as, for example
+ * walk    is given an OpenRequest
  */
 export class Worlds {
   #dialog;
@@ -22,14 +24,14 @@ export class Worlds {
   #more = made("button", { type: "button", hidden: true }, "More");
   #next = "";
 
-  constructor(dialog, service, walk) {
+  constructor(dialog, service, scenes, walk) {
     this.#dialog = dialog;
     this.#service = service;
     this.#walk = walk;
     const close = made("form", { method: "dialog" }, made("button", {}, "Cancel"));
     dialog.append(
       made("h2", { id: "worlds-title" }, "Where do you want to walk?"),
-      this.#rooms(),
+      this.#anew(scenes),
       made("h3", {}, "Worlds that are remembered"),
       this.#list,
       this.#more,
@@ -45,27 +47,37 @@ export class Worlds {
     this.#dialog.showModal();
   }
 
+  /** A form for a new world. */
+  #anew(scenes) {
+    const noise = number("seed", 0, Number.MAX_SAFE_INTEGER);
+    noise.value = 0;
+    const { rows, request } = areRooms(scenes) ? this.#rooms() : this.#scenes(scenes);
+    const seed = labelled("Seed", noise, "of the model's noise: the same draws the same");
+    const form = made("form", { class: "memory-form" }, ...rows, seed, made("button", { class: "chief" }, "Walk here"));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.#go({ ...request(), seed: noise.value });
+    });
+    return form;
+  }
+
+  #scenes(scenes) {
+    const scene = select("scene", scenes);
+    const rows = scenes.length ? [labelled("Scene", scene, "what the world begins as")] : [];
+    return { rows, request: () => ({ scene: scene.value }) };
+  }
+
   #rooms() {
     const seed = number("rooms", 0, SEEDS - 1);
     seed.value = 1;
     const tour = select("tour", Object.keys(TOURS), TOURS);
-    const noise = number("seed", 0, Number.MAX_SAFE_INTEGER);
-    noise.value = 0;
     const roll = () => (seed.value = Math.floor(Math.random() * FEW));
     const any = made("button", { type: "button", onclick: roll }, "Any");
-    const form = made(
-      "form",
-      { class: "memory-form" },
+    const rows = [
       labelled("Rooms", made("span", { class: "range" }, seed, any), "every number has rooms of its own"),
       labelled("Tour", tour, "what the model is shown first, in true pictures"),
-      labelled("Seed", noise, "of the model's noise: the same draws the same"),
-      made("button", { class: "chief" }, "Walk here"),
-    );
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      this.#go({ scene: `rooms:${seed.value}`, seed: noise.value, tour: tour.value });
-    });
-    return form;
+    ];
+    return { rows, request: () => ({ scene: `rooms:${seed.value}`, tour: tour.value }) };
   }
 
   async #load() {
