@@ -48,16 +48,23 @@ class Service(NamedTuple):
 
 
 @contextmanager
-def service(generator: Mapping[str, str], shards: int = 2, generators: int = 1, gateways: int = 1) -> Iterator[Service]:
+def service(
+    generator: Mapping[str, str],
+    shards: int = 2,
+    generators: int = 1,
+    gateways: int = 1,
+    shard_bytes: int = SHARD_BYTES,
+) -> Iterator[Service]:
     """A service of its own, ready to serve, that ends with the block.
 
-    generator  settings of the generators, by the names of their variables without `WORLDKV_GENERATOR_`
+    generator    settings of the generators, by the names of their variables without `WORLDKV_GENERATOR_`
+    shard_bytes  of memory for chunks, a shard
 
     Raises Unavailable with what a process said, if one ends by itself before it serves.
     """
     with ExitStack() as stack:
         prefix = f"worldkv-{secrets.token_hex(4)}"  # of shared memory: nobody else's is taken for a killed process'
-        ram = {"RAM__BUDGET_BYTES": str(SHARD_BYTES), "SERVING__STAGING_PREFIX": f"{prefix}-staging"}
+        ram = {"RAM__BUDGET_BYTES": str(shard_bytes), "SERVING__STAGING_PREFIX": f"{prefix}-staging"}
         *stores, index = free_addresses(shards + 1)  # chosen here, so that all can start at once
         found = {"STORE__SHARDS": ",".join(stores)}
 
