@@ -11,7 +11,11 @@ from typing import Any, TypeVar
 
 from benchmarks.registry import Skipped
 
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled")  # before Ray is imported
+# Before Ray is imported: it reports nothing and writes no token, does not make what it starts give way to others, and
+# looks every second whether a node is there.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_worker_niceness="0", RAY_health_check_period_ms="1000"
+)
 
 NODE_BYTES = 80 << 20
 """Of a node's object store: nothing is put there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,13 +39,11 @@ class Promises:
         self.kept: dict[ChunkKey, Level] = {}
         self._seen: dict[ChunkKey, Seen] = {}
         self._newest: dict[int, ChunkKey] = {}
-        self._said: dict[int, Level] = {}
 
     def drew(self, drawn: Drawn) -> None:
         """A chunk came, with pictures that are exact or none. Its number may have been drawn before, elsewhere."""
         key = drawn.key
         self._newest[key.index] = key
-        self._said.pop(key.index, None)
         if len(drawn.pictures):
             self._seen[key] = Seen(drawn.pictures, drawn.poses)
 
@@ -63,12 +61,27 @@ class Promises:
         self._seen = {key: seen for key, seen in self._seen.items() if covered(key)}
         self._newest = {index: key for index, key in self._newest.items() if covered(key)}
 
-    async def broken(self, store: KVClient, lineage: Lineage, least: Level = Level.ONE) -> list[str]:
-        """Read every chunk back that is kept at `least` this level, and compare it; says of each what is wrong.
+    @property
+    def end(self) -> int:
+        """Number after that of the last chunk that is kept."""
+        return 1 + max((key.index for key in self.kept), default=-1)
+
+    def copy(self, covered: Callable[[ChunkKey], bool]) -> Promises:
+        """What holds of a fork, whose chunks these are."""
+        made = Promises()
+        made.kept, made._seen, made._newest = dict(self.kept), dict(self._seen), dict(self._newest)
+        made.forget(covered)
+        return made
+
+    def at_least(self, level: Level) -> list[ChunkKey]:
+        """Chunks that are kept at this level, or a higher one."""
+        return [key for key, each in self.kept.items() if each >= level]
+
+    async def broken(self, store: KVClient, lineage: Lineage, wanted: Sequence[ChunkKey]) -> list[str]:
+        """Read these chunks back and compare them; says of each what is wrong.
 
         lineage  of the session's world, which has to have them all
         """
-        wanted = [key for key, level in self.kept.items() if level >= least]
         found = [f"{key} is not of its world any more" for key in wanted if not lineage.covers(key)]
         for begin in range(0, len(wanted), TOGETHER):
             keys = [PartKey(key, "part") for key in wanted[begin : begin + TOGETHER]]

@@ -179,7 +179,9 @@ async def _outcome(made: Stage, row: Row, quiet: Sequence[Sequence[Step]]) -> Ou
                     walk.stop()
         least = Level.TWO if row.ram else Level.ONE
         broken = [
-            await walk.promises.broken(store, walk.walk.world.lineage, least) for walk in walks if walk.walk is not None
+            await walk.promises.broken(store, walk.walk.world.lineage, walk.promises.at_least(least))
+            for walk in walks
+            if walk.walk is not None
         ]
     after = [[step for step in walk.steps if step.answered > begun] for walk in walks]
     same = [

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -52,12 +52,20 @@ class Counts(NamedTuple):
 class Stage:
     """A service that runs.
 
-    address  of its first gateway
+    addresses  of its gateways
+    prefix     that names of its shared memory begin with
     """
 
-    def __init__(self, nodes: Nodes, redis: RedisServer, run_dir: RunDir, address: str, counts: Counts) -> None:
-        self.nodes, self.redis, self.address, self.counts = nodes, redis, address, counts
+    def __init__(
+        self, nodes: Nodes, redis: RedisServer, run_dir: RunDir, addresses: Sequence[str], prefix: str, counts: Counts
+    ) -> None:
+        self.nodes, self.redis, self.addresses, self.prefix, self.counts = nodes, redis, addresses, prefix, counts
         self._run_dir = run_dir
+
+    @property
+    def address(self) -> str:
+        """Of its first gateway."""
+        return self.addresses[0]
 
     @property
     def members(self) -> MembershipFile:
@@ -140,11 +148,11 @@ def stage(counts: Counts, settings: Mapping[str, str]) -> Iterator[Stage]:
         run_dir.make()
         prefix = f"worldkv-{secrets.token_hex(4)}"
         stack.callback(remove_stale, prefix)
-        (address,) = free_addresses(1)
+        host, port = host_port(*free_addresses(1))
         chosen = {
-            "HOST": "127.0.0.1",
+            "HOST": host,
             "APART": "true",
-            "DOOR__PORT": str(host_port(address)[1]),
+            "DOOR__PORT": str(port),
             "DOOR__WEB_PORT": "0",
             "PARTS__GATEWAY__RESOURCE": DOOR,
             "PARTS__KVSTORE__RESOURCE": WORKS,
@@ -160,7 +168,8 @@ def stage(counts: Counts, settings: Mapping[str, str]) -> Iterator[Stage]:
             **settings,
         }
         stack.enter_context(_supervised(ray.address, run_dir, chosen))
-        yield Stage(ray, redis, run_dir, address, counts)
+        addresses = [f"{host}:{port + 2 * number}" for number in range(counts.gateway)]
+        yield Stage(ray, redis, run_dir, addresses, prefix, counts)
 
 
 @contextmanager

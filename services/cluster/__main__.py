@@ -18,9 +18,11 @@ from typing import Annotated, Any, cast
 
 import typer
 
-# Before Ray is imported: it neither reports home nor writes a token into the home directory.
+# Before Ray is imported: it neither reports home nor writes a token into the home directory, and what it starts gives
+# way to other programs (by 15 steps of niceness) only if one asks for it.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray.exceptions import ActorDiedError, RayError

@@ -1,0 +1,178 @@
+"""Eight minutes of random commands by two tenants, while parts die and freeze at random: what breaks, and what leaks.
+
+Of each kind there are two parts. The second of each is killed now and then; the first never is, so that it can be seen
+whether it leaks while others come and go. Both freeze, and so does Redis, which is killed and started again too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import cache
+from time import monotonic
+
+from benchmarks.faults.leaks import Sample, growth, held, shared_bytes, slope
+from benchmarks.faults.machine import Seen, machines
+from benchmarks.faults.stage import Counts, Stage, stage
+from benchmarks.registry import Case, bench
+from services.cluster.roster import KINDS
+from worldkv.client import ClientConfig, KVClient
+
+SEED = 6
+SECONDS = 480.0
+SETTLED_SECONDS = 180.0
+"""From when on nothing may grow."""
+TENANTS = ("one", "other")
+COUNTS = Counts(kvstore=2, retriever=2, generator=2, gateway=2)
+CALM_SECONDS = 8.0
+"""Between the end of a fault and the next one, at least; on average twice as long."""
+FROZEN_SECONDS = 2.0
+AWAY_SECONDS = 2.0
+SAMPLE_SECONDS = 5.0
+SETTINGS = {
+    "GENERATOR__LIVE__IDLE_SECONDS": "2",  # sessions are suspended all the time
+    "GENERATOR__MEMORY__HOT_BYTES": str(4 << 20),
+    "GENERATOR__SERVICE__DRAIN_SECONDS": "1",
+}
+
+
+@dataclass
+class Soaked:
+    """What came of a soak.
+
+    seen     by each tenant
+    faults   by name
+    samples  of what processes held
+    """
+
+    seen: list[Seen] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[str]:
+        return [words for each in self.seen for words in each.broken]
+
+    @property
+    def words(self) -> str:
+        """What was done, for people."""
+        chunks, read = (sum(getattr(each, name) for each in self.seen) for name in ("chunks", "read"))
+        commands = sum((each.done for each in self.seen), Counter[str]())
+        return (
+            f"{chunks} chunks, {commands.total()} commands, {self.faults.total()} faults, "
+            f"{read} acknowledged chunks read back"
+        )
+
+
+@bench("soak.broken", bar="== 0", about="promises broken in an 8-minute seeded soak of commands and faults")
+def broken() -> Iterator[Case]:
+    found = soaked()
+    yield Case(f"seed {SEED}: {found.words}", len(found.broken), "promises")
+
+
+@bench("soak.leak", bar="<= 0.05", about="private memory of a soak, arena excluded, minute 3 to 8, worst process")
+def leak() -> Iterator[Case]:
+    grown = growth(soaked().samples, SETTLED_SECONDS, SECONDS)
+    worst = max(grown, key=lambda name: grown[name][0])
+    runs = [grown[name][0] for name in sorted(grown)]
+    yield Case(f"worst of {', '.join(sorted(grown))}: {worst}", grown[worst][0], "of minute 3", None, runs)
+
+
+@bench("soak.slopes", bar="", about="what grows in a soak from minute 3 on: memory, files, shared memory, keys")
+def slopes() -> Iterator[Case]:
+    samples = [sample for sample in soaked().samples if sample.seconds >= SETTLED_SECONDS]
+    for name in sorted(growth(soaked().samples, SETTLED_SECONDS, SECONDS)):
+        there = [sample for sample in samples if name in sample.held]
+        own = [sample.held[name].own_bytes / 1e6 for sample in there]
+        files = [sample.held[name].files for sample in there]
+        yield Case(f"{name}: private memory", slope(there, own), "MB a minute", own[0], own)
+        yield Case(f"{name}: open files", slope(there, files), "a minute", files[0], files)
+    shared = [sample.shared / 1e6 for sample in samples]
+    yield Case("shared memory", slope(samples, shared), "MB a minute", shared[0], shared)
+    answered = [sample for sample in samples if sample.keys is not None]
+    keys = [sample.keys or 0 for sample in answered]
+    yield Case("keys in Redis", slope(answered, keys), "a minute", keys[0], keys)
+
+
+@cache
+def soaked() -> Soaked:
+    """The soak that all these figures are of."""
+    with stage(COUNTS, SETTINGS) as made:
+        return asyncio.run(soak(made, SEED, SECONDS))
+
+
+async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
+    """Let two machines and the faults go on for so long; the same commands and faults for the same seed."""
+    await made.ready()
+    found, begun = Soaked(), monotonic()
+
+    def left() -> float:
+        return begun + seconds - monotonic()
+
+    async def generators() -> list[str]:
+        return [part.address for name, part in (await made.parts()).items() if name.startswith("generator")]
+
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                KVClient(
+                    made.members,
+                    ClientConfig(tenant=tenant, deadline_seconds=20.0, shared=False, landing_bytes=32 << 20),
+                )
+            )
+            for tenant in TENANTS
+        ]
+        tenants = machines(made.addresses, clients, generators, seed)
+        found.seen = [each.seen for each in tenants]
+        beside = asyncio.gather(_hurt(made, random.Random(seed), found, left), _watch(made, found, begun, left))
+        try:
+            await asyncio.gather(*(each.run(lambda number: left() > 0) for each in tenants))
+        finally:
+            await beside
+    for words in found.broken:
+        print(words, file=sys.stderr, flush=True)
+    print(found.words, dict(found.faults), [dict(each.excused) for each in found.seen], file=sys.stderr, flush=True)
+    return found
+
+
+async def _watch(made: Stage, found: Soaked, begun: float, left: Callable[[], float]) -> None:
+    """Take samples."""
+    while left() > 0:
+        sample = await asyncio.to_thread(
+            lambda: Sample(monotonic() - begun, held(made.pids()), shared_bytes(made.prefix), made.redis.keys())
+        )
+        found.samples.append(sample)
+        await asyncio.sleep(min(SAMPLE_SECONDS, max(left(), 0)))
+
+
+async def _hurt(made: Stage, rng: random.Random, found: Soaked, left: Callable[[], float]) -> None:
+    """One fault after the other, each when all serve again."""
+    while True:
+        await asyncio.sleep(CALM_SECONDS * (0.5 + rng.random()))
+        if left() < CALM_SECONDS:
+            return
+        kind = rng.choice((*KINDS, "redis"))
+        number = rng.choice((1, 2))
+        name = kind if kind == "redis" else f"{kind}-{number}"
+        kills = rng.random() < 0.5 and (number == 2 or kind == "redis")
+        found.faults[f"{name} {'killed' if kills else 'frozen'}"] += 1
+        if kind == "redis" and kills:
+            await asyncio.to_thread(made.redis.kill)
+            await asyncio.sleep(AWAY_SECONDS)
+            await asyncio.to_thread(made.redis.start)
+        elif kills:
+            made.send(name, signal.SIGKILL)
+        else:
+            send = made.redis.send if kind == "redis" else lambda number, name=name: made.send(name, number)
+            send(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(FROZEN_SECONDS)
+            finally:
+                send(signal.SIGCONT)
+        await made.ready()
