@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 import torch
@@ -117,13 +117,13 @@ class _Film:
 
 
 def _coded(pictures: Tensor, look: Look, quality: int) -> tuple[list[pb.Picture], float]:
-    """Some of a chunk's pictures, evenly spread, as they travel; and the seconds that took."""
-    began, count = perf_counter(), min(look.pictures, len(pictures))
+    """Some of a chunk's pictures, evenly spread, as they travel; and the seconds that took of a processor."""
+    began, count = thread_time(), min(look.pictures, len(pictures))
     chosen = pictures[[n * len(pictures) // count for n in range(count)]]
     height, width = chosen.shape[-2:]
     if 0 < look.height < height:
         chosen = interpolate(chosen, (look.height, max(1, round(width * look.height / height))), mode="area")
-    return encoded(chosen, "jpeg", quality), perf_counter() - began
+    return encoded(chosen, "jpeg", quality), thread_time() - began
 
 
 async def _parts(store: Store, keys: Sequence[ChunkKey]) -> dict[ChunkKey, Part | Miss]:
