@@ -17,7 +17,7 @@ tests
 benchmarks
 worldkv.cli
 worldkv.admin, worldkv.admin_fleet, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
-worldkv.admin_config, worldkv.admin_health, worldkv.admin_plan, worldkv.admin_token
+worldkv.admin_bench, worldkv.admin_config, worldkv.admin_health, worldkv.admin_plan, worldkv.admin_token
 worldkv.admin_fleet_view, worldkv.admin_rows
 services.cluster
 services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
@@ -52,14 +52,17 @@ LIGHT = (
     "services.retriever",
     "worldkv.actions",
     "worldkv.admin",
+    "worldkv.admin_bench",
+    "worldkv.admin_config",
     "worldkv.admin_fleet",
     "worldkv.admin_fleet_view",
+    "worldkv.admin_health",
     "worldkv.admin_plan",
     "worldkv.admin_retriever",
     "worldkv.admin_rows",
+    "worldkv.admin_token",
     "worldkv.admin_walk",
     "worldkv.auth",
-    "worldkv.admin_token",
     "worldkv.catalog",
     "worldkv.chunk",
     "worldkv.cli",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worldkv.admin_rows import AsJson, Row, show
+from worldkv.admin_rows import AsJson, Row, counted, show
 from worldkv.errors import InvalidInput, WorldKVError
 
 if TYPE_CHECKING:
@@ -157,7 +157,8 @@ def verify(
         seen: set[Any] = set()
         async for each in _worlds(client, names):
             before = len(seen)
-            verdicts[each.name] = await worlds.verify(client, each, seen)
+            with counted(client, f"reading {each.name}") as store:
+                verdicts[each.name] = await worlds.verify(store, each, seen)
             shared[each.name] = verdicts[each.name].chunks - (len(seen) - before)
 
     _run(context, ask)
@@ -258,7 +259,8 @@ def export(
     from worldkv import worlds
 
     async def ask(client: KVClient) -> list[Row]:
-        return [_moved(await worlds.export_world(client, client.worlds, name, file, at, not no_kv))]
+        with counted(client, f"exporting {name}") as store:
+            return [_moved(await worlds.export_world(store, client.worlds, name, file, at, not no_kv))]
 
     show(_run(context, ask), as_json)
 
@@ -275,7 +277,8 @@ def import_(
     from worldkv import worlds
 
     async def ask(client: KVClient) -> list[Row]:
-        return [_moved(await worlds.import_world(client, client.worlds, file, name, not no_kv))]
+        with counted(client, f"importing {file.name}") as store:
+            return [_moved(await worlds.import_world(store, client.worlds, file, name, not no_kv))]
 
     show(_run(context, ask), as_json)
 

@@ -18,8 +18,17 @@ _BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGTP]?)(i?)B?", re.IGNORECASE)
 _POWER = {prefix: power for power, prefix in enumerate(("", "k", "m", "g", "t", "p"))}
 
 
+def _models(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from worldkv.plan import SHAPES
+
+    return [name for name in SHAPES if name.startswith(incomplete)]
+
+
 def plan(
-    model: Annotated[str, typer.Option(help="Which; one that is not known names all there are.")] = "pocket",
+    model: Annotated[
+        str, typer.Option(help="Which; one that is not known names all there are.", autocompletion=_models)
+    ] = "pocket",
     sessions: Annotated[int, typer.Option(help="That walk at the same time.")] = 1,
     minutes: Annotated[float, typer.Option(help="That each walks; all of it is remembered.")] = 10.0,
     keep: Annotated[float, typer.Option(help="Share of tokens kept of every frame but a chunk's first.")] = 1.0,

@@ -1,7 +1,4 @@
-"""The command line. Heavy libraries are imported inside the commands, so that `worldkv --help` is instant.
-
-Exit codes: 0 done; 1 it could not be done; 2 the input was not what was asked for.
-"""
+"""The command line. Heavy libraries are imported inside the commands, so that `worldkv --help` is instant."""
 
 from __future__ import annotations
 
@@ -15,7 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worldkv import admin, admin_fleet, admin_plan, admin_retriever, admin_walk
+from worldkv import (
+    admin,
+    admin_bench,
+    admin_config,
+    admin_fleet,
+    admin_health,
+    admin_plan,
+    admin_retriever,
+    admin_token,
+    admin_walk,
+)
+from worldkv.admin_rows import AsJson, show, working
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
@@ -23,23 +31,42 @@ if TYPE_CHECKING:
 
 FAILED = 1
 BAD_INPUT = 2
+CODES = (
+    "Exit codes: 0 done; 1 it could not be done, or what was asked about is not well; "
+    "2 the input was not what was asked for; 130 ended by Ctrl-C."
+)
 
 app = typer.Typer(
     help="A memory service for interactive video world models.",
+    epilog=CODES,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(admin.store, name="store")
-app.add_typer(admin.world, name="world")
-app.add_typer(admin_retriever.retriever, name="retriever")
-for command in (admin_fleet.up, admin_fleet.status, admin_fleet.scale, admin_fleet.down):
-    app.command()(command)
-app.command()(admin_walk.walk)
-app.command()(admin_plan.plan)
+SERVICE, WALKS, CARE, FIGURES = "The service", "Walking", "Looking after it", "Figures"
+
+for of_service in (admin_fleet.up, admin_fleet.status, admin_fleet.scale, admin_fleet.down):
+    app.command(rich_help_panel=SERVICE)(of_service)
+app.command(rich_help_panel=WALKS)(admin_walk.walk)
+for name, group in (
+    ("world", admin.world),
+    ("store", admin.store),
+    ("retriever", admin_retriever.retriever),
+    ("config", admin_config.config),
+):
+    app.add_typer(group, name=name, rich_help_panel=CARE)
+for of_care in (admin_token.token, admin_health.health):
+    app.command(rich_help_panel=CARE)(of_care)
+app.command(rich_help_panel=FIGURES)(admin_plan.plan)
 
 
-@app.command()
+def _bench_ids(incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    from benchmarks.registry import catalogue
+
+    return [id for id in catalogue() if id.startswith(incomplete)]
+
+
+@app.command(rich_help_panel=WALKS)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the page, the pictures and the films.")] = Path("out/demo"),
     quick: Annotated[bool, typer.Option(help="Fewer walks and seeds: a first look.")] = False,
@@ -54,7 +81,7 @@ def demo(
     run(out=out, quick=quick, weights=weights or SHIPPED, service=service, address=address)
 
 
-@app.command("eval")
+@app.command("eval", rich_help_panel=WALKS)
 def evaluate(
     matrix: Annotated[bool, typer.Option(help="One factor at a time: selector, codec, placement and so on.")] = False,
     selectors: Annotated[bool, typer.Option(help="Every way of choosing what is recalled.")] = False,
@@ -86,31 +113,37 @@ def evaluate(
     run(out=out, study=study, seeds=seeds, scenarios=scenario, weights=weights or SHIPPED)
 
 
-@app.command()
+@app.command(cls=admin_bench.Bench, rich_help_panel=FIGURES)
 def bench(
-    ids: Annotated[list[str] | None, typer.Argument(help="Which benchmarks; walks are shared.")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Which benchmarks; walks are shared.", autocompletion=_bench_ids)
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="What there is.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON line per case instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure a claim, or several."""
+    """Measure a claim, or several; `worldkv bench serve` puts load on a service, and has options of its own."""
     from benchmarks.registry import Skipped, catalogue, find
 
     if show_list:
-        _print_list(catalogue())
+        show([{"id": each.id, "bar": each.bar, "about": each.about} for each in catalogue().values()], as_json)
     elif not ids:
         raise InvalidInput("name a benchmark, or ask for the list with --list")
     for each in [find(id) for id in ids or ()]:
+        cases = []
         try:
-            if as_json:
+            with working(f"{each.id}: {each.about}"):
                 for case in each.run():
-                    print(json.dumps({"id": each.id, **asdict(case)}, allow_nan=False), flush=True)
-            else:
-                _print_cases(each, list(each.run()))
+                    cases.append(case)
+                    if as_json:
+                        print(json.dumps({"id": each.id, **asdict(case)}, allow_nan=False), flush=True)
         except Skipped as why:
             print(json.dumps({"id": each.id, "skipped": str(why)}) if as_json else f"{each.id}: skipped, {why}")
+            continue
+        if not as_json:
+            _print_cases(each, cases)
 
 
-@app.command()
+@app.command(rich_help_panel=CARE)
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version as installed
@@ -136,16 +169,6 @@ def extra(name: str) -> Iterator[None]:
         if str(error.name).partition(".")[0] in ("benchmarks", "pocket", "services", "worldkv"):
             raise
         raise WorldKVError(f"{error.name} is not installed; this command needs worldkv[{name}]") from error
-
-
-def _print_list(benches: dict[str, Bench]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("id", "bar", "about", box=None)
-    for each in benches.values():
-        table.add_row(each.id, each.bar, each.about)
-    Console().print(table)
 
 
 def _print_cases(each: Bench, cases: list[Case]) -> None:
