@@ -1,5 +1,7 @@
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,3 +237,11 @@ def test_the_defaults_of_services_are_far_above_one_pocket_walk():
     found = total(p.Workload(POCKET, 1, 10))
     assert found["kvstore RAM"] < RamConfig().budget_bytes
     assert found["generator GPU memory, sessions"] < EngineConfig().resident_bytes
+
+
+def test_the_example_of_the_document_is_what_is_printed(monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (example,) = re.findall(r"```\n\$ worldkv (plan .*)\n((?:.*\n)*?)```", text)
+    code, out, _ = run(monkeypatch, capsys, *example[0].split())
+    assert code == 0
+    assert [line.rstrip() for line in out.splitlines()] == example[1].splitlines()
