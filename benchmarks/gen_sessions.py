@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gen_soak import soak
+from benchmarks.faults.machine import Kept, Ways, machines
 from benchmarks.registry import Case, bench
-from services.generator.processes import Process, service
+from services.generator.processes import Process, Service, service
 from services.generator.server import TICK_SECONDS
 from worldkv import rpc
 from worldkv.actions import Action, parse_path
-from worldkv.client import WalkClient
+from worldkv.client import ClientConfig, KVClient, WalkClient, fixed
 from worldkv.client.walk import Walk
 from worldkv.v1.generator_pb2 import ResumeRequest, SuspendRequest
 from worldkv.v1.generator_pb2_grpc import GeneratorStub
@@ -41,7 +41,9 @@ REST_SECONDS = 3 * TICK_SECONDS
 SCENES = (7, 8, 9)
 OPENINGS = 12
 SOAKS = (1, 2)
-ROUNDS = 45
+ROUNDS = 25
+"""Commands of each tenant."""
+TENANTS = ("one", "other")
 TURN = Action(turn=24.0)
 """A full turn takes five chunks: from then on there is something to recall."""
 
@@ -177,8 +179,22 @@ async def _first_frames(address: str) -> tuple[list[float], list[float]]:
 @bench("gen.isolation", bar="== 0", about="chunks recalled from outside a session's lineage or tenant, seeded soak")
 def isolation() -> Iterator[Case]:
     settings = {"MEMORY__SELECTOR": "pose", "ENGINE__ROUND_SECONDS": "0", "LIVE__IDLE_SECONDS": "1"}
-    with generators(1, **settings) as made:
+    with service(settings, shards=1, gateways=0) as made:
         for seed in SOAKS:
-            seen = asyncio.run(soak(made.addresses[0], seed, ROUNDS))
-            case = f"seed {seed}: two tenants, {seen.chunks} chunks, forks, rewinds, suspensions"
-            yield Case(case, len(seen.strays), "strays", seen.recalled)
+            strays, chunks, recalled = asyncio.run(_isolated(made, seed))
+            yield Case(f"seed {seed}: two tenants, {chunks} chunks, all commands", strays, "strays", recalled)
+
+
+async def _isolated(made: Service, seed: int) -> tuple[int, int, int]:
+    """Strays, chunks drawn and chunks recalled of two tenants."""
+
+    async def generators() -> tuple[str, ...]:
+        return made.generators
+
+    async with AsyncExitStack() as stack:
+        configs = [ClientConfig(tenant=tenant, landing_bytes=32 << 20) for tenant in TENANTS]
+        clients = [await stack.enter_async_context(KVClient(fixed(*made.shards), each)) for each in configs]
+        kept = [Kept(each.config.tenant, each, each.worlds) for each in clients]
+        tenants = machines([made.address], kept, generators, seed, Ways(lockstep=True))
+        seen = await asyncio.gather(*(each.run(lambda number: number < ROUNDS) for each in tenants))
+    return sum(each.strays for each in seen), sum(each.chunks for each in seen), sum(each.recalled for each in seen)

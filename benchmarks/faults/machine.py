@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.faults.promises import Promises
 from worldkv import rpc, worlds
 from worldkv.actions import Action
-from worldkv.catalog import World
+from worldkv.catalog import Catalog, World
 from worldkv.chunk import Lineage
-from worldkv.client import KVClient, WalkClient
+from worldkv.client import WalkClient
 from worldkv.client.listening import Events
 from worldkv.client.walk import Walk
 from worldkv.client.walk_events import Drawn, Remembered
 from worldkv.errors import DeadlineExceeded, NotFound, OverBudget, Unavailable, WorldKVError
-from worldkv.store import Level, Miss, PartKey
+from worldkv.store import Level, Miss, PartKey, Store
 from worldkv.v1.generator_pb2 import SuspendRequest
 from worldkv.v1.generator_pb2_grpc import GeneratorStub
 
@@ -33,6 +33,9 @@ SAMPLE = 24
 PATIENCE = 120.0
 """Seconds until somebody who does not answer counts as silent."""
 REST_SECONDS = 0.5
+
+Generators = Callable[[], Awaitable[Sequence[str]]]
+"""Says which there are now, each host:port."""
 
 
 @dataclass
@@ -75,6 +78,30 @@ class Walker:
     unsure: bool = False
 
 
+class Kept(NamedTuple):
+    """Where a tenant's worlds are kept."""
+
+    tenant: str
+    store: Store
+    worlds: Catalog
+
+
+class Ways(NamedTuple):
+    """How a machine walks.
+
+    scene     by a seed
+    lockstep  whether it waits for memory
+    least     level from which on it holds the service to what is kept: what one shard has goes with it if it is killed
+    """
+
+    scene: str = "rooms:{}"
+    lockstep: bool = False
+    least: Level = Level.TWO
+
+
+WAYS = Ways()
+
+
 class Machine:
     """Walks, goes back, forks, suspends, closes, reopens and removes at random, for one tenant.
 
@@ -83,24 +110,18 @@ class Machine:
     it was drawn, and the other tenant finds nothing there.
 
     address     of the service
-    store       of this tenant, and
-    foreign     of another
+    kept        where this tenant's worlds are kept, and
+    foreign     where another's are
     generators  that there are now, each host:port
+    ways        how it walks
     """
 
-    def __init__(
-        self,
-        address: str,
-        tenant: str,
-        store: KVClient,
-        foreign: KVClient,
-        generators: Callable[[], Awaitable[Sequence[str]]],
-        seed: int,
-    ) -> None:
+    def __init__(self, address: str, kept: Kept, foreign: Kept, generators: Generators, seed: int, ways: Ways) -> None:
         self.seen = Seen()
-        self._client = WalkClient(address, tenant=tenant)
-        self._tenant, self._store, self._foreign, self._generators = tenant, store, foreign, generators
-        self._rng = random.Random(f"{seed} {tenant}")
+        self._client, self._ways = WalkClient(address, tenant=kept.tenant), ways
+        self._tenant, self._store, self._catalog = kept
+        self._foreign, self._generators = foreign.store, generators
+        self._rng = random.Random(f"{seed} {kept.tenant}")
         self._walkers: list[Walker] = []
         self._worlds: dict[str, Promises] = {}
         self._named = 0
@@ -171,8 +192,10 @@ class Machine:
         if not name:
             self._named += 1
         seed, opened = self._rng.randrange(100), name or f"world {self._named}"
-        where = {"at": at} if name else {"scene": f"rooms:{seed}"}
-        opening = self._client.open(world=opened, seed=seed, pictures="rgb32f", **where)
+        scene = "" if name else self._ways.scene.format(seed)
+        opening = self._client.open(
+            scene, world=opened, at=at, seed=seed, lockstep=self._ways.lockstep, pictures="rgb32f"
+        )
         walk = await self._stack.enter_async_context(opening)
         self._worlds.pop(name, None)
         lineage = walk.world.lineage
@@ -238,7 +261,7 @@ class Machine:
         if self._worlds:
             name = self._rng.choice(sorted(self._worlds))
             try:
-                await worlds.remove(self._store, self._store.worlds, name)
+                await worlds.remove(self._store, self._catalog, name)
             except NotFound:
                 if self._worlds[name].kept:
                     raise
@@ -280,7 +303,7 @@ class Machine:
 
     async def _look_at_world(self, name: str, promises: Promises) -> None:
         try:
-            world: World = (await self._store.worlds.read(name)).world
+            world: World = (await self._catalog.read(name)).world
         except EXCUSED as error:
             self.seen.excused[f"look: {type(error).__name__}"] += 1
         except NotFound:
@@ -290,7 +313,7 @@ class Machine:
             await self._check(promises, world.lineage, f"world {name!r}")
 
     async def _check(self, promises: Promises, lineage: Lineage, whose: str) -> None:
-        kept = promises.at_least(Level.TWO)  # a shard that is killed takes with it what it alone has
+        kept = promises.at_least(self._ways.least)
         keys = self._rng.sample(kept, min(SAMPLE, len(kept)))
         self.seen.read += len(keys)
         for words in await self._patiently(lambda: promises.broken(self._store, lineage, keys)):
@@ -322,10 +345,9 @@ async def _let_go(walker: Walker) -> None:
 
 
 def machines(
-    addresses: Sequence[str], clients: Sequence[KVClient], generators: Callable[[], Awaitable[Sequence[str]]], seed: int
+    addresses: Sequence[str], kept: Sequence[Kept], generators: Generators, seed: int, ways: Ways = WAYS
 ) -> list[Machine]:
-    """A machine for the tenant of each of these clients of the store, by the service's addresses in turn."""
+    """A machine for each tenant, by the service's addresses in turn."""
     return [
-        Machine(addresses[n % len(addresses)], own.config.tenant, own, clients[n - 1], generators, seed)
-        for n, own in enumerate(clients)
+        Machine(addresses[n % len(addresses)], own, kept[n - 1], generators, seed, ways) for n, own in enumerate(kept)
     ]

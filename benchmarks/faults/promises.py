@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldkv.chunk import ChunkKey, Lineage
-from worldkv.client import KVClient
 from worldkv.client.pictures import Pictures
 from worldkv.client.walk_events import Drawn, Remembered
 from worldkv.errors import ChunkCorrupt
 from worldkv.format import Frame, decode_part
-from worldkv.store import Level, Miss, PartKey
+from worldkv.store import Level, Miss, PartKey, Store
 
 LATENT_ERROR = 2e-3
 """Of pictures in 0..1 that come of latents in half precision."""
@@ -77,7 +76,7 @@ class Promises:
         """Chunks that are kept at this level, or a higher one."""
         return [key for key, each in self.kept.items() if each >= level]
 
-    async def broken(self, store: KVClient, lineage: Lineage, wanted: Sequence[ChunkKey]) -> list[str]:
+    async def broken(self, store: Store, lineage: Lineage, wanted: Sequence[ChunkKey]) -> list[str]:
         """Read these chunks back and compare them; says of each what is wrong.
 
         lineage  of the session's world, which has to have them all

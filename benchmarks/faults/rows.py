@@ -9,9 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from benchmarks.faults.stage import NODES, WORKS, Stage
-from benchmarks.faults.wanderer import Wanderer
-from worldkv.client import WalkClient
-from worldkv.errors import NotFound
+from benchmarks.faults.wanderer import Wanderer, home_of
 
 FROZEN_SECONDS = 10.0
 AWAY_SECONDS = 3.0
@@ -92,13 +90,9 @@ async def add_node(stage: Stage) -> None:
 
 async def home(stage: Stage, walks: Sequence[Wanderer]) -> str:
     """The generator that draws the first of these walks. Raises NotFound if none does."""
+    addresses = {part.address: name for name, part in (await stage.parts()).items() if name.startswith("generator")}
     walk = walks[0].walk
-    for name, part in (await stage.parts()).items():
-        if walk is not None and name.startswith("generator"):
-            async with WalkClient(part.address) as client:
-                if any(each.session == walk.session and each.joined for each in await client.sessions()):
-                    return name
-    raise NotFound("no generator draws the walk")
+    return addresses[await home_of(walk.session if walk else "", addresses)]
 
 
 async def _victim(kind: str, stage: Stage, walks: Sequence[Wanderer]) -> str:

@@ -29,6 +29,7 @@ HELD_UP_SECONDS = 1.0
 """A chunk that is waited for longer is held up; on a slow machine it takes ten times what chunks take there."""
 MOST_SECONDS = 60.0
 """That recall is waited for."""
+NO_STEPS: Sequence[Sequence[Step]] = [[] for _ in SEEDS]
 SETTINGS = {
     "GENERATOR__MEMORY__HOT_BYTES": "0",  # all that is recalled comes from the store
     "GENERATOR__SERVICE__DRAIN_SECONDS": "1",
@@ -120,7 +121,7 @@ def outcomes() -> tuple[Outcome, ...]:
 
 def quiet_step() -> float:
     """Seconds of a chunk where nothing happened."""
-    return _quiet_steps[0]
+    return _quiet_steps[0] if _quiet_steps else 0.0
 
 
 _quiet_steps: list[float] = []
@@ -139,7 +140,7 @@ async def _run(made: Stage, rows: Sequence[Row]) -> list[Outcome]:
     _tell(HEADS)
     found = []
     for row in rows:
-        found.append(await _outcome(made, row, quiet))
+        found.append(await outcome(made, row, quiet))
         _tell(found[-1].line)
         for words in (*found[-1].lost, *found[-1].ended):
             _tell(f"    {words}")
@@ -158,8 +159,14 @@ async def _undisturbed(made: Stage) -> list[list[Step]]:
     return [walk.steps for walk in walks]
 
 
-async def _outcome(made: Stage, row: Row, quiet: Sequence[Sequence[Step]]) -> Outcome:
-    """Walk, hurt, and walk on until recall works again and all parts serve."""
+async def outcome(
+    made: Stage, row: Row, quiet: Sequence[Sequence[Step]] = NO_STEPS, patience: float = MOST_SECONDS
+) -> Outcome:
+    """Walk, hurt, and walk on until recall works again and all parts serve.
+
+    quiet     chunks of the same walks, where nothing happened
+    patience  seconds that recall is waited for
+    """
     await made.ready()
     async with WalkClient(made.address) as client, KVClient(made.members, CLIENT) as store:
         walks = [Wanderer(client, seed) for seed in SEEDS]
@@ -172,7 +179,7 @@ async def _outcome(made: Stage, row: Row, quiet: Sequence[Sequence[Step]]) -> Ou
                 begun = monotonic()
                 await row.do(made, walks)
                 over = monotonic()
-                await asyncio.gather(*(_goes_on(walk, over) for walk in walks))
+                await asyncio.gather(*(_goes_on(walk, over, patience) for walk in walks))
                 await made.ready()
             finally:
                 for walk in walks:
@@ -188,10 +195,13 @@ async def _outcome(made: Stage, row: Row, quiet: Sequence[Sequence[Step]]) -> Ou
         [step for step in before if step.index in {each.index for each in steps}]
         for before, steps in zip(quiet, after, strict=True)
     ]
-    known = [[step for step in steps if step.index <= old[-1].index] for steps, old in zip(after, quiet, strict=True)]
+    known = [
+        [step for step in steps if step.index in {each.index for each in old}]
+        for steps, old in zip(after, quiet, strict=True)
+    ]
     return Outcome(
         row,
-        seconds=max(_recovery(walk, steps, begun) for walk, steps in zip(walks, after, strict=True)),
+        seconds=max(_recovery(walk, steps, begun, patience) for walk, steps in zip(walks, after, strict=True)),
         lost=tuple(words for each in broken for words in each),
         kept=sum(len(walk.promises.kept) for walk in walks),
         ended=tuple(f"session ended: {walk.ended}" for walk in walks if walk.ended is not None),
@@ -205,9 +215,9 @@ async def _outcome(made: Stage, row: Row, quiet: Sequence[Sequence[Step]]) -> Ou
     )
 
 
-async def _goes_on(walk: Wanderer, over: float) -> None:
+async def _goes_on(walk: Wanderer, over: float, patience: float) -> None:
     """Wait until a walk has drawn good chunks for a while since the fault was over, or too long."""
-    end = monotonic() + MOST_SECONDS
+    end = monotonic() + patience
 
     def steady() -> bool:
         last = walk.steps[-AFTER:]
@@ -221,7 +231,7 @@ async def _goes_on(walk: Wanderer, over: float) -> None:
             return
 
 
-def _recovery(walk: Wanderer, steps: Sequence[Step], begun: float) -> float:
+def _recovery(walk: Wanderer, steps: Sequence[Step], begun: float, patience: float) -> float:
     """Seconds from the fault until a chunk came from which on recall worked for all, and none was held up."""
     held_up = max(HELD_UP_SECONDS, 10 * quiet_step())
     first = 0
@@ -231,7 +241,7 @@ def _recovery(walk: Wanderer, steps: Sequence[Step], begun: float) -> float:
         elif step.seconds > held_up:
             first = n  # it came, late
     if walk.ended is not None or first == len(steps):
-        return MOST_SECONDS
+        return patience
     return steps[first].answered - begun
 
 

@@ -14,14 +14,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from time import monotonic
 
 from benchmarks.faults.leaks import Sample, growth, held, shared_bytes, slope
-from benchmarks.faults.machine import Seen, machines
+from benchmarks.faults.machine import Kept, Seen, machines
 from benchmarks.faults.stage import Counts, Stage, stage
 from benchmarks.registry import Case, bench
-from services.cluster.roster import KINDS
+from services.cluster.roster import KINDS, name_of
 from worldkv.client import ClientConfig, KVClient
 
 SEED = 6
@@ -128,7 +128,8 @@ async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
             )
             for tenant in TENANTS
         ]
-        tenants = machines(made.addresses, clients, generators, seed)
+        kept = [Kept(each.config.tenant, each, each.worlds) for each in clients]
+        tenants = machines(made.addresses, kept, generators, seed)
         found.seen = [each.seen for each in tenants]
         beside = asyncio.gather(_hurt(made, random.Random(seed), found, left), _watch(made, found, begun, left))
         try:
@@ -157,19 +158,18 @@ async def _hurt(made: Stage, rng: random.Random, found: Soaked, left: Callable[[
         await asyncio.sleep(CALM_SECONDS * (0.5 + rng.random()))
         if left() < CALM_SECONDS:
             return
-        kind = rng.choice((*KINDS, "redis"))
-        number = rng.choice((1, 2))
-        name = kind if kind == "redis" else f"{kind}-{number}"
-        kills = rng.random() < 0.5 and (number == 2 or kind == "redis")
+        parts = [name_of(kind, n) for kind in KINDS for n in range(1, getattr(made.counts, kind) + 1)]
+        name = rng.choice([*parts, "redis", "redis"])
+        kills = rng.random() < 0.5 and not name.endswith("-1")
         found.faults[f"{name} {'killed' if kills else 'frozen'}"] += 1
-        if kind == "redis" and kills:
+        if name == "redis" and kills:
             await asyncio.to_thread(made.redis.kill)
             await asyncio.sleep(AWAY_SECONDS)
             await asyncio.to_thread(made.redis.start)
         elif kills:
             made.send(name, signal.SIGKILL)
         else:
-            send = made.redis.send if kind == "redis" else lambda number, name=name: made.send(name, number)
+            send = made.redis.send if name == "redis" else partial(made.send, name)
             send(signal.SIGSTOP)
             try:
                 await asyncio.sleep(FROZEN_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from time import monotonic
@@ -24,7 +24,7 @@ from worldkv.client.listening import Events
 from worldkv.client.pictures import Pictures
 from worldkv.client.walk import Walk
 from worldkv.client.walk_events import Drawn, Notice, Remembered
-from worldkv.errors import WorldKVError
+from worldkv.errors import NotFound, WorldKVError
 
 ROUNDS = 60
 """Full turns of a walk, to and fro: more than anybody has the time for."""
@@ -71,15 +71,22 @@ class Wanderer:
     notices   that were given
     promises  what the service said it keeps
     ended     what ended the walk, if anything did
+
+    lockstep  wait for memory
+    paced     draw a chunk only when the one before it has been played
+    most      chunks; None: until it is told to stop
     """
 
-    def __init__(self, client: WalkClient, seed: int, lockstep: bool = False, paced: bool = True) -> None:
+    def __init__(
+        self, client: WalkClient, seed: int, lockstep: bool = False, paced: bool = True, most: int | None = None
+    ) -> None:
         self.steps: list[Step] = []
         self.notices: list[Notice] = []
         self.promises = Promises()
         self.ended: WorldKVError | None = None
         self.walk: Walk | None = None
-        self._client, self._scenario, self._lockstep, self._paced = client, wandering(seed), lockstep, paced
+        self._client, self._scenario, self._lockstep = client, wandering(seed), lockstep
+        self._paced, self._most = paced, most
         self._stopped = asyncio.Event()
         self._went_on = asyncio.Event()
 
@@ -116,7 +123,7 @@ class Wanderer:
         for begin in range(0, scenario.shown, FRAMES):
             await walk.show(truth(scenario.seed, begin), walkers(scenario.seed)[begin : begin + FRAMES])
         begin = scenario.shown
-        while not self._stopped.is_set():
+        while not self._stopped.is_set() and len(self.steps) != self._most:
             asked = monotonic()
             self._see(await walk.move(scenario.actions[begin - 1 : begin - 1 + FRAMES]), begin, asked)
             begin += FRAMES
@@ -150,6 +157,15 @@ class Wanderer:
                 self.promises.said(event)
             elif isinstance(event, Notice):
                 self.notices.append(event)
+
+
+async def home_of(session: str, generators: Iterable[str]) -> str:
+    """The address of the generator that draws a session that is joined. Raises NotFound if none of these does."""
+    for address in generators:
+        async with WalkClient(address) as client:
+            if any(each.session == session and each.joined for each in await client.sessions()):
+                return address
+    raise NotFound(f"no generator draws session {session}")
 
 
 @cache

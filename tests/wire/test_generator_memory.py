@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.gen_soak import soak
+from benchmarks.faults.machine import Kept, Seen, Ways, machines
 from services.generator.tier import Inside, Tier
 from tests.toys import toy_spec
 from tests.wire.generator import CONFIG, generating, inside
@@ -195,11 +195,24 @@ async def test_a_store_that_refuses_in_lockstep_ends_the_stream_and_draws_the_mo
             assert (drawn.key.index, drawn.number) == (1, 2)
 
 
-async def test_sessions_are_shown_nothing_but_their_own_worlds():
-    async with generating(inside()) as caller:
-        seen = await soak(caller.address, seed=1, rounds=60)
-    assert seen.recalled > 50
-    assert seen.strays == []
+async def soaked(tiers: Inside, commands: int) -> list[Seen]:
+    """What two tenants see that give so many commands at random, each."""
+    async with generating(tiers) as caller:
+
+        async def generators() -> list[str]:
+            return [caller.address]
+
+        kept = [Kept(tenant, tiers(tenant).store, tiers(tenant).worlds) for tenant in ("one", "other")]
+        ways = Ways(scene="", lockstep=True, least=Level.ONE)
+        made = machines([caller.address], kept, generators, 1, ways)
+        return [await each.run(lambda number: number < commands) for each in made]
+
+
+async def test_sessions_are_shown_nothing_but_their_own_worlds_and_all_that_is_kept():
+    seen = await soaked(inside(), 20)
+    assert sum(each.recalled for each in seen) > 20
+    assert sum(each.read for each in seen) > 50
+    assert [each.broken for each in seen] == [[], []]
 
 
 class Mixed(Inside):
@@ -220,6 +233,4 @@ class Mixed(Inside):
 
 
 async def test_a_stray_does_not_go_unseen():
-    async with generating(Mixed()) as caller:
-        seen = await soak(caller.address, seed=1, rounds=40)
-    assert seen.strays
+    assert any(each.strays and each.broken for each in await soaked(Mixed(), 20))
