@@ -1,8 +1,11 @@
 """The page's parts that need no service: frames, lineages, when pictures are shown, what keys wish."""
 
+from itertools import pairwise
+
 import pytest
 
 from tests.browser.visitor import visiting
+from worldkv.actions import parse_path
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -10,19 +13,22 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_sc
 async def said(browser, url, module, code):
     """What code of the page's says; `m` is the module."""
     async with visiting(browser, url, "/healthz") as person:
+        person.forgive("favicon.ico")  # of a page without one
         return await person.page.evaluate(f"import('/{module}').then(async (m) => {{ {code} }})")
 
 
 async def test_a_frame_comes_apart_into_its_message_and_pictures(browser, url):
     code = """
-        const head = new TextEncoder().encode(JSON.stringify({ drawn: {
-          key: { branch: "b" }, number: "9007199254740991", held: { hot: "3" }, pictures: [{ size: 2 }, { size: 1 }] } }));
+        const pictures = [{ size: 2 }, { size: 1 }];
+        const drawn = { key: { branch: "b" }, number: "9007199254740991", held: { hot: "3" }, pictures };
+        const head = new TextEncoder().encode(JSON.stringify({ drawn }));
         const frame = new Uint8Array(4 + head.length + 3);
         new DataView(frame.buffer).setUint32(0, head.length);
         frame.set(head, 4);
         frame.set([1, 2, 3], 4 + head.length);
         const { kind, value } = m.parsed(frame.buffer);
-        const bytes = await Promise.all(value.pictures.map(async (each) => [...new Uint8Array(await each.arrayBuffer())]));
+        const read = async (picture) => [...new Uint8Array(await picture.arrayBuffer())];
+        const bytes = await Promise.all(value.pictures.map(read));
         return [kind, value.key.index, value.number, value.held.hot, bytes];
     """
     assert await said(browser, url, "frames.js", code) == ["drawn", 0, 2**53 - 1, 3, [[1, 2], [3]]]
@@ -41,8 +47,8 @@ async def test_a_lineage_goes_on_with_another_branch_where_it_was_cut(browser, u
     code = """
         const parts = m.forked(m.forked([{ branch: "a" }], 5, "b"), 9, "c");
         const back = m.forked(parts, 3, "d");
-        return [parts, back, m.head(back), m.start(back),
-          [["a", 4], ["b", 4], ["b", 8], ["c", 9], ["c", 8]].map(([branch, index]) => m.covers(parts, { branch, index }))];
+        const keys = [["a", 4], ["b", 4], ["b", 8], ["c", 9], ["c", 8]].map(([branch, index]) => ({ branch, index }));
+        return [parts, back, m.head(back), m.start(back), keys.map((key) => m.covers(parts, key))];
     """
     parts, back, head, start, covered = await said(browser, url, "lineage.js", code)
     assert parts == [{"branch": "a", "end": 5}, {"branch": "b", "end": 9}, {"branch": "c"}]
@@ -69,8 +75,8 @@ async def test_pictures_are_shown_evenly_and_none_is_left_out_to_catch_up(browse
     assert few == [[0, 1000], [1, 1100], [2, 1200]]
     for shown in (many, calm):
         assert [index for index, _ in shown] == list(range(12))
-    gaps = [after - before for (_, before), (_, after) in zip(many, many[1:])]
-    assert all(after >= before - 1 for before, after in zip(gaps, gaps[1:]))
+    gaps = [after - before for (_, before), (_, after) in pairwise(many)]
+    assert all(after >= before - 1 for before, after in pairwise(gaps))
     assert gaps[0] < 50
     assert gaps[-1] == 100
     assert calm[-1][1] - calm[0][1] == 1100
@@ -109,10 +115,8 @@ async def test_keys_that_are_held_are_one_wish(browser, url, codes, wish):
 
 
 @pytest.mark.parametrize(
-    ("path", "chunks"), [("", 0), ("R360", 14), ("R90_L90", 8), ("W2_U", 5), ("R_R90", 8), ("_5", 2)]
+    ("path", "chunks"), [("", 0), ("R360", 14), ("R90_L90", 8), ("W2_U", 6), ("R_R90", 8), ("_5", 2)]
 )
 async def test_the_page_knows_how_long_a_tour_is(browser, url, path, chunks):
-    from worldkv.actions import parse_path
-
     assert chunks == (-(-(len(parse_path(path)) + 1) // 3) if path else 0)
     assert await said(browser, url, "tour.js", f"return m.tourChunks({path!r}, 3);") == chunks

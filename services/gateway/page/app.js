@@ -21,16 +21,12 @@ import { Worlds } from "./worlds.js";
 const place = (id) => document.getElementById(id);
 const button = (command) => document.querySelector(`[data-command=${command}]`);
 
-/** Milliseconds that the service has to say what it is; without an answer it is taken for one that shows rooms. */
-const PATIENCE = 3_000;
-
 document.documentElement.dataset.runs = ""; // check.js looks for it
 themed(place("theme"));
 
 const { service, wanted } = asked();
-const { scenes } = await service
-  .json("/v1/about", {}, { signal: AbortSignal.timeout(PATIENCE) })
-  .catch(() => ({ scenes: ["rooms:0"] })); // what is wrong, the walk will say
+const about = await service.about().catch((problem) => ({ scenes: ["rooms:0"], problem })); // it may answer later
+const { scenes } = about;
 const simple = simplest(scenes);
 const walk = new Walk(service);
 const pane = new Pane(walk);
@@ -119,7 +115,7 @@ window.addEventListener("hashchange", () => location.reload());
 
 new Controls(place("memory").appendChild(made("div")), walk);
 new Guide(place("guide"), new Live(place("live")), pane, driver);
-new Trouble(place("trouble"), place("connection"), walk, {
+const trouble = new Trouble(place("trouble"), place("connection"), walk, {
   world: () => kept()?.world ?? null,
   again: () => walk.again(),
   takeBack: () => walk.again(),
@@ -131,6 +127,11 @@ viewed(walk, begin);
 
 stage.prepend(pane.element);
 show([pane]);
-const { open, join, watch, request } = first(wanted, simple);
-if (open) pane.open({ judged: true, ...open });
-else pane.join(join, { watch }, request);
+if (about.problem?.status === "VERSION") trouble.show(about.problem);
+else start();
+
+function start() {
+  const { open, join, watch, request } = first(wanted, simple);
+  if (open) pane.open({ judged: true, ...open });
+  else pane.join(join, { watch }, request);
+}

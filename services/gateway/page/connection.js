@@ -2,7 +2,6 @@
 
 import { framed, parsed } from "./frames.js";
 import { Problem } from "./problems.js";
-import { PROTOCOL } from "./service.js";
 
 /** Milliseconds between two tries; each wait is twice as long as the one before it. */
 const FIRST_WAIT = 100;
@@ -153,12 +152,9 @@ export class Connection {
   /** Why there is no socket: browsers do not tell, but the service may. */
   async #diagnosed(problem) {
     try {
-      const about = await this.#service.json("/v1/about");
-      if (about.protocol !== undefined && about.protocol !== PROTOCOL) {
-        return new Problem("VERSION", `The page speaks ${PROTOCOL}, the service ${about.protocol}.`);
-      }
+      await this.#service.about();
     } catch (error) {
-      if (["UNAUTHENTICATED", "PERMISSION_DENIED"].includes(error.status)) return error;
+      if (["UNAUTHENTICATED", "PERMISSION_DENIED", "VERSION"].includes(error.status)) return error;
     }
     return problem;
   }

@@ -2,8 +2,10 @@
 
 import { Problem } from "./problems.js";
 
-/** Of the messages that this page speaks; the service tells its own at /v1/about. */
-export const PROTOCOL = 1;
+/** Of the messages that this page speaks. */
+const PROTOCOL = 1;
+/** Milliseconds that the service has to say what it is. */
+const PATIENCE = 3_000;
 
 const TOKEN_KEY = "worldkv.token";
 
@@ -46,6 +48,13 @@ export class Service {
   /** JSON that the service answers. Rejects as `ask` does. */
   async json(path, parameters, options) {
     return (await this.ask(path, parameters, options)).json();
+  }
+
+  /** What the service says of itself. Rejects as `ask` does, and if it does not speak as this page does. */
+  async about() {
+    const about = await this.json("/v1/about", {}, { signal: AbortSignal.timeout(PATIENCE) });
+    if (about.protocol === PROTOCOL) return about;
+    throw new Problem("VERSION", `The page speaks protocol ${PROTOCOL}, the service ${about.protocol}.`);
   }
 
   /** Sends JSON, answers JSON. Rejects as `ask` does. */

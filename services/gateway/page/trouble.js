@@ -27,7 +27,7 @@ export class Trouble {
     this.#ways = ways;
     for (const well of ["up", "opened"]) walk.addEventListener(well, () => this.#well());
     walk.addEventListener("down", ({ detail }) => this.#passing(detail));
-    walk.addEventListener("ended", ({ detail }) => this.#show(detail));
+    walk.addEventListener("ended", ({ detail }) => this.show(detail));
   }
 
   #well() {
@@ -39,11 +39,12 @@ export class Trouble {
 
   #passing(problem) {
     this.#state("down", "Reconnecting …");
-    if (!this.#element.hidden) this.#show(problem);
-    else this.#timer ??= setTimeout(() => this.#show(problem), PATIENCE);
+    if (!this.#element.hidden) this.show(problem);
+    else this.#timer ??= setTimeout(() => this.show(problem), PATIENCE);
   }
 
-  #show(problem) {
+  /** Says why nothing comes. */
+  show(problem) {
     clearTimeout(this.#timer);
     this.#timer = null;
     const { title, meaning, ways } = told(problem, { world: this.#world(), joined: this.#walk.opened !== null });
