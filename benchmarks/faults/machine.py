@@ -18,11 +18,12 @@ from worldkv.chunk import Lineage
 from worldkv.client import WalkClient
 from worldkv.client.listening import Events
 from worldkv.client.walk import Walk
-from worldkv.client.walk_events import Drawn, Remembered
+from worldkv.client.walk_events import Drawn, Refused, Remembered
 from worldkv.errors import DeadlineExceeded, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.store import Level, Miss, PartKey, Store
 from worldkv.v1.generator_pb2 import SuspendRequest
 from worldkv.v1.generator_pb2_grpc import GeneratorStub
+from worldkv.wire_sessions import MemoryChange
 
 EXCUSED = Unavailable, DeadlineExceeded, OverBudget
 """Errors that say that something is down or full just now: what was asked for may be asked for again."""
@@ -103,7 +104,7 @@ WAYS = Ways()
 
 
 class Machine:
-    """Walks, goes back, forks, suspends, closes, reopens and removes at random, for one tenant.
+    """Walks, goes back, forks, suspends, changes budgets, closes, reopens and removes at random, for one tenant.
 
     The model of a session is its lineage, and the chunks that it was told are kept, with their pictures. After each
     command all of it is looked at: what was recalled is of the lineage, a sample of what is kept can be read and is as
@@ -149,8 +150,11 @@ class Machine:
         if walker.walk is None:
             await self._do("join", walker, self._join)
             return
-        commands = (self._rewind, self._fork, self._suspend, self._leave, self._close, self._remove, self._nothing)
-        command = self._rng.choices(commands, (3, 2, 2, 2, 1, 1, 9))[0]
+        commands = (
+            *(self._rewind, self._fork, self._suspend, self._leave),
+            *(self._budget, self._close, self._remove, self._nothing),
+        )
+        command = self._rng.choices(commands, (3, 2, 2, 2, 2, 1, 1, 9))[0]
         await self._do(command.__name__.strip("_"), walker, command)
         if walker.walk is not None and walker in self._walkers:
             await self._do("move", walker, self._move)
@@ -247,6 +251,11 @@ class Machine:
         await _let_go(walker)
         await self._join(walker)
 
+    async def _budget(self, walker: Walker) -> None:
+        """Keep the keys and values of fewer chunks, or of more."""
+        assert walker.walk is not None
+        await walker.walk.configure(MemoryChange(budget_chunks=self._rng.choice((0, 2, 4, 8))))
+
     async def _close(self, walker: Walker) -> None:
         if walker.walk is None:
             await self._join(walker)
@@ -283,6 +292,8 @@ class Machine:
                     walker.promises.drew(event)
                 elif isinstance(event, Remembered):
                     walker.promises.said(event)
+                elif isinstance(event, Refused):
+                    self._break(f"a budget was refused: {event.text}")
         except WorldKVError:
             pass  # the next command is told the same
 
@@ -296,6 +307,9 @@ class Machine:
             if not walker.lineage.covers(each.key) or each.key.index >= drawn.key.index:
                 self.seen.strays += 1
                 self._break(f"{each.key} was recalled for {drawn.key}")
+        for key in drawn.demoted:
+            if not walker.lineage.covers(key):
+                self._break(f"{key} was demoted for {drawn.key}")
 
     async def _look(self, walker: Walker) -> None:
         """Read back some of what a session was told is kept, as its tenant and as another."""
