@@ -30,6 +30,8 @@ FETCHED = 8
 """Chunks whose immutable parts are at hand at a time."""
 SCANNED = 256
 """Chunks of which it is asked at once whether their keys and values are kept."""
+LEAST_SECONDS = 0.002
+"""That a chunk counts as taking: it has to be fetched and sent too."""
 UNKNOWN = (Miss.LATE, Miss.TIER_DOWN)
 """Misses that say nothing of whether there is such a chunk."""
 
@@ -93,7 +95,7 @@ class Looker:
             decoded, seconds = await self.maker.engine.run(partial(film.show, part))
             coded, more = await asyncio.to_thread(_coded, decoded, look, self.maker.config.live.jpeg_quality)
             if self.busy():
-                await asyncio.sleep((seconds + more) * (1 / self.share - 1))
+                await asyncio.sleep(max(seconds + more, LEAST_SECONDS) * (1 / self.share - 1))
         return coded
 
 
