@@ -41,6 +41,11 @@ class ServingConfig:
         for name in ("read_ahead", "items_at_once", "snapshot_bytes", "snapshots_bytes"):
             if getattr(self, name) < 1:
                 raise InvalidConfig(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.snapshots_bytes < self.snapshot_bytes:
+            raise InvalidConfig(
+                f"snapshots_bytes = {self.snapshots_bytes}: expected at least snapshot_bytes ({self.snapshot_bytes}), "
+                "or the largest state of a session has no room"
+            )
         if not self.staging_prefix:
             raise InvalidConfig("staging_prefix must not be empty")
 

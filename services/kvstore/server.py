@@ -10,6 +10,7 @@ from functools import partial
 
 from services.kvstore.config import KVStoreConfig
 from services.kvstore.lower import Lower
+from services.kvstore.machine import check_room
 from services.kvstore.membership import Membership
 from services.kvstore.metrics import Metrics
 from services.kvstore.ram import RamTier
@@ -37,8 +38,10 @@ def servicers(config: KVStoreConfig) -> Servicers:
 async def shard(config: KVStoreConfig, host: Host) -> AsyncIterator[Sequence[str]]:
     """A shard on this host. Its memory is reserved and touched before it serves; what waits is written at its end.
 
-    Raises Unavailable if the host has not so much shared memory, InvalidConfig if Redis cannot promise what is asked.
+    Raises Unavailable if the host has not so much shared memory free, InvalidConfig if it has not so much memory at
+    all, or if Redis cannot promise what is asked.
     """
+    check_room(config.ram.budget_bytes)
     async with AsyncExitStack() as stack:
         ram = await asyncio.to_thread(RamTier, config.ram)
         stack.callback(ram.close)
