@@ -6,11 +6,17 @@ from playwright.async_api import Page, expect
 
 from tests.browser.walker import Walker, panel_of_focus, walking
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 RULES = {
     "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
     "resultTypes": ["violations"],
+    "preload": False,  # of other sites' styles: there are none
 }
 PANELS = {"stage", "strip", "map-chunks", "memory", "share", "numbers"}
 """Places that can be reached with keys."""
@@ -34,7 +40,8 @@ async def looked_about(person: Walker) -> None:
 
 @pytest.mark.parametrize(("name", "width", "scheme"), [("wide-dark", 1600, "dark"), ("narrow-light", 400, "light")])
 async def test_the_page_fits_and_is_accessible(browser, url, name, width, scheme):
-    async with walking(browser, url, width=width, height=900, color_scheme=scheme) as person:
+    # the check itself writes styles into the page, which the page refuses from anybody
+    async with walking(browser, url, width=width, height=900, color_scheme=scheme, bypass_csp=True) as person:
         await looked_about(person)
         sizes = await person.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert sizes[0] <= sizes[1], "one has to scroll sideways"
@@ -61,7 +68,7 @@ async def test_everything_is_reached_by_tab_and_nothing_holds_the_focus(browser,
             if not reached[-1] and len(reached) > 1:
                 break
         assert not reached[-1], "the focus does not leave the page"
-        assert PANELS <= set(reached)
+        assert set(reached) >= PANELS
 
 
 async def test_all_is_shown_larger_without_losing_any_of_it(browser, url):

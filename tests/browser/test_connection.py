@@ -6,7 +6,12 @@ from playwright.async_api import expect
 from tests.browser.topology import door
 from tests.browser.walker import walking
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 
 async def test_a_gateway_that_is_killed_and_comes_back_costs_nothing_but_time(browser, service):

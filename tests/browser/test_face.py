@@ -5,7 +5,12 @@ import pytest
 from tests.browser.visitor import visiting
 from tests.redis_process import become
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
 
 ERROR = "console.error('not well')"
 THROWN = "setTimeout(() => { throw new Error('not well') })"

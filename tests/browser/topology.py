@@ -7,8 +7,13 @@ from contextlib import contextmanager
 
 from services.generator.processes import Process, Service, free_addresses, service
 
-QUIET = {"THREADS": "1", "LIVE__PICTURES_PER_SECOND": "30"}
-"""Settings of a generator that leaves room for a browser beside it, and is never held up by the playing of a chunk."""
+QUIET = {
+    "THREADS": "1",
+    "LIVE__PICTURES_PER_SECOND": "30",
+    "ENGINE__GATHER_SECONDS": "0",
+    "ENGINE__ROUND_SECONDS": "0",
+}
+"""Settings of a generator that leaves room for a browser beside it, is held up by nothing, and is never full."""
 
 
 class Door:

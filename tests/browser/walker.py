@@ -9,9 +9,7 @@ from typing import Any
 
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.browser.visitor import PATIENCE_SECONDS, Visitor, visiting
-
-expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+from tests.browser.visitor import Visitor, visiting
 
 ALONE = "/#scene=rooms:8&tour="
 """Rooms without a tour: the model draws from the first chunk on."""
