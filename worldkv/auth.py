@@ -13,11 +13,12 @@ when it changes.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from math import ceil
 from pathlib import Path
 from time import monotonic, time
 from typing import Any, Literal, get_args
@@ -147,6 +148,11 @@ class Claims:
         if self.role == "watch" and not (watch and session == self.session):
             raise Forbidden("this token is for watching one session, and for nothing else")
 
+    async def end(self) -> None:
+        """Wait until what a link opened is to end, for ever where it is no link. Raises Unauthenticated then."""
+        await asyncio.sleep(self.left if self.role in SHARED and self.left is not None else math.inf)
+        raise Unauthenticated("the token has expired")
+
     @property
     def left(self) -> float | None:
         """Seconds until it expires, not negative; None if it does not."""
@@ -173,7 +179,7 @@ class Authority:
         """A token with these claims, good for so long from now. Raises InvalidInput for a time that makes no sense."""
         if not 0 < seconds <= LONGEST_SECONDS:
             raise InvalidInput(f"a token is good for more than 0 and at most {LONGEST_SECONDS:g} s, got {seconds:g}")
-        content: dict[str, Any] = {"sub": claims.tenant, "role": claims.role, "exp": ceil(time() + seconds)}
+        content: dict[str, Any] = {"sub": claims.tenant, "role": claims.role, "exp": math.ceil(time() + seconds)}
         for name in ("session", "world", "at"):
             if getattr(claims, name) not in ("", None):
                 content[name] = getattr(claims, name)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,8 @@ MAX_MESSAGE_BYTES = 4 << 20
 """Largest message either side accepts: gRPC's own default, kept as a guard rail. Larger things travel in pieces."""
 DEADLINE_SECONDS = 30.0
 """Deadline of a call that names none."""
+HANDSHAKE_SECONDS = 10.0
+"""That a server waits for who has connected and does not say how it goes on."""
 LASTING = (
     ("worldkv.v1.Sessions", "Walk"),
     ("worldkv.v1.Sessions", "Look"),
@@ -39,6 +41,8 @@ LASTING = (
 """Calls that last as long as somebody listens: no deadline unless they name one."""
 MAX_DETAILS = 1000
 """Characters of an error's words that cross the wire: metadata is limited to 8 KiB."""
+POLITE_SECONDS, QUIET_SECONDS = 1.0, 0.1
+"""How long the rest of a stream that went wrong is read and thrown away, and after what silence that ends."""
 BUG = "internal error"
 """What strangers are told of an error that is not ours."""
 ERROR_KEY = "worldkv-error"
@@ -171,7 +175,7 @@ _caller: ContextVar[Claims | None] = ContextVar("caller", default=None)
 
 
 class Authenticated(aio.ServerInterceptor):
-    """Lets calls in that show a token which is for them. Others are told why not, before anything of them is read."""
+    """Lets calls in that show a token which is for them. Others are told why not, and nothing of them is looked at."""
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
@@ -189,15 +193,28 @@ class Authenticated(aio.ServerInterceptor):
             caller = self.authority.caller(_said(told, TOKEN_KEY), _said(told, TENANT_KEY))
             caller.check_call(method)
         except WorldKVError as error:
-            return grpc.stream_stream_rpc_method_handler(_refusing(error))
+            return grpc.stream_stream_rpc_method_handler(_refusing(error, handler.request_streaming))
         return _wrapped(handler, _as_caller(caller), method)
 
 
-def _refusing(error: WorldKVError) -> Any:
-    async def refuse(requests: Any, context: Context) -> None:
+def _refusing(error: WorldKVError, streaming: bool) -> Any:
+    """Behaviour that says why, and takes no request."""
+
+    async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
+        if streaming:
+            await listen_on(requests)
         raise error
 
     return refuse
+
+
+async def listen_on(requests: AsyncIterator[Any]) -> None:
+    """Let a caller finish its sentence, for a while: whoever is cut off in the middle of it does not hear why."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(POLITE_SECONDS):
+            async with asyncio.timeout(QUIET_SECONDS) as quiet:
+                async for _ in requests:
+                    quiet.reschedule(asyncio.get_running_loop().time() + QUIET_SECONDS)
 
 
 def _as_caller(caller: Claims) -> Guard:
@@ -320,7 +337,8 @@ def server(guards: Sequence[Guard] = (), authority: Authority | None = None) -> 
     authority  reads the token that every call has to show but the `OPEN` ones; None: nobody has to
     """
     # Without sharing of ports a second process on the same port fails at once instead of taking half the calls.
-    options = [*_SIZES, ("grpc.so_reuseport", 0)]
+    patience = ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000))
+    options = [*_SIZES, ("grpc.so_reuseport", 0), patience]
     interceptors: list[aio.ServerInterceptor] = [Guarded(guard) for guard in (*guards, statuses)]
     if authority is not None:
         interceptors.append(Authenticated(authority))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from services.gateway.quotas import QuotaConfig
 from worldkv.errors import InvalidConfig
 from worldkv.rpc import TLS
 from worldkv.service import ServiceConfig, host_port
@@ -102,6 +103,7 @@ class GatewayConfig:
     service     as every service has them
     routing     how sessions find their generators
     web         the face for browsers
+    quota       what one tenant may take
     tls         transport security towards the generators
     token       shown to them, or a file that holds one; empty: own ones, signed with `service.auth.secret`
 
@@ -113,6 +115,7 @@ class GatewayConfig:
     service: ServiceConfig = field(default_factory=lambda: ServiceConfig(address="127.0.0.1:8470"))
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     web: WebConfig = field(default_factory=WebConfig)
+    quota: QuotaConfig = field(default_factory=QuotaConfig)
     tls: TLS = field(default_factory=TLS)
     token: str = field(default="", repr=False)
 

@@ -65,6 +65,10 @@ class Generator:
         residents = (*self._residents.values(), *self._arrived.values())
         return any(each.watch == watch and each.tenant == tenant for each in residents)
 
+    def living(self, tenant: str) -> int:
+        """How many of a tenant's sessions live here, as far as is known."""
+        return sum(whose == tenant for whose, _ in self._residents.keys() | self._arrived.keys())
+
     def resident(self, tenant: str, session: str) -> pb.ResidentSession | None:
         """A session that lives here, as far as is known."""
         return self._residents.get((tenant, session)) or self._arrived.get((tenant, session))

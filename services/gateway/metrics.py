@@ -24,6 +24,7 @@ class Metrics:
         self.opened = counter("opened", "Sessions opened")
         self.resumed = counter("resumed", "Sessions that came to another generator")
         self.refused = counter("refused", "Sessions that no generator had room for")
+        self.over_quota = counter("over_quota", "Sessions that a tenant's quota did not allow, by quota", "quota")
         self.walks = gauge("walks", "Walks under way")
         self.watchers = gauge("watchers", "Watchers of walks")
         self.moved = counter("moved", "Walks that went on after their generator was lost")

@@ -14,6 +14,7 @@ from services.gateway.config import RoutingConfig
 from services.gateway.generators import Generator, Generators, root_of
 from services.gateway.metrics import Metrics
 from services.gateway.placement import ranked
+from services.gateway.quotas import QuotaConfig, Quotas
 from worldkv.client.policy import Deadline
 from worldkv.errors import Conflict, OverBudget, Unavailable
 from worldkv.rpc import answered
@@ -49,15 +50,24 @@ class Router:
     ended  is set when walks are to go on through another gateway
     """
 
-    def __init__(self, generators: Generators, config: RoutingConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, generators: Generators, config: RoutingConfig, metrics: Metrics, quota: QuotaConfig | None = None
+    ) -> None:
         self.generators, self.config, self.metrics = generators, config, metrics
+        self._quotas = Quotas(quota or QuotaConfig(), lambda name: metrics.over_quota.labels(name).inc())
         self.ended = asyncio.Event()
         self._roots: OrderedDict[tuple[str, str], bytes] = OrderedDict()  # by tenant and name of the world
         self._walked: dict[tuple[str, str], Walked] = {}
         self._settling: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def open(self, tenant: str, request: pb.OpenRequest, deadline: Deadline) -> pb.OpenResponse:
-        """Open a session where there is room. Raises OverBudget if there is none, Unavailable if nobody answers."""
+        """Open a session where there is room. Raises OverBudget if there is none, or the tenant has had enough;
+        Unavailable if nobody answers."""
+        generators = await self.generators.known()
+        with self._quotas.opening(tenant, lambda: sum(each.living(tenant) for each in generators)):
+            return await self._open(tenant, request, deadline)
+
+    async def _open(self, tenant: str, request: pb.OpenRequest, deadline: Deadline) -> pb.OpenResponse:
         refused: list[str] = []
         for generator in await self._placeable(self._roots.get((tenant, request.world))):
             try:

@@ -51,7 +51,7 @@ async def assembled(config: GatewayConfig, host: Host) -> AsyncIterator[tuple[st
         stack.push_async_callback(generators.close)
         for chore in (generators.keep_looking, partial(_tick, generators, metrics)):
             stack.callback(asyncio.create_task(kept_up(chore)).cancel)
-        router = Router(generators, config.routing, metrics)
+        router = Router(generators, config.routing, metrics, config.quota)
         stack.callback(asyncio.create_task(_end(host, config, router)).cancel)
         web = ""
         if config.web.address:

@@ -11,6 +11,7 @@ from services.gateway.reading import export, look, worlds
 from services.gateway.routing import Router
 from services.gateway.walking import walk
 from worldkv import rpc
+from worldkv.auth import Claims
 from worldkv.client.policy import Deadline
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
@@ -25,12 +26,15 @@ class GatewaySessions(SessionsServicer):
         self.router = router
 
     async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
-        return await self.router.open(rpc.tenant(context), request, self._deadline(context))
+        claims = rpc.claims(context)
+        claims.check_open(request.world, request.at if request.HasField("at") else None)
+        return await self.router.open(claims.tenant, request, self._deadline(context))
 
     async def Walk(
         self, request_iterator: AsyncIterator[pb.WalkRequest], context: rpc.Context
     ) -> AsyncIterator[pb.WalkResponse]:
-        async with aclosing(walk(self.router, rpc.tenant(context), request_iterator)) as answers:
+        claims = rpc.claims(context)
+        async with aclosing(walk(self.router, claims.tenant, _joining(claims, request_iterator))) as answers:
             async for answer in answers:
                 yield answer
 
@@ -41,7 +45,7 @@ class GatewaySessions(SessionsServicer):
         return await self.router.rewind(rpc.tenant(context), request, self._deadline(context))
 
     async def Close(self, request: pb.CloseRequest, context: rpc.Context) -> pb.CloseResponse:
-        return await self.router.close(rpc.tenant(context), request, self._deadline(context))
+        return await self.router.close(rpc.claims(context).tenant, request, self._deadline(context))
 
     async def List(self, request: pb.ListRequest, context: rpc.Context) -> pb.ListResponse:
         return await self.router.page(rpc.tenant(context), request, self._deadline(context))
@@ -50,7 +54,9 @@ class GatewaySessions(SessionsServicer):
         return await worlds(self.router, rpc.tenant(context), request, self._deadline(context))
 
     async def Look(self, request: pb.LookRequest, context: rpc.Context) -> AsyncIterator[pb.LookResponse]:
-        async with aclosing(look(self.router, rpc.tenant(context), request)) as chunks:
+        claims = rpc.claims(context)
+        claims.check_join(request.session, watch=True)
+        async with aclosing(look(self.router, claims.tenant, request)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -63,6 +69,14 @@ class GatewaySessions(SessionsServicer):
         """Of the call, as its client gave it."""
         left = context.time_remaining()
         return Deadline(self.router.config.deadline_seconds if left is None else left)
+
+
+async def _joining(claims: Claims, requests: AsyncIterator[pb.WalkRequest]) -> AsyncIterator[pb.WalkRequest]:
+    """What a client says, as long as it joins what it may. Raises Forbidden."""
+    async for request in requests:
+        if request.HasField("join"):
+            claims.check_join(request.join.session, request.join.watch)
+        yield request
 
 
 def add(router: Router, server: grpc.aio.Server) -> str:

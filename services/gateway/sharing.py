@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import urlencode
@@ -11,12 +12,14 @@ from aiohttp import web
 from services.gateway.answers import caller
 from services.gateway.routing import Router
 from worldkv.auth import Authority, Claims
-from worldkv.errors import Forbidden, InvalidInput
+from worldkv.errors import DeadlineExceeded, Forbidden, InvalidInput
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import watch_id
 
 SECONDS = 7 * 86_400.0
 """That a link is good for if nobody says."""
+BODY_SECONDS = 10.0
+"""That what is asked may take to come."""
 MOST = (1 << 63) - 1
 
 
@@ -60,7 +63,10 @@ class Sharing:
 async def _asked(request: web.Request) -> dict[str, Any]:
     """What is to be shared: session, kind, at and seconds. Raises InvalidInput."""
     try:
-        said = await request.json()
+        async with asyncio.timeout(BODY_SECONDS):
+            said = await request.json()
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"what is to be shared did not come within {BODY_SECONDS:g} s") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"expected JSON: {error}") from error
     if not isinstance(said, dict) or not set(said) <= {"session", "kind", "at", "seconds"}:

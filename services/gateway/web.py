@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
@@ -19,6 +20,7 @@ from services.gateway.pages import Pages
 from services.gateway.reading import worlds
 from services.gateway.routing import Router
 from services.gateway.sharing import Sharing
+from services.gateway.web_auth import authenticated
 from services.gateway.websocket import Conversation, Socket
 from worldkv import rpc
 from worldkv.auth import Authority, Bearer
@@ -28,6 +30,10 @@ from worldkv.v1 import sessions_pb2 as pb
 
 PAGE = Path(__file__).parent / "page"
 """What is shown if nothing else is to be."""
+QUIET_SECONDS = 30.0
+"""That a connection may be quiet, or take to say what it asks for."""
+LINGER_SECONDS = 1.0
+"""That is read on of a request which was refused, so that its sender hears why."""
 PROTOCOL = 1
 """Number of what is said here; it rises when older pages would not understand it any more."""
 LOOPBACK = ("127.0.0.1", "::1")
@@ -46,8 +52,13 @@ async def serving_web(
     async with AsyncExitStack() as stack:
         fleet = FleetView(config.web.supervisor, router, config.tls, Bearer(config.token, config.service.auth.secret))
         stack.push_async_callback(fleet.close)
-        face = _Face(config, router, ending, authority, fleet)
-        runner = web.AppRunner(face.app(), access_log=None, handle_signals=False, shutdown_timeout=5.0)
+        face = Face(config, router, ending, authority, fleet)
+        patience: dict[str, Any] = {
+            "keepalive_timeout": QUIET_SECONDS,
+            "lingering_time": LINGER_SECONDS,
+            "shutdown_timeout": 5.0,
+        }
+        runner = web.AppRunner(face.app(), access_log=None, handle_signals=False, **patience)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         host, port = host_port(config.web.address)
@@ -58,7 +69,9 @@ async def serving_web(
         yield f"{host}:{runner.addresses[0][1]}"
 
 
-class _Face:
+class Face:
+    """What is served to browsers, by its routes."""
+
     def __init__(
         self,
         config: GatewayConfig,
@@ -70,7 +83,7 @@ class _Face:
         self.config, self.router, self.ending, self.authority, self.fleet = config.web, router, ending, authority, fleet
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[in_words, from_pages_of(self.config.origins)])
+        app = web.Application(middlewares=[in_words, from_pages_of(self.config.origins), authenticated(self.authority)])
         app.on_response_prepare.append(with_headers)
         downloads, sharing = Downloads(self.router, self.config.films), Sharing(self.router, self.authority)
         pages = Pages(self.config.folder or PAGE)

@@ -32,7 +32,8 @@ def authenticated(authority: Authority | None) -> Middleware:
         if authority is None or not route.startswith(CLOSED) or request.method == hdrs.METH_OPTIONS:
             return await handler(_without_token(request))
         tenant = request.query.get("tenant") or request.headers.get(TENANT_KEY, "")
-        claims = authority.caller(request.headers.get(hdrs.AUTHORIZATION) or _offered(request), tenant)
+        header = request.headers.get(hdrs.AUTHORIZATION, "")
+        claims = authority.caller(header or _offered(request), tenant)
         if claims.role in SHARED and route not in FOR_LINKS:
             raise Forbidden(f"a token of role {claims.role} is not for {route}")
         request[CLAIMS] = claims

@@ -14,7 +14,8 @@ from services.gateway.frames import closing, framed, parsed, replied
 from services.gateway.routing import Router
 from services.gateway.waiting import Waiting
 from services.gateway.walking import walk
-from worldkv.auth import Claims
+from services.gateway.web_auth import PROTOCOL
+from worldkv.auth import SESSIONS, Claims
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidInput, OverBudget, WorldKVError
 from worldkv.v1 import sessions_pb2 as pb
@@ -24,7 +25,8 @@ class Socket(web.WebSocketResponse):
     """A WebSocket that is closed in our words if a message is too large."""
 
     def __init__(self, config: WebConfig) -> None:
-        super().__init__(max_msg_size=config.message_bytes, heartbeat=config.beat_seconds, compress=False)
+        limits: dict[str, Any] = {"max_msg_size": config.message_bytes, "heartbeat": config.beat_seconds}
+        super().__init__(protocols=(PROTOCOL,), compress=False, **limits)
         self._too_large = closing(OverBudget(f"a message has more than {config.message_bytes} bytes"))
 
     async def close(self, *, code: int = WSCloseCode.OK, message: bytes = b"", drain: bool = True) -> bool:
@@ -53,7 +55,7 @@ class Conversation:
         sending = asyncio.create_task(self._send())
         try:
             try:
-                await _first_of(self._talk(), self.router.end(), asyncio.shield(sending))
+                await _first_of(self._talk(), self.router.end(), self.claims.end(), asyncio.shield(sending))
             except WorldKVError as error:
                 code, reason = closing(error)
             await self._waiting.end()
@@ -128,6 +130,7 @@ class Conversation:
         if kind == "close":
             self._idle.clear()
         try:
+            self.claims.check_call(f"/{SESSIONS}/{kind.capitalize()}")
             answer = await calls[kind](self.tenant, message, self._deadline())
             self._closed = kind == "close"
         except WorldKVError as error:

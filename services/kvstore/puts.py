@@ -14,7 +14,7 @@ from services.kvstore.membership import Membership
 from services.kvstore.metrics import Metrics
 from services.kvstore.segments import Segments
 from services.kvstore.tiered import Tiered
-from worldkv import wire
+from worldkv import rpc, wire
 from worldkv.errors import ChecksumMismatch, Conflict, InvalidInput, Outdated, OverBudget, Unavailable
 from worldkv.format import MAX_KV_BYTES, MAX_PART_BYTES, Kind
 from worldkv.shared import Extent, StagingReader, copy_checked
@@ -23,8 +23,6 @@ from worldkv.v1 import kvstore_pb2 as pb
 
 MAX_BYTES: dict[Kind, int] = {"part": MAX_PART_BYTES, "kv": MAX_KV_BYTES}
 """Bytes of a part, at most."""
-POLITE_SECONDS, QUIET_SECONDS = 1.0, 0.1
-"""How long the rest of a stream that went wrong is read and thrown away, and after what silence that ends."""
 
 
 class Puts:
@@ -159,7 +157,7 @@ class _Call:
                 raise InvalidInput(f"item {each.number} ended after {each.at} of {each.size} bytes{without}")
         except InvalidInput:
             await self._settled()
-            await _listen_on(requests)
+            await rpc.listen_on(requests)
             raise
         finally:
             if self._incoming:
@@ -278,15 +276,6 @@ class _Call:
         name = pb.RefusalReason.Name(reason).removeprefix("REFUSAL_REASON_").lower()
         self._puts.metrics.refused(key, name)
         self.answers.put_nowait(pb.PutResponse(item=number, refused=reason))
-
-
-async def _listen_on(requests: AsyncIterator[bytes]) -> None:
-    """Let a caller finish its sentence, for a while: whoever is cut off in the middle of it does not hear why."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(POLITE_SECONDS):
-            async with asyncio.timeout(QUIET_SECONDS) as quiet:
-                async for _ in requests:
-                    quiet.reschedule(asyncio.get_running_loop().time() + QUIET_SECONDS)
 
 
 def _checked(number: int, item: pb.PutItem) -> tuple[PartKey, Level]:
