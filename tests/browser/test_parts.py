@@ -1,8 +1,10 @@
 """The page's parts that need no service: frames, lineages, when pictures are shown, what keys wish."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
+from playwright.async_api import Browser
 
 from tests.browser.visitor import visiting
 from worldkv.actions import parse_path
@@ -10,7 +12,7 @@ from worldkv.actions import parse_path
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def said(browser, url, module, code):
+async def said(browser: Browser, url: str, module: str, code: str) -> Any:
     """What code of the page's says; `m` is the module."""
     async with visiting(browser, url, "/healthz") as person:
         person.forgive("favicon.ico")  # of a page without one
@@ -69,17 +71,37 @@ async def test_pictures_are_shown_evenly_and_none_is_left_out_to_catch_up(browse
           }
           return shown;
         };
-        return [play(3, false), play(12, false), play(12, true)];
+        return [play(6, false), play(12, false), play(12, true)];
     """
     few, many, calm = await said(browser, url, "playout.js", code)
-    assert few == [[0, 1000], [1, 1100], [2, 1200]]
+    assert few == [[index, 1000 + 100 * index] for index in range(6)]
     for shown in (many, calm):
         assert [index for index, _ in shown] == list(range(12))
     gaps = [after - before for (_, before), (_, after) in pairwise(many)]
     assert all(after >= before - 1 for before, after in pairwise(gaps))
-    assert gaps[0] < 50
+    assert gaps[0] == 50
     assert gaps[-1] == 100
     assert calm[-1][1] - calm[0][1] == 1100
+
+
+async def test_what_a_key_was_pressed_for_is_shown_soon(browser, url):
+    code = """
+        const playout = new m.Playout(10, 3);
+        const chunk = (index, calm) => Array.from({ length: 3 }, () => ({ index, calm }));
+        playout.put(...chunk(0, true), ...chunk(1, true), ...chunk(2, false));
+        playout.hurry(2);
+        const shown = [];
+        for (let now = 1000; now < 3000; now += 1) {
+          const picture = playout.take(now);
+          if (picture) shown.push([picture.index, now]);
+        }
+        return shown;
+    """
+    shown = await said(browser, url, "playout.js", code)
+    assert len(shown) == 9
+    first, begin = shown[6]
+    assert (first, begin) == (2, 1200)
+    assert shown[-1][1] - begin == 200
 
 
 async def test_what_is_left_to_be_shown_is_known_in_seconds(browser, url):

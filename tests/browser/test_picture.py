@@ -3,13 +3,15 @@
 import re
 
 import pytest
+from playwright.async_api import Locator, expect
 
-from tests.browser.walker import TOUR_CHUNKS, Walker, expect, walking
+from tests.browser.walker import TOUR_CHUNKS, Walker, walking
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
-def picture(person: Walker):
+def picture(person: Walker) -> Locator:
+    """What the model, or the true renderer, drew."""
     return person.page.locator("#stage .pane canvas").last
 
 
@@ -64,11 +66,9 @@ async def test_the_mouse_looks_around(browser, url):
     async with walking(browser, url) as person:
         await person.page.keyboard.press(".")
         await shown(person, "^Chunk 0")
-        box = await picture(person).bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        await person.page.mouse.move(x, y)
+        await picture(person).hover()
         await person.page.mouse.down()
-        await person.page.mouse.move(x + 200, y, steps=4)
+        await person.stage.hover(position={"x": 10, "y": 10}, force=True)
         await person.page.mouse.up()
         await shown(person, "^Chunk [1-9]")
 

@@ -4,21 +4,23 @@ import json
 import re
 
 import pytest
+from playwright.async_api import Locator, Page, expect
 
 from tests.browser.visitor import visiting
-from tests.browser.walker import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
 
-async def trouble(page, title):
+async def trouble(page: Page, title: str) -> Locator:
+    """What is said over the picture, once it has this title."""
     shown = page.locator("#trouble")
     await expect(shown).to_be_visible()
     await expect(shown.locator("h2")).to_have_text(title)
     return shown
 
 
-def drawn(page):
+def drawn(page: Page) -> Locator:
+    """The picture."""
     return page.locator(".pane canvas").last
 
 

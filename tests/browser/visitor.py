@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, async_playwright, expect
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 OPTIONS = (
@@ -28,6 +28,7 @@ OPTIONS = (
 )
 PATIENCE_SECONDS = 60.0
 """That something may take on a slow machine."""
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
 TAKES_PICTURES = "WORLDKV_SCREENSHOTS"
 """Environment variable with which tests renew the pictures of the documentation."""

@@ -18,7 +18,7 @@ const MARGIN = 0.04;
  */
 export class Driver extends EventTarget {
   #wish = STILL;
-  #since = 0;
+  #since = null; // when what is wished was wished, until it is sent
   #look = { turn: 0, look: 0 };
   #script = [];
   #last = action({ ...STILL, turn: -1 });
@@ -101,7 +101,7 @@ export class Driver extends EventTarget {
 
   #wished({ wish, at }) {
     this.#wish = wish;
-    this.#since = at;
+    this.#since = still(wish) ? null : at;
     if (!still(wish)) {
       this.#last = action(wish);
       this.#script = [];
@@ -109,9 +109,10 @@ export class Driver extends EventTarget {
     this.#act();
   }
 
-  #pressed({ wish }) {
+  #pressed({ wish, at }) {
     if (!this.#paused) return;
     this.#last = action(wish);
+    this.#since = at;
     this.step();
   }
 
@@ -141,7 +142,8 @@ export class Driver extends EventTarget {
     const said = JSON.stringify(wanted);
     if (said === this.#held) return;
     this.#held = said;
-    for (const { walk, latency } of this.#panes) latency.asked(walk.hold(wanted), this.#since);
+    for (const { walk } of this.#panes) walk.hold(wanted);
+    this.#measure();
   }
 
   #stop() {
@@ -164,11 +166,8 @@ export class Driver extends EventTarget {
     const asked = performance.now();
     const moving = (this.#moving = {});
     this.#held = null; // a move ends what is held
-    const moves = this.#panes.map(({ walk, latency }) => {
-      const drawn = walk.move(actions);
-      latency.asked(walk.number, this.#since);
-      return drawn;
-    });
+    const moves = this.#panes.map(({ walk }) => walk.move(actions));
+    this.#measure();
     try {
       await Promise.all(moves);
     } catch {
@@ -177,9 +176,15 @@ export class Driver extends EventTarget {
     }
     if (moving !== this.#moving) return;
     this.#takes = 0.7 * this.#takes + 0.3 * Math.min(1, (performance.now() - asked) / 1000);
-    this.#since = performance.now();
     this.#moving = null;
     this.#act();
+  }
+
+  /** What was just sent is the first that does what was wished. */
+  #measure() {
+    if (this.#since === null) return;
+    for (const { walk, latency } of this.#panes) latency.asked(walk.number, this.#since);
+    this.#since = null;
   }
 
   /** What is wished and looked for, a latent frame each. */

@@ -7,7 +7,9 @@ const KEPT = 15;
  *
  * last, median  null: none was measured yet
  *
- * Event "measured".
+ * Events
+ *   "due"       `{chunk}`: the first that something has an effect on is known
+ *   "measured"
  */
 export class Latency extends EventTarget {
   #asked = new Map();
@@ -38,6 +40,7 @@ export class Latency extends EventTarget {
     if (!this.#asked.has(number)) return;
     this.#due.push({ since: this.#asked.get(number), chunk });
     this.#asked.delete(number);
+    this.dispatchEvent(new CustomEvent("due", { detail: { chunk } }));
   }
 
   #painted(index) {

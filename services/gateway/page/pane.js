@@ -28,6 +28,7 @@ export class Pane {
     this.player = new Player(this.#parts.canvas, walk);
     this.latency = new Latency(walk, this.player);
     this.player.addEventListener("painted", ({ detail }) => this.#painted(detail));
+    this.latency.addEventListener("due", ({ detail }) => this.player.hurry(detail.chunk));
     walk.addEventListener("rewound", () => (this.#index = null));
     for (const name of ["opened", "joined", "applied"]) walk.addEventListener(name, () => this.#named());
     walk.addEventListener("opened", () => this.#opened());

@@ -36,6 +36,11 @@ export class Player extends EventTarget {
     return this.#playout.remaining(performance.now());
   }
 
+  /** A key was pressed for chunk `index`: what comes before it goes by faster. */
+  hurry(index) {
+    this.#playout.hurry(index);
+  }
+
   /** Whether the picture stands still. */
   get paused() {
     return this.#paused;

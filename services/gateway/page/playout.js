@@ -1,16 +1,19 @@
 // When each picture is shown: a queue and a clock, without a screen.
 
-/** How many times faster than meant pictures may go by, to catch up with who walks. */
+/** How many times faster than meant pictures may go by. */
 const FASTEST = 3;
+/** Chunks that may wait without hurry: a service draws one ahead of the one that is shown. */
+const CHUNKS = 2;
 
-/** Pictures that wait to be shown.
+/** Pictures that wait to be shown, each with the `index` of its chunk.
  *
- * Shown evenly, `perSecond`. If more wait than a chunk has, time goes by faster, so that none is left out and the walker
- * is soon where the keys say; what is marked `calm` is not hurried unless something that is not waits behind it.
+ * Shown evenly, `perSecond`. Where more than two chunks wait, or one that a key was pressed for, time goes by faster, so
+ * that none is left out and the walker is soon where the keys say. What is marked `calm` is hurried for keys alone.
  */
 export class Playout {
   #waiting = [];
   #due = 0;
+  #urgent = 0;
 
   constructor(perSecond, perChunk) {
     this.perSecond = perSecond;
@@ -32,6 +35,11 @@ export class Playout {
     return this.#waiting.length ? last + this.#waiting.length / (this.perSecond * this.#rate()) : last;
   }
 
+  /** Shows what comes before chunk `index` as fast as may be. */
+  hurry(index) {
+    this.#urgent = Math.max(this.#urgent, index);
+  }
+
   put(...pictures) {
     this.#waiting.push(...pictures);
   }
@@ -51,8 +59,8 @@ export class Playout {
   }
 
   #rate() {
-    const behind = this.#waiting.length;
-    if (behind <= this.perChunk || this.#waiting[behind - 1].calm) return 1;
-    return Math.min(FASTEST, behind / this.perChunk);
+    const [first] = this.#waiting;
+    if (first.index < this.#urgent && this.#waiting.at(-1).index >= this.#urgent) return FASTEST;
+    return first.calm ? 1 : Math.min(FASTEST, Math.max(1, this.#waiting.length / (CHUNKS * this.perChunk)));
   }
 }

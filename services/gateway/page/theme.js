@@ -1,5 +1,7 @@
 // Dark, light, or as the system has it.
 
+import { made } from "./made.js";
+
 const KEY = "worldkv.theme";
 const NAMES = { "": "Auto", dark: "Dark", light: "Light" };
 
@@ -8,7 +10,7 @@ export function themed(button) {
   const show = (theme) => {
     if (theme) document.documentElement.dataset.theme = theme;
     else delete document.documentElement.dataset.theme;
-    button.textContent = `◐ ${NAMES[theme]}`;
+    button.replaceChildren("◐", made("span", { class: "wide" }, ` ${NAMES[theme]}`));
     button.setAttribute("aria-label", `Dark or light: ${NAMES[theme]}`);
   };
   button.addEventListener("click", () => {
