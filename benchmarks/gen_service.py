@@ -142,7 +142,7 @@ def elsewhere(model: WorldModel, tiers: Shards) -> Memory:
     """As a service's session remembers by default."""
     settings, tier, lineage = MemorySettings(), tiers("bench"), Lineage.begin()
     playing = model.spec.frames / LiveConfig.pictures_per_second
-    config = settings.of_session(settings.coding(model), lockstep=False, playing_seconds=playing)
+    config = settings.of_session(model, settings.settings(model), lockstep=False, playing_seconds=playing)
     finder = tier.finder(lineage, settings.selector, model.spec.digest, 0, False)
     return Memory(model.spec, settings.window, config, tier.store, finder, lineage)
 

@@ -73,6 +73,9 @@ class Named:
     async def remove(self, keys: Collection[ChunkKey]) -> None:
         self.removed += keys
 
+    def choose_by(self, selector: str) -> None:
+        raise NotImplementedError(f"what is chosen is said by the test, not by {selector}")
+
 
 class Held(RamStore):
     """A store whose calls a test holds up and refuses, by kind of part; `asked` and `put_keys` are what it was asked.

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from worldkv.chunk import ChunkKey, Lineage, Meta
 from worldkv.index import Hit, ScanIndex
-from worldkv.select import Query, Selector
+from worldkv.select import Query, Selector, make_selector
 
 
 class Finder(Protocol):
@@ -38,6 +38,10 @@ class Finder(Protocol):
         """These chunks seem to be gone: whoever can should make sure, and forget those that are."""
         ...
 
+    def choose_by(self, selector: str) -> None:
+        """Chunks are chosen by the selector of this name from now on. Raises InvalidInput if there is none."""
+        ...
+
 
 class LocalFinder:
     """A `Finder` over an index in this process."""
@@ -59,3 +63,6 @@ class LocalFinder:
     async def remove(self, keys: Collection[ChunkKey]) -> None:
         for key in keys:
             self.index.remove(key)
+
+    def choose_by(self, selector: str) -> None:
+        self.selector = make_selector(selector)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, TypeVar
 
@@ -30,6 +31,61 @@ FORMATS: dict[Format, pb.PictureFormat.ValueType] = {
     "rgb8": pb.PICTURE_FORMAT_RGB8,
     "rgb32f": pb.PICTURE_FORMAT_RGB32F,
 }
+
+
+@dataclass(frozen=True)
+class MemoryChange:
+    """What is to change of how a session remembers; None: it stays as it is.
+
+    mode      what stands in the window
+    selector  how chunks are chosen for recall
+    recalled  chunks recalled at most
+    keep      share of a chunk's tokens that is kept, of every frame but its first
+    codec     in which chunks are kept from now on
+    budget_chunks  of which keys and values are kept at most; 0: no limit
+    """
+
+    mode: Mode | None = None
+    selector: str | None = None
+    recalled: int | None = None
+    keep: float | None = None
+    codec: str | None = None
+    budget_chunks: int | None = None
+
+
+NO_CHANGE = MemoryChange()
+
+
+def change_of(message: pb.MemorySettings) -> MemoryChange:
+    """What a message changes; InvalidInput for a mode without a meaning, or a share that is none."""
+    if message.keep and not 0 < message.keep <= 1:
+        raise InvalidInput(f"keep is a share above 0 and up to 1, got {message.keep}")
+    return MemoryChange(
+        mode=mode_of(message.mode) if message.mode else None,
+        selector=message.selector or None,
+        recalled=message.recalled if message.HasField("recalled") else None,
+        keep=message.keep or None,
+        codec=message.codec or None,
+        budget_chunks=message.budget_chunks if message.HasField("budget_chunks") else None,
+    )
+
+
+def change_message(change: MemoryChange) -> pb.MemorySettings:
+    """InvalidInput for numbers that no message can carry."""
+    if change.mode is not None and change.mode not in MODES:
+        raise InvalidInput(f"mode is one of {[*MODES]}, got {change.mode!r}")
+    if change.keep is not None and not 0 < change.keep <= 1:
+        raise InvalidInput(f"keep is a share above 0 and up to 1, got {change.keep}")
+    if change.recalled is not None and not 0 <= change.recalled < 1 << 32:
+        raise InvalidInput(f"recalled = {change.recalled}: expected 0 to 2^32 - 1")
+    return pb.MemorySettings(
+        mode=MODES[change.mode] if change.mode else pb.MEMORY_MODE_UNSPECIFIED,
+        selector=change.selector or "",
+        recalled=change.recalled,
+        keep=change.keep or 0.0,
+        codec=change.codec or "",
+        budget_chunks=None if change.budget_chunks is None else counted("budget_chunks", change.budget_chunks),
+    )
 
 
 def mode_of(message: int) -> Mode:

@@ -110,9 +110,13 @@ class Unanswered:
         self._sent = 0
 
     def taken_back(self, next: int) -> None:
-        """The session stands before chunk `next` again: what was sent is dropped there, unless it had its effect."""
+        """The session stands before chunk `next` again: what was sent is dropped there, unless it had its effect.
+
+        Changes are the session's, wherever it stands, and are sent again.
+        """
         for place in reversed(range(self._sent)):
-            self._drop(place)
+            if self._entries[place].kind != "configure":
+                self._drop(place)
         self.next = next
 
     def moved(self, next: int) -> list[Missed]:

@@ -6,15 +6,19 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
+from services.generator.drawing import Context
 from services.generator.engine import EngineConfig
-from services.generator.session import Context, Mode, SessionConfig
+from services.generator.modes import SessionConfig
+from services.generator.settings import Choices, Settings
+from services.generator.step import Mode
 from services.generator.world_model import WorldModel
-from worldkv.coding import Coding
+from worldkv.codec import CODECS
+from worldkv.coding import Coding, stored_tokens
 from worldkv.errors import InvalidConfig
 from worldkv.memory import MemoryConfig
 from worldkv.prune import Pruning
 from worldkv.rpc import TLS
-from worldkv.select import make_selector
+from worldkv.select import SELECTORS, make_selector
 from worldkv.service import ServiceConfig
 from worldkv.window import WindowConfig
 
@@ -58,13 +62,26 @@ class MemorySettings:
     def coding(self, model: WorldModel) -> Coding:
         """What is done to a chunk that is stored. Raises UnknownCodec for a codec that is neither the model's nor
         everybody's."""
-        pruning = Pruning(self.keep)
-        if self.codec not in model.codecs:
-            return Coding(self.codec, self.codec, pruning)
-        keys, values = model.codecs[self.codec]
-        return Coding(keys.name, values.name, pruning, fitted={keys.name: keys, values.name: values})
+        return self.coding_as(model, self.codec, self.keep)
 
-    def of_session(self, coding: Coding, lockstep: bool, playing_seconds: float) -> MemoryConfig:
+    @staticmethod
+    def coding_as(model: WorldModel, codec: str, keep: float) -> Coding:
+        """The same for another codec and share; what the model's other codecs have stored can be read all the same."""
+        fitted = {each.name: each for pair in model.codecs.values() for each in pair}
+        keys, values = (each.name for each in model.codecs[codec]) if codec in model.codecs else (codec, codec)
+        return Coding(keys, values, Pruning(keep), fitted=fitted)
+
+    def choices(self, model: WorldModel) -> Choices:
+        """What sessions may choose."""
+        slots = self.window.recalled * model.spec.frame_tokens // stored_tokens(self.coding(model), model.spec)
+        codecs = dict.fromkeys((self.codec, *model.codecs, *CODECS))
+        return Choices(tuple(SELECTORS), tuple(codecs), slots, self.keep)
+
+    def settings(self, model: WorldModel, mode: Mode = "worldkv") -> Settings:
+        """How sessions remember that choose nothing but their mode."""
+        return Settings(mode, self.selector, self.choices(model).slots, self.keep, self.codec)
+
+    def of_session(self, model: WorldModel, settings: Settings, lockstep: bool, playing_seconds: float) -> MemoryConfig:
         """Of one session; in lockstep it waits for everything. `playing_seconds` of a chunk."""
         live: dict[str, float | int | bool | None] = {}
         if not lockstep:
@@ -75,8 +92,11 @@ class MemorySettings:
                 "prefetch": self.prefetch,
             }
         return MemoryConfig(
-            coding=coding,
+            coding=self.coding_as(model, settings.codec, settings.keep),
+            slot_tokens=stored_tokens(self.coding(model), model.spec),
+            recalled=settings.recalled,
             budget_bytes=self.budget_bytes,
+            budget_chunks=settings.budget_chunks,
             hot_bytes=self.hot_bytes,
             most_unkept=self.most_unkept,
             **live,  # type: ignore[arg-type]  # each as MemorySettings has it

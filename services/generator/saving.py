@@ -37,12 +37,16 @@ from worldkv.errors import (
 )
 from worldkv.format import Frame
 from worldkv.pose import check
-from worldkv.wire_sessions import FORMATS, MODES, Format
+from worldkv.wire_sessions import FORMATS, MODES, NO_CHANGE, Format, MemoryChange
 
 MAGIC = b"\x89WKS\r\n\x1a\n"
-VERSION = 1
+VERSION = 2
+FIELDS = {1: 15, 2: 17}
+"""Of a header, by version; the first had neither `chosen` nor `judged`."""
 MAX_HEADER = 1 << 20
 """Bytes of a header."""
+CHOSEN = ("selector", "recalled", "keep", "codec", "budget_chunks")
+"""What is saved of a `MemoryChange`, in this order."""
 
 _PREFIX = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<Q")
@@ -61,7 +65,9 @@ class Record:
     tour     path that is shown first, in the path grammar; empty: none, or no more
     next     number of the next chunk to be drawn, when this was saved
     walker   where the walker stood then
-    numbers  newest numbers of moves, shows and holds that it had taken by then
+    numbers  newest numbers of moves, shows and holds that it had taken by then, and of changes that it had made
+    chosen   how it remembers, where its client has chosen that; the mode aside
+    judged   whether its pictures are compared with the true ones
     """
 
     world: str
@@ -76,6 +82,8 @@ class Record:
     next: int
     walker: Walker
     numbers: tuple[int, ...] = ()
+    chosen: MemoryChange = NO_CHANGE
+    judged: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +115,8 @@ def encode(saved: Saved) -> Frame:
         record.next,
         _numbers(record.walker),
         list(record.numbers),
+        [getattr(record.chosen, name) for name in CHOSEN],
+        record.judged,
         None if state is None else [state.spec, state.model, [_described(chunk) for chunk in held]],
         sum(each.nbytes for each in body),
         digest.intdigest(),
@@ -125,8 +135,8 @@ def decode(frame: Frame, spec: ModelSpec) -> Saved:
     """
     fields, at = _header(frame)
     try:
-        record, state = _record(fields[:12]), fields[12]
-        size, digest = _typed(fields[13:], (int, int))
+        record, state = _record(fields[:14]), fields[14]
+        size, digest = _typed(fields[15:], (int, int))
         described = None if state is None else _typed(state, (str, bytes, list))
         shapes = [] if described is None else [_shape(each) for each in described[2]]
     except (ValueError, TypeError, OverflowError) as error:
@@ -151,8 +161,8 @@ def _header(frame: Frame) -> tuple[list[Any], int]:
     magic, version, length = _PREFIX.unpack(frame.slice(0, _PREFIX.size))
     if magic != MAGIC:
         raise BadMagic(f"a session begins with {MAGIC!r}, got {magic!r}")
-    if version != VERSION:
-        raise UnknownVersion(f"a session of version {version}; known here: {VERSION}")
+    if not 1 <= version <= VERSION:
+        raise UnknownVersion(f"a session of version {version}; known here: 1 to {VERSION}")
     if length > MAX_HEADER:
         raise Oversized(f"a session's header has at most {MAX_HEADER} bytes, got {length}")
     end = _PREFIX.size + length
@@ -165,14 +175,18 @@ def _header(frame: Frame) -> tuple[list[Any], int]:
         fields = msgpack.unpackb(frame.slice(_PREFIX.size, length))
     except (ValueError, msgpack.UnpackException) as error:
         raise BadHeader(f"the header of a session is no msgpack: {error}") from error
-    if not isinstance(fields, list) or len(fields) != 15:
-        raise BadHeader(f"the header of a session has 15 fields, got {str(fields)[:80]}")
+    if not isinstance(fields, list) or len(fields) != FIELDS[version]:
+        raise BadHeader(f"the header of a session has {FIELDS[version]} fields, got {str(fields)[:80]}")
+    if version == 1:
+        fields[12:12] = [None] * len(CHOSEN), False
     return fields, end + _CHECKSUM.size
 
 
 def _record(fields: list[Any]) -> Record:
-    kinds = (str, list, str if fields[2] is not None else type(None), list, int, str, bool, str, str, int, list, list)
-    world, heads, scene, start, seed, mode, lockstep, form, tour, following, walker, numbers = _typed(fields, kinds)
+    known = str if fields[2] is not None else type(None)
+    kinds = (str, list, known, list, int, str, bool, str, str, int, list, list, list, bool)
+    values = _typed(fields, kinds)
+    world, heads, scene, start, seed, mode, lockstep, form, tour, following, walker, numbers, chosen, judged = values
     if mode not in MODES or form not in FORMATS or not following >= 0 or not 0 <= seed < 1 << 64 or not heads:
         raise ValueError(f"mode {mode!r}, format {form!r}, next {following}, seed {seed} or {len(heads)} heads")
     if not all(isinstance(each, bytes) for each in heads) or not all(isinstance(each, int) for each in numbers):
@@ -190,7 +204,14 @@ def _record(fields: list[Any]) -> Record:
         next=following,
         walker=_walker(walker),
         numbers=tuple(numbers),
+        chosen=_chosen(chosen),
+        judged=judged,
     )
+
+
+def _chosen(values: list[Any]) -> MemoryChange:
+    kinds = (str, int, float, str, int)
+    return MemoryChange(None, *_typed(values, tuple(type(v) if v is None else k for v, k in zip(values, kinds))))
 
 
 def _numbers(walker: Walker) -> list[float]:

@@ -63,7 +63,8 @@ async def assembled(
         engine = await stack.enter_async_context(Engine(model, config.engine))
         pictures, height, width = await engine.run(partial(_picture_shape, model))
         coding = config.memory.coding(model)
-        maker = Maker(config, model, engine, tiers, coding, pictures, height, width)
+        choices = config.memory.choices(model)
+        maker = Maker(config, model, engine, tiers, coding, choices, pictures, height, width)
         metrics = Metrics(host.registry)
         live = await stack.enter_async_context(aclosing(Live(maker, metrics)))
         for chore in (partial(_tick, live), partial(tiers.keep_few, live.tenants), partial(_drain, host, live)):

@@ -11,7 +11,7 @@ from time import monotonic
 from grpc import aio
 
 from services.generator.live import messages
-from services.generator.live.inbox import Holding, Moving, Showing, Told
+from services.generator.live.inbox import Changing, Holding, Moving, Showing, Told
 from services.generator.live.looking import Look
 from services.generator.live.metrics import Metrics
 from services.generator.live.outbox import Outbox
@@ -27,7 +27,7 @@ from worldkv.v1 import generator_pb2 as generator_pb
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.v1.generator_pb2_grpc import GeneratorServicer, add_GeneratorServicer_to_server
 from worldkv.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
-from worldkv.wire_sessions import action_of, format_of, mode_of, walker_message, walker_of
+from worldkv.wire_sessions import Mode, action_of, change_of, format_of, mode_of, walker_message, walker_of
 from worldkv.worlds import HIDDEN, export_pieces
 
 NAMES = ("worldkv.v1.Sessions", "worldkv.v1.Generator")
@@ -61,10 +61,12 @@ class _Sessions(SessionsServicer):
             scene=request.scene,
             seed=request.seed,
             start=walker_of(request.start) if request.HasField("start") else None,
-            mode=mode_of(request.mode),
+            mode=_mode(request),
             lockstep=request.lockstep,
             format=format_of(request.format),
             tour=request.tour,
+            change=change_of(request.settings),
+            judged=request.judged,
         )
         return self._shape.opened(await self._live.open(rpc.tenant(context), wanted))
 
@@ -211,6 +213,10 @@ class _Shape:
             height=maker.height,
             pictures_per_second=maker.config.live.pictures_per_second,
             watch=walking.watch,
+            memory=messages.choices(maker.choices, maker.settings(resident.record)),
+            scene=resident.record.scene or "",
+            seed=resident.record.seed,
+            has_truth=maker.scene(resident.record.scene).pictures is not None,
         )
 
 
@@ -238,10 +244,20 @@ def _told(request: pb.WalkRequest, frames: int) -> Told:
         case "hold":
             hold = request.hold
             return Holding(None if hold.pause else _action(hold.action), hold.number)
+        case "configure":
+            configure = request.configure
+            return Changing(change_of(configure.settings), configure.number)
         case "join":
             raise InvalidInput("a walk is joined once, got a second join")
         case _:
-            raise InvalidInput("a message of a walk is a move, a show or a hold, got nothing that is known here")
+            raise InvalidInput("a message of a walk is a move, a show, a hold or a change, got none of these")
+
+
+def _mode(request: pb.OpenRequest) -> Mode:
+    """In which mode a session is opened; InvalidInput if its settings say another."""
+    if request.mode and request.settings.mode and request.mode != request.settings.mode:
+        raise InvalidInput(f"mode {mode_of(request.mode)} is not settings.mode {mode_of(request.settings.mode)}")
+    return mode_of(request.mode or request.settings.mode)
 
 
 def _action(message: pb.Action) -> Action:

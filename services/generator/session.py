@@ -16,8 +16,9 @@ Noise is counter-based on (seed, chunk number): there is no random state to save
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from math import radians
 from time import perf_counter
 
@@ -27,45 +28,20 @@ from torch import Tensor
 
 from services.generator.drawing import Context as Context
 from services.generator.drawing import Draft, Drawn, Shape, draw, encode_again, window_for
+from services.generator.modes import SessionConfig as SessionConfig
+from services.generator.modes import slot_sizes, stays
 from services.generator.step import HeldBytes, Seconds
 from services.generator.step import Mode as Mode
 from services.generator.step import Step as Step
 from services.generator.world_model import Conditioning, WorldModel
 from worldkv.actions import Action, Slide, Walker, follow, unhindered
-from worldkv.chunk import Lineage, Meta, ModelSpec, Part
+from worldkv.chunk import Lineage, Meta, Part
 from worldkv.coding import KV
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput
 from worldkv.memory import Memory, Recalled, RecallReport
 from worldkv.pose import Matrix
 from worldkv.select import Query
-from worldkv.window import GROWTH, Entry, Window, WindowConfig, positions
-
-
-@dataclass(frozen=True)
-class SessionConfig:
-    """How a session walks.
-
-    mode    which chunks stand in the window
-    window  sizes and placement; `window` and `full` always place chunks where they were made
-    fov     horizontal field of view of the lens, degrees
-    seed    of the noise
-    context  what the clean pass attends to besides the chunk itself: the window that it was drawn in, or nothing.
-             Alone, keys and values are a function of the chunk, and are made again from its latents as they were
-    """
-
-    mode: Mode = "worldkv"
-    window: WindowConfig = field(default_factory=WindowConfig)
-    fov: float = 65.0
-    seed: int = 0
-    context: Context = "window"
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("window", "full", "worldkv"):
-            raise InvalidConfig(f"session.mode is 'window', 'full' or 'worldkv', got {self.mode!r}")
-        if self.context not in ("window", "alone"):
-            raise InvalidConfig(f"session.context is 'window' or 'alone', got {self.context!r}")
-        if not 0 < self.fov < 180:
-            raise InvalidConfig(f"session.fov lies between 0 and 180 degrees, got {self.fov}")
+from worldkv.window import Entry, Window, positions
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +76,9 @@ class SessionState:
     model: bytes
 
 
+_SERIAL = count()
+"""Tells keys and values of one chunk from others of the same chunk, made again or read from a store."""
+
 OnModel = Callable[[Callable[[], KV]], Awaitable[KV]]
 """Runs a clean pass where, and when, the model may run."""
 
@@ -108,7 +87,8 @@ class Session:
     """One walk through one world, written to one branch.
 
     Nothing random is kept; a session is its model, its memory, its seed and where the walker stands.
-    `memory` is required by mode `worldkv` and refused by the others, which remember only what their window holds.
+    `memory` is required by mode `worldkv`. The others draw the same with one or without: nothing is recalled, but what
+    is drawn is kept, so that the session can be configured to recall it.
     `on_model` has a lost chunk made again where the model runs; without it that happens in the caller's thread.
     """
 
@@ -121,8 +101,7 @@ class Session:
         slide: Slide = unhindered,
         on_model: OnModel | None = None,
     ) -> None:
-        if (memory is not None) != (config.mode == "worldkv"):
-            raise InvalidConfig(f"a memory goes with mode 'worldkv' and no other, got mode {config.mode!r}")
+        _require(memory, config)
         self.model, self.config, self.walker, self.memory, self.slide = model, config, walker, memory, slide
         self.on_model = on_model
         self.lineage = memory.lineage if memory else Lineage.begin()
@@ -155,9 +134,31 @@ class Session:
 
     def save(self) -> SessionState:
         """What the session is between two chunks; shares keys and values with it, which are never changed."""
-        held = tuple(HeldChunk(i, self._poses[i], self._raw[i].kv) for i in sorted(self._raw))
         seed, digest = self.config.seed, self.model.spec.digest
-        return SessionState(digest, seed, self.next, self.walker, held, self.state.to_bytes())
+        return SessionState(digest, seed, self.next, self.walker, self.held, self.state.to_bytes())
+
+    def configure(self, config: SessionConfig, held: Sequence[HeldChunk]) -> None:
+        """Walk on like this from the next chunk on, with these chunks in the window; the seed stays.
+
+        held  see `stays`
+
+        Raises Conflict while a chunk is being drawn.
+        """
+        if self._beginning or self._draft:
+            raise Conflict(f"chunk {self.next} is being drawn: it is configured before or after that")
+        _require(self.memory, config)
+        before = {each.index: each for each in self.held}
+        self.config, self._window = replace(config, seed=self.config.seed), None
+        for index in self._raw.keys() - {each.index for each in held}:
+            del self._raw[index], self._poses[index]
+        for each in held:
+            if each.index not in before or before[each.index].kv is not each.kv:
+                self._hold(each.index, each.poses, each.kv)
+
+    @property
+    def held(self) -> tuple[HeldChunk, ...]:
+        """The chunks that stand in the window uncoded, by number."""
+        return tuple(HeldChunk(i, self._poses[i], self._raw[i].kv) for i in sorted(self._raw))
 
     @property
     def frames(self) -> int:
@@ -221,7 +222,7 @@ class Session:
             await memory.remember(self._part(draft, drawn), drawn.kv)
         self.walker, self.state, self.next, self._draft = draft.walker, drawn.state, draft.index + 1, None
         self._hold(draft.index, draft.conditioning.poses, drawn.kv)
-        kept = self._kept(self._raw.keys(), len(draft.shape.sizes))
+        kept = self._kept(self._raw.keys())
         for index in self._raw.keys() - kept:
             del self._raw[index], self._poses[index]
         fetch, decode = draft.recall.fetch_seconds, draft.recall.decode_seconds
@@ -268,7 +269,7 @@ class Session:
         finally:
             self._beginning = False
         entries = self._arrange([r.entry for r in recalled])
-        placement = self.config.window.placement if self.memory else "original"
+        placement = self.config.window.placement if self.config.mode == "worldkv" else "original"
         at, position = positions(entries, self.next * self.frames, placement)
         self._draft = Draft(
             index=self.next,
@@ -294,12 +295,12 @@ class Session:
 
     async def _recall(self, poses: Matrix, held: Action | None) -> tuple[list[Recalled], RecallReport]:
         """What is put back for the coming chunk; what the one after it will need is fetched meanwhile."""
-        if self.memory is None or not self._raw:
+        if self.memory is None or self.config.mode != "worldkv" or not self._raw:
             return [], RecallReport()
         query = self.view(poses, np.concatenate([self._poses[i] for i in self._raw]))
         recalled = await self.memory.recall(query, self._raw.keys(), self._reencode)
         report = self.memory.latest
-        stay = self._kept({*self._raw, self.next}, len(self._sizes()))
+        stay = self._kept({*self._raw, self.next})
         visible = np.concatenate([self._poses.get(i, poses) for i in sorted(stay)])
         await self.memory.ahead(self.next, poses, held, recalled, visible, stay)
         return recalled, report
@@ -313,7 +314,7 @@ class Session:
     def _arrange(self, recalled: list[Entry]) -> list[Entry | None]:
         """The chunk for each slot: [ sink | recalled | recent ], or simply all that is held."""
         held = [self._raw[i] for i in sorted(self._raw)]
-        if self.memory is None:
+        if self.memory is None or self.config.mode != "worldkv":
             return list(held)
         sinks = self.config.window.sink // self.frames
         sink: list[Entry | None] = list(held[:sinks])
@@ -336,33 +337,19 @@ class Session:
         return Part(meta, drawn.latents.to(torch.float16).cpu().numpy(), draft.conditioning.extra)
 
     def _hold(self, index: int, poses: Matrix, kv: KV) -> None:
-        self._raw[index] = Entry((self.lineage.key(index), "raw"), index * self.frames, self.frames, kv)
+        tag = (self.lineage.key(index), next(_SERIAL))  # whatever stood in a row under this key before is not this
+        self._raw[index] = Entry(tag, index * self.frames, self.frames, kv)
         self._poses[index] = poses
 
-    def _kept(self, indices: Collection[int], slots: int) -> set[int]:
-        """Which of these chunks the window holds uncoded: sink and recent ones, or the newest, or all."""
-        if self.config.mode == "full":
-            return {*indices}
-        if self.memory is None:
-            return {*sorted(indices)[-slots:]}
-        sinks, recent = (n // self.frames for n in (self.config.window.sink, self.config.window.recent))
-        others = sorted(i for i in indices if i >= sinks)
-        return {*(i for i in indices if i < sinks), *others[len(others) - recent :]}
+    def _kept(self, indices: Collection[int]) -> set[int]:
+        """Which of these chunks the window holds uncoded."""
+        return stays(self.config, self.frames, indices)
 
     def _reencode(self, part: Part, before: Sequence[Entry]) -> KV | Awaitable[KV]:
         again = partial(encode_again, self.model, part, before, self.config.window.placement, self.config.context)
         return self.on_model(again) if self.on_model else again()
 
 
-def slot_sizes(spec: ModelSpec, config: SessionConfig, recalled: Sequence[int], held: int = 0) -> tuple[int, ...]:
-    """Tokens of each slot of a session's window.
-
-    recalled  tokens of each recalled slot, in mode `worldkv`
-    held      chunks that it holds uncoded
-    """
-    whole, window = spec.frames * spec.frame_tokens, config.window
-    if config.mode == "full":
-        return (whole,) * (GROWTH * max(1, -(-held // GROWTH)))
-    if config.mode == "window":
-        return (whole,) * (window.frames(spec.frames) // spec.frames - 1)
-    return (whole,) * (window.sink // spec.frames) + tuple(recalled) + (whole,) * (window.recent // spec.frames)
+def _require(memory: Memory | None, config: SessionConfig) -> None:
+    if memory is None and config.mode == "worldkv":
+        raise InvalidConfig("mode 'worldkv' needs a memory, got none")

@@ -11,8 +11,10 @@ from services.generator.live.metrics import Metrics
 from services.generator.models import load_model
 from tests.example_files import complete
 from tests.toys import toy_model
+from worldkv.coding import stored_tokens
 from worldkv.config import load
 from worldkv.errors import InvalidConfig, InvalidInput, UnknownCodec
+from worldkv.wire_sessions import MemoryChange
 
 ROOT = Path(__file__).parents[2]
 
@@ -60,11 +62,42 @@ def test_selectors_codecs_and_models_that_nobody_knows_are_refused():
 
 def test_in_lockstep_a_session_waits_for_everything():
     settings = MemorySettings(codec="int8", keep_seconds=0.5)
-    coding = settings.coding(toy_model())
-    waits, goes_on = (settings.of_session(coding, lockstep, 0.3) for lockstep in (True, False))
+    model = toy_model()
+    waits, goes_on = (settings.of_session(model, settings.settings(model), lock, 0.3) for lock in (True, False))
     assert (waits.recall_seconds, waits.keep_seconds, waits.queue_bytes, waits.prefetch) == (None, None, 0, False)
     assert (goes_on.recall_seconds, goes_on.keep_seconds, goes_on.prefetch) == (0.25, 0.5, True)
-    assert MemorySettings(codec="int8").of_session(coding, False, 0.3).keep_seconds == pytest.approx(0.15)
+    plain = MemorySettings(codec="int8")
+    assert plain.of_session(model, plain.settings(model), False, 0.3).keep_seconds == pytest.approx(0.15)
+
+
+def test_what_sessions_choose_becomes_how_their_memory_works():
+    model, plain = toy_model(), MemorySettings(codec="int8", keep=0.5, budget_bytes=7)
+    choices = plain.choices(model)
+    assert (choices.slots, choices.keep) == (3, 0.5)  # of 6 frames' tokens, each slot has room for 2
+    settings = choices.check(plain.settings(model).changed(MemoryChange(None, "pose", 1, 0.25, "int4", 9)))
+    config = plain.of_session(model, settings, True, 0.3)
+    assert (config.recalled, config.budget_bytes, config.budget_chunks) == (1, 7, 9)
+    assert (config.coding.keys, config.coding.pruning.keep) == ("int4", 0.25)
+    assert (
+        config.slot_tokens == stored_tokens(plain.coding(model), model.spec) > stored_tokens(config.coding, model.spec)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (MemoryChange(selector="nobody"), "no selector is named 'nobody'; there are pose"),
+        (MemoryChange(codec="nobody"), "no codec is named 'nobody'; there are int8"),
+        (MemoryChange(recalled=4), "recalled = 4: the window has 3 slots"),
+        (MemoryChange(keep=0.75), "keep = 0.75: slots have room for 0.5"),
+        (MemoryChange(budget_chunks=1), "budget_chunks = 1: expected 0"),
+        (MemoryChange(mode="nobody"), "mode is one of worldkv, window, full"),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused_by_name(change, words):
+    model, plain = toy_model(), MemorySettings(codec="int8", keep=0.5)
+    with pytest.raises(InvalidInput, match=words):
+        plain.choices(model).check(plain.settings(model).changed(change))
 
 
 def test_every_figure_of_a_generator_is_explained_and_there_is_no_other() -> None:

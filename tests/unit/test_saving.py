@@ -1,12 +1,15 @@
 """A session's bytes: what was saved comes back, and whatever else is refused by its name."""
 
+import struct
 from dataclasses import replace
 
+import msgpack
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
 from services.generator.saving import MAGIC, Record, Saved, decode, encode
 from services.generator.session import HeldChunk, SessionState
@@ -23,6 +26,7 @@ from worldkv.errors import (
     UnknownVersion,
 )
 from worldkv.format import Frame, join
+from worldkv.wire_sessions import NO_CHANGE, MemoryChange
 
 SPEC = toy_spec()
 RECORD = Record(
@@ -38,7 +42,10 @@ RECORD = Record(
     next=9,
     walker=Walker(3.0, 4.0, 500.0, -20.0, 1.5),
     numbers=(3, 1 << 63),
+    chosen=MemoryChange(None, "pose", 0, 0.5, "int4", 1 << 40),
+    judged=True,
 )
+PLAIN = replace(RECORD, scene=None, tour="", numbers=(), mode="full", next=0, chosen=NO_CHANGE, judged=False)
 
 
 def held(index: int, tokens: int = 5) -> HeldChunk:
@@ -53,7 +60,7 @@ def saved() -> Saved:
     return Saved(RECORD, state)
 
 
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, scene=None, tour="", numbers=(), mode="full", next=0)])
+@pytest.mark.parametrize("record", [RECORD, PLAIN, replace(PLAIN, chosen=MemoryChange(codec="raw"))])
 def test_a_record_comes_back(record):
     after = decode(encode(Saved(record)), SPEC)
     assert (after.record, after.state) == (record, None)
@@ -73,6 +80,14 @@ def test_a_state_comes_back_bit_for_bit():
         assert np.array_equal(one.poses, other.poses)
         assert torch.equal(one.kv.keys, other.kv.keys)
         assert torch.equal(one.kv.values, other.kv.values)
+
+
+def test_a_record_of_the_first_version_is_read():
+    fields = msgpack.unpackb(join(encode(Saved(PLAIN)))[16:-8])
+    del fields[12:14]
+    header = msgpack.packb(fields)
+    before = struct.pack("<8sII", MAGIC, 1, len(header)) + header
+    assert decode(Frame.of(before + struct.pack("<Q", xxh3_64_intdigest(before))), SPEC).record == PLAIN
 
 
 WHOLE = join(encode(saved()))
@@ -103,7 +118,8 @@ def test_anything_else_is_corrupt(data):
     ("data", "error"),
     [
         (b"\0" * 16 + WHOLE[16:], BadMagic),
-        (WHOLE[:8] + b"\2" + WHOLE[9:], UnknownVersion),
+        (WHOLE[:8] + b"\0" + WHOLE[9:], UnknownVersion),
+        (WHOLE[:8] + b"\3" + WHOLE[9:], UnknownVersion),
         (WHOLE[:10], Truncated),
         (WHOLE[:-1], Truncated),
         (WHOLE + b"x", Oversized),

@@ -10,7 +10,7 @@ from tests.toys import TOY, toy_model
 from worldkv.actions import Action, Walker
 from worldkv.chunk import Lineage
 from worldkv.coding import Coding
-from worldkv.errors import InvalidConfig, InvalidInput
+from worldkv.errors import Conflict, InvalidConfig, InvalidInput
 from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig
@@ -169,9 +169,44 @@ def test_a_context_is_one_of_two() -> None:
         SessionConfig(context="nowhere")
 
 
-def test_memory_belongs_to_mode_worldkv_alone() -> None:
+def test_mode_worldkv_needs_a_memory() -> None:
     model = toy_model()
     with pytest.raises(InvalidConfig, match="worldkv"):
         Session(model, SessionConfig(mode="worldkv"), START)
+    session = Session(model, SessionConfig(mode="full"), START)
     with pytest.raises(InvalidConfig, match="worldkv"):
-        Session(model, SessionConfig(mode="full"), START, memory_of(model, WindowConfig()))
+        session.configure(SessionConfig(mode="worldkv"), ())
+
+
+@pytest.mark.parametrize("mode", ["window", "full"])
+async def test_modes_without_recall_draw_the_same_with_a_memory_and_keep_what_is_drawn(mode: str) -> None:
+    model, plain = toy_model(), session_of(mode)
+    config = SessionConfig(mode=mode, seed=3)
+    remembering = Session(model, config, START, memory_of(model, WindowConfig()))
+    assert torch.equal(await pictures_of(remembering, 9), await pictures_of(plain, 9))
+    assert len(remembering.memory.finder.index) == 9
+    assert remembering.memory.stats.recalled == 0
+
+
+async def test_a_session_goes_on_in_another_mode_with_the_chunks_that_it_is_given() -> None:
+    session, full = session_of("worldkv"), session_of("full")
+    for each in (session, full):
+        await pictures_of(each, 7)
+    session.configure(SessionConfig(mode="full"), full.held)
+    drawn = await session.step(TURN)
+    assert (drawn.mode, drawn.recalled, len(session.held)) == ("full", (), 8)
+    assert torch.equal(drawn.pictures, (await full.step(TURN)).pictures), "the seed stays"
+    sink = next(each for each in session.held if each.index == 0)
+    session.configure(SessionConfig(mode="worldkv"), (sink, session.held[-1]))
+    again = await session.step(TURN)
+    assert (again.mode, len(again.recalled), len(session.held)) == ("worldkv", 2, 2)
+
+
+async def test_a_session_is_not_configured_while_it_draws() -> None:
+    session = session_of("worldkv")
+    draft = await session.begin(TURN)
+    with pytest.raises(Conflict):
+        session.configure(SessionConfig(mode="window"), ())
+    session.abandon(draft)
+    session.configure(SessionConfig(mode="window"), ())
+    assert (await session.step(TURN)).mode == "window"

@@ -13,6 +13,7 @@ from worldkv.client.walk import Walk
 from worldkv.client.walk_line import WalkClientConfig
 from worldkv.client.walks import WalkClient
 from worldkv.client.watching import Watched
+from worldkv.wire_sessions import MemoryChange
 
 __all__ = [
     "ClientConfig",
@@ -23,6 +24,7 @@ __all__ = [
     "Members",
     "Membership",
     "MembershipFile",
+    "MemoryChange",
     "RemoteFinder",
     "ReplicaStats",
     "RetrieverClient",

@@ -148,6 +148,10 @@ class RemoteFinder:
         """See `Finder.remove`."""
         await self._client.remove(keys, deadline_seconds=self.deadline_seconds)
 
+    def choose_by(self, selector: str) -> None:
+        """See `Finder.choose_by`; whether there is such a selector, the index says."""
+        self.selector = selector
+
     def _newest(self) -> list[Meta]:
         """The newest chunks that are pending, as many as one message holds."""
         newest, nbytes = list[Meta](), 0

@@ -25,15 +25,17 @@ from worldkv.client.walk_events import (
     Remembered,
     applied_of,
     drawn_of,
+    judged_of,
     notice_of,
     opened_of,
+    refused_of,
     remembered_of,
 )
 from worldkv.client.walk_line import Link, WalkLine
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
 from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import action_message, counted, walker_message, walker_of
+from worldkv.wire_sessions import MemoryChange, action_message, change_message, counted, walker_message, walker_of
 
 NUMBERS = 1 << 52
 """Below it a walk begins to count its moves: a double can hold the numbers."""
@@ -150,6 +152,17 @@ class Walk:
         Answers the number by which an `Applied` will say from which chunk on.
         """
         return self._hold(pb.Hold(action=action_message(action)))
+
+    async def configure(self, change: MemoryChange) -> int:
+        """Remember otherwise from the next chunk on, once what was said before is done.
+
+        Answers the number by which `Applied` will say from which chunk on, or `Refused` why not.
+        """
+        self._raise_if_ended()
+        number = self._new_number()
+        configure = pb.Configure(settings=change_message(change), number=number)
+        self._line.send(number, pb.WalkRequest(configure=configure))
+        return number
 
     async def pause(self) -> int:
         """Draw no more, until the next hold or move."""
@@ -295,6 +308,11 @@ class Walk:
             if applied.number not in self._answers:  # a chunk is the answer of what draws one
                 self._line.answered(applied.number)
             self._tell(applied)
+        elif name == "refused":
+            self._line.answered(answer.refused.number)
+            self._tell(refused_of(answer.refused))
+        elif name == "judged":
+            self._tell(judged_of(answer.judged))
         while not self._answers and any(listener.full for listener in self._listeners):
             self._go.clear()
             await self._go.wait()

@@ -16,7 +16,21 @@ from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
 from worldkv.store import Level, Miss
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import Mode, mode_of, poses_of, walker_of
+from worldkv.wire_sessions import MemoryChange, Mode, change_of, mode_of, poses_of, walker_of
+
+
+class Choices(NamedTuple):
+    """What a session's memory can be told.
+
+    now    what it is told now, all of it
+    selectors, codecs  by name
+    slots  of the window for recalled chunks
+    """
+
+    now: MemoryChange
+    selectors: tuple[str, ...]
+    codecs: tuple[str, ...]
+    slots: int
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,10 @@ class Opened:
     pictures  of a chunk
     height, width  of a picture, pixels
     pictures_per_second  at which the world is meant to be played
+    memory    how it remembers, nothing missing, and how it could
+    scene     what its world began as
+    seed      of the noise
+    has_truth  the scene has true pictures: tours can be shown and pictures judged
     """
 
     session: str
@@ -44,6 +62,10 @@ class Opened:
     height: int
     width: int
     pictures_per_second: float
+    memory: Choices
+    scene: str
+    seed: int
+    has_truth: bool
 
 
 class Recalled(NamedTuple):
@@ -216,13 +238,36 @@ class Notice(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """The move, show or hold `number` takes effect, from a chunk on."""
+    """The move, show, hold or change `number` takes effect, from a chunk on."""
 
     number: int
     chunk: int
 
 
-Event = Drawn | Remembered | Notice | Applied
+class Refused(NamedTuple):
+    """The change `number` was refused, and why; nothing changed."""
+
+    number: int
+    text: str
+
+
+class Judged(NamedTuple):
+    """How a drawn chunk compares with the truth.
+
+    psnr     its pictures against the true ones, dB
+    revisit_psnr  the same over those that show a place again; None: none does
+    revisits      how many of its pictures do
+    mean_revisit_psnr  over all pictures of the session so far that do; None: none did
+    """
+
+    key: ChunkKey
+    psnr: float
+    revisit_psnr: float | None
+    revisits: int
+    mean_revisit_psnr: float | None
+
+
+Event = Drawn | Remembered | Notice | Applied | Refused | Judged
 
 
 def opened_of(message: pb.OpenResponse) -> Opened:
@@ -240,7 +285,15 @@ def opened_of(message: pb.OpenResponse) -> Opened:
         height=message.height,
         width=message.width,
         pictures_per_second=message.pictures_per_second,
+        memory=choices_of(message.memory),
+        scene=message.scene,
+        seed=message.seed,
+        has_truth=message.has_truth,
     )
+
+
+def choices_of(message: pb.MemoryChoices) -> Choices:
+    return Choices(change_of(message.now), tuple(message.selectors), tuple(message.codecs), message.slots)
 
 
 def drawn_of(message: pb.Drawn, height: int, width: int) -> Drawn:
@@ -278,6 +331,15 @@ def notice_of(message: pb.Notice) -> Notice:
 
 def applied_of(message: pb.Applied) -> Applied:
     return Applied(message.number, message.chunk)
+
+
+def refused_of(message: pb.Refused) -> Refused:
+    return Refused(message.number, message.text)
+
+
+def judged_of(message: pb.Judged) -> Judged:
+    again, mean = (message.revisit_psnr if message.revisits else None), (message.mean_revisit_psnr or None)
+    return Judged(wire.chunk_of(message.key), message.psnr, again, message.revisits, mean)
 
 
 def _counts_of(message: pb.RecallCounts) -> Counts:

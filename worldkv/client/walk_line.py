@@ -114,7 +114,7 @@ class WalkLine:
         return bool(self._unanswered)
 
     def send(self, number: int, request: pb.WalkRequest) -> None:
-        """Send a move, show or hold, on every connection again until it is answered."""
+        """Send a move, show, hold or change, on every connection again until it is answered."""
         if not self._unanswered:
             self._asked = monotonic()
         self._unanswered[number] = request
@@ -192,7 +192,7 @@ class WalkLine:
 
     async def _hear(self, answer: pb.WalkResponse) -> None:
         """Hand on an answer; how long that takes is not the service's silence."""
-        self._progress = self._progress or answer.WhichOneof("message") in ("drawn", "applied")
+        self._progress = self._progress or answer.WhichOneof("message") in ("drawn", "applied", "refused")
         self._joined = min(self._joined, monotonic())
         if not self._up:
             self._up = True

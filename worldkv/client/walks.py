@@ -24,7 +24,17 @@ from worldkv.client.walk_line import Link, WalkClientConfig
 from worldkv.client.watching import Watched
 from worldkv.errors import InvalidInput
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import FORMATS, MODES, Format, Mode, counted, walker_message
+from worldkv.wire_sessions import (
+    FORMATS,
+    MODES,
+    NO_CHANGE,
+    Format,
+    MemoryChange,
+    Mode,
+    change_message,
+    counted,
+    walker_message,
+)
 
 ADDRESS = "127.0.0.1:8470"
 """Where the service is if nobody says."""
@@ -96,6 +106,8 @@ class WalkClient:
         mode: Mode = "worldkv",
         lockstep: bool = False,
         pictures: Format = "jpeg",
+        memory: MemoryChange = NO_CHANGE,
+        judged: bool = False,
     ) -> AsyncIterator[Walk]:
         """A walk in a new world, or on from a chunk of an old one; closed at the end of the block, unless it was left.
 
@@ -108,6 +120,8 @@ class WalkClient:
         mode      what stands in the window besides the newest chunks
         lockstep  wait for memory instead of leaving out what is late: a walk that can be repeated exactly
         pictures  how they travel: "jpeg", "rgb8", or "rgb32f", exactly what the model drew
+        memory    how it is to remember, where that is not as the service does; `mode` says what stands in the window
+        judged    compare what is drawn with the true pictures, where there are any: told by `Judged`
 
         Raises InvalidInput for what makes no sense, OverBudget if there is no room.
         """
@@ -123,6 +137,8 @@ class WalkClient:
             lockstep=lockstep,
             format=FORMATS[pictures],
             tour=tour,
+            settings=change_message(memory),
+            judged=judged,
         )
         opened = opened_of(await self._link.ask(self._link.stub.Open(request, metadata=self._link.metadata)))
         async with Walk(self._link, opened.session, owned=True) as walk:

@@ -13,6 +13,7 @@ from worldkv.client.walk_events import (
     Opened,
     applied_of,
     drawn_of,
+    judged_of,
     notice_of,
     opened_of,
     remembered_of,
@@ -94,6 +95,8 @@ class Watched(AsyncIterator[Event]):
                 await self._events.put(notice)
             case "applied":
                 await self._events.put(applied_of(answer.applied))
+            case "judged":
+                await self._events.put(judged_of(answer.judged))
 
     def _become(self, opened: Opened) -> None:
         if not self._joined.done():

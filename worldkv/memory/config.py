@@ -21,8 +21,11 @@ class MemoryConfig:
 
     coding        how keys and values are pruned and coded when a chunk is stored
     order         of recalled chunks in the window: by time, or best hit first (the paper's released code)
+    slot_tokens   of each recalled slot, at least those of a chunk that is stored as `coding` says; None: as many
+    recalled      chunks recalled at most; None: as many as there are slots
     budget_bytes  coded bytes of keys and values a world may keep, 0 for no limit; the least useful chunks beyond
                   it are demoted to their latents
+    budget_chunks  the same in chunks
     hot_bytes     decoded bytes kept at hand for the steps to come
     reencode      make a lost chunk's keys and values again from its latents, at most one a step
     recall_seconds  that a step waits for its memory, index and store together; what is late is left out. None: until
@@ -43,7 +46,10 @@ class MemoryConfig:
 
     coding: Coding = field(default_factory=Coding)
     order: Order = "time"
+    slot_tokens: int | None = None
+    recalled: int | None = None
     budget_bytes: int = 0
+    budget_chunks: int = 0
     hot_bytes: int = 64 << 20
     reencode: bool = True
     recall_seconds: float | None = None
@@ -57,9 +63,11 @@ class MemoryConfig:
     layered_bytes: int = 1 << 20
 
     def __post_init__(self) -> None:
-        for name in ("budget_bytes", "hot_bytes", "queue_bytes", "layered_bytes"):
+        for name in ("budget_bytes", "budget_chunks", "hot_bytes", "queue_bytes", "layered_bytes"):
             if getattr(self, name) < 0:
                 raise InvalidConfig(f"memory.{name} must not be negative, got {getattr(self, name)}")
+        if self.recalled is not None and self.recalled < 0:
+            raise InvalidConfig(f"memory.recalled must not be negative, got {self.recalled}")
         for name in ("recall_seconds", "keep_seconds"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds < inf:

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import NamedTuple, Protocol
 
@@ -78,7 +79,7 @@ class Memory:
         self.spec, self.config, self.store, self.finder = spec, config, store, finder
         self.lineage, self.stats, self.latest = lineage, MemoryStats(), RecallReport()
         self.listener: Callable[[], None] = _nobody
-        self.slot_tokens = stored_tokens(config.coding, spec)
+        self.slot_tokens = config.slot_tokens or stored_tokens(config.coding, spec)
         self.slots = window.recalled * spec.frame_tokens // self.slot_tokens
         self._chunk_bytes = spec.raw_bytes * self.slot_tokens // (spec.frames * spec.frame_tokens)
         backoff = Backoff(config.retry_seconds)
@@ -89,14 +90,30 @@ class Memory:
         self._queue = KVQueue(config.queue_bytes, self._code, self._put_behind, backoff, self._dropped)
         stored = source(store, self._decoder, config.layered_bytes)
         self._fetches = Fetches(Waiting(self._queue, self._decoder, stored), self._hot, self.stats)
-        self._budget = Budget(config.budget_bytes, lineage, spec.view_range, store, finder)
+        self._budget = Budget(lineage, spec.view_range, store, finder, self._demoted, self._changed)
         self._ahead: Ahead | None = None
         self._query: Query | None = None
         self._refused: WorldKVError | None = None
-        self._newest = -1
         self._let_go: list[ChunkKey] = []
-        self._demoting: asyncio.Task[None] | None = None
         self._mending: tuple[ChunkKey, asyncio.Task[Entry | None]] | None = None
+        self.configure(config)
+
+    def configure(self, config: MemoryConfig) -> None:
+        """Go on like this: coding, order, most recalled, budgets, deadlines. Sizes that were made stay: slots, rooms.
+
+        Raises OverBudget for chunks that would not fit the slots.
+        """
+        if (tokens := stored_tokens(config.coding, self.spec)) > self.slot_tokens:
+            raise OverBudget(f"chunks of {tokens} tokens do not fit slots of {self.slot_tokens}")
+        self.config = config
+        self._budget.most_bytes, self._budget.most_chunks = config.budget_bytes, config.budget_chunks
+        if self._ahead is not None:
+            self._ahead.prefetcher.config = replace(self._ahead.prefetcher.config, slots=max(1, self.most_recalled))
+
+    @property
+    def most_recalled(self) -> int:
+        """Chunks that are recalled at most."""
+        return self.slots if self.config.recalled is None else min(self.slots, self.config.recalled)
 
     @property
     def kv_bytes(self) -> int:
@@ -143,12 +160,12 @@ class Memory:
         leaves nothing half done.
         """
         self.latest = report = RecallReport()
-        if not self.slots:
+        if not (most := self.most_recalled):
             return []
         self._query, clock = query, Clock(self.config.recall_seconds)
         try:
             async with asyncio.timeout_at(clock.end):
-                hits = await self.finder.nearest(query, self.slots, exclude, SPARES)
+                hits = await self.finder.nearest(query, most, exclude, SPARES)
         except (Unavailable, DeadlineExceeded, TimeoutError):
             self.stats.unanswered += 1
             return []
@@ -169,10 +186,10 @@ class Memory:
             stand_in = await self._gather(spares, clock)
             entries |= stand_in.entries
             report.note(stand_in)
-        found = [Recalled(hit, entries[hit.key]) for hit in hits if hit.key in entries][: self.slots]
+        found = [Recalled(hit, entries[hit.key]) for hit in hits if hit.key in entries][:most]
         self.stats.recalled += len(found)
         self.stats.at_hand += sum(each.hit.key in here for each in found)
-        self.stats.abstained += self.slots - len(found)
+        self.stats.abstained += most - len(found)
         return sorted(found, key=lambda r: r.entry.begin) if self.config.order == "time" else found
 
     async def ahead(
@@ -193,7 +210,7 @@ class Memory:
         visible   [n, 4, 4]: frames that will stand in the next chunk's window anyway
         exclude   chunk numbers that the next chunk will not recall, because they do
         """
-        if not self.config.prefetch or not self.slots or self._query is None:
+        if not self.config.prefetch or not self.most_recalled or self._query is None:
             return
         if self._ahead is None:
             prefetcher = self._prefetcher(self._query)
@@ -217,7 +234,7 @@ class Memory:
             await self._keep(key, kv)
             await self.finder.add(part.meta)
             if not self.config.queue_bytes:
-                await self._demote(key.index)
+                await self._budget.keep(key.index)
             return
         await self.finder.add(part.meta, kept=False)
         keeping = self._keeper.begin(part)
@@ -232,8 +249,7 @@ class Memory:
         """Wait until everything that was remembered is kept, or dropped. While the store does not answer this waits."""
         await self._keeper.settle()
         await self._queue.settle()
-        if self._demoting:
-            await asyncio.wait([self._demoting])
+        await self._budget.settle()
 
     async def close(self) -> None:
         """End everything that goes on, and hold nothing; what is not kept by then is lost: `settle` first."""
@@ -245,15 +261,13 @@ class Memory:
         await self._fetches.close()
         await self._queue.close()
         await self._keeper.close()
-        if self._demoting:
-            self._demoting.cancel()
-            await asyncio.gather(self._demoting, return_exceptions=True)
+        await self._budget.close()
         self._hot.clear()  # now, not when garbage is collected: sessions close while others walk on
 
     def _prefetcher(self, lens: Query) -> Prefetcher:
         config = self.config
         return Prefetcher(
-            PrefetchConfig(self.slots, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
+            PrefetchConfig(self.most_recalled, lens.fov, lens.aspect, lens.view_range, config.ahead, config.least)
         )
 
     def queued(self, key: ChunkKey) -> bool:
@@ -352,26 +366,14 @@ class Memory:
 
     async def _put_behind(self, key: ChunkKey, kv: KVPart) -> None:
         await self._put(key, kv)
-        self._newest = max(self._newest, key.index)
-        if self._demoting is None or self._demoting.done():
-            self._demoting = asyncio.create_task(self._demote_behind(), name="keep the budget")
-            self._demoting.add_done_callback(tell_defect)
+        self._budget.begin(key.index)
         self._changed()
 
-    async def _demote_behind(self) -> None:
-        """Keep the budget, again if more was kept meanwhile; no put waits for an index that does not answer."""
-        newest = -1
-        while newest < self._newest:
-            newest = self._newest
-            await self._demote(newest)
-        self._changed()
-
-    async def _demote(self, newest: int) -> None:
-        doomed = await self._budget.keep(newest)
-        for key in doomed:
+    def _demoted(self, keys: Collection[ChunkKey]) -> None:
+        for key in keys:
             self._hot.drop(key)
-        self.stats.demoted += len(doomed)
-        self._let_go += doomed
+        self.stats.demoted += len(keys)
+        self._let_go += keys
 
     def _drop(self, key: ChunkKey) -> None:
         self.stats.dropped += 1

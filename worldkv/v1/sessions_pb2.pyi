@@ -33,11 +33,11 @@ class _MemoryModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemoryMode
     MEMORY_MODE_WINDOW: _MemoryMode.ValueType  # 2
     """First in, first out; nothing is recalled."""
     MEMORY_MODE_FULL: _MemoryMode.ValueType  # 3
-    """Every chunk."""
+    """Every chunk of the world. RESOURCE_EXHAUSTED where there is no room for them."""
 
 class MemoryMode(_MemoryMode, metaclass=_MemoryModeEnumTypeWrapper):
-    """What stands in the window besides the newest chunks. Sessions of the modes WINDOW and FULL, which are there to compare
-    with, keep nothing: their worlds have no chunks, they enter other worlds before chunk 0 alone, and are rewound to it.
+    """What stands in the window besides the newest chunks. Chunks are kept in every mode, so that one can turn back to
+    WORLDKV; WINDOW and FULL are there to compare with.
     """
 
 MEMORY_MODE_UNSPECIFIED: MemoryMode.ValueType  # 0
@@ -47,7 +47,7 @@ MEMORY_MODE_WORLDKV: MemoryMode.ValueType  # 1
 MEMORY_MODE_WINDOW: MemoryMode.ValueType  # 2
 """First in, first out; nothing is recalled."""
 MEMORY_MODE_FULL: MemoryMode.ValueType  # 3
-"""Every chunk."""
+"""Every chunk of the world. RESOURCE_EXHAUSTED where there is no room for them."""
 Global___MemoryMode: _TypeAlias = MemoryMode  # noqa: Y015
 
 class _PictureFormat:
@@ -243,11 +243,15 @@ class MemorySettings(_message.Message):
     recalled: _builtins.int
     """Chunks recalled at most. Missing: as it is. Zero: none. More than there are slots is INVALID_ARGUMENT."""
     keep: _builtins.float
-    """Share of a chunk's tokens that is kept, above 0 to 1. Zero: as it is."""
+    """Share of a chunk's tokens that is kept, of every frame but its first, above 0. Zero: as it is. More than the window's
+    slots were made for, which is the service's own share, is INVALID_ARGUMENT.
+    """
     codec: _builtins.str
     """Name of the codec in which chunks are kept from now on. Empty: as it is."""
     budget_chunks: _builtins.int
-    """Chunks whose keys and values are kept at most; of the others the latents are. Missing: as it is. Zero: no limit."""
+    """Of the chunks that are drawn from now on, those whose keys and values are kept at most; of the others the latents
+    are. Missing: as it is. Zero: no limit but the service's. One is INVALID_ARGUMENT: the first and the newest stay.
+    """
     def __init__(
         self,
         *,
@@ -507,8 +511,8 @@ Global___Join: _TypeAlias = Join  # noqa: Y015
 
 @_typing.final
 class Configure(_message.Message):
-    """Changes how the session remembers, from the next chunk to be drawn on. What is refused is INVALID_ARGUMENT, told by
-    `Refused`: the walk goes on as before.
+    """Changes how the session remembers, from the chunk on that is drawn next once what was said before it is done. What
+    cannot be is told by `Refused`, and the walk goes on as before.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from typing import NamedTuple
 
 from services.generator.engine.config import EngineConfig
-from services.generator.session import SessionConfig, slot_sizes
+from services.generator.modes import SessionConfig, slot_sizes
 from worldkv.chunk import ModelSpec
 from worldkv.coding import Coding, stored_tokens
 from worldkv.errors import OverBudget
@@ -28,10 +28,10 @@ class Needs(NamedTuple):
     grows: bool
 
 
-def needs(spec: ModelSpec, config: SessionConfig, coding: Coding) -> Needs:
-    """What a session that walks so takes, where chunks are stored so."""
+def needs(spec: ModelSpec, config: SessionConfig, coding: Coding, chunks: int = 0) -> Needs:
+    """What a session that walks so takes, where chunks are stored so; `chunks`: of its world so far."""
     tokens, window = stored_tokens(coding, spec), config.window
-    sizes = slot_sizes(spec, config, [tokens] * (window.recalled * spec.frame_tokens // tokens))
+    sizes = slot_sizes(spec, config, [tokens] * (window.recalled * spec.frame_tokens // tokens), chunks)
     chunks = len(sizes)
     if config.mode == "worldkv":
         chunks = window.sink // spec.frames + window.recent // spec.frames
@@ -71,6 +71,16 @@ class Admission:
         if reason := self._refusal(1, wanted, step_seconds):
             raise OverBudget(reason)
         self._needs[owner] = self.latest = wanted
+
+    def change(self, owner: Hashable, wanted: Needs, step_seconds: float) -> None:
+        """A session that was let in takes something else from now on. Raises OverBudget: then nothing has changed."""
+        before = self._needs.pop(owner, None)
+        reason = self._refusal(1, wanted, step_seconds) if wanted != before else ""
+        if reason and before is not None:
+            self._needs[owner] = before
+        if reason:
+            raise OverBudget(reason)
+        self._needs[owner] = wanted
 
     def grow(self, owner: Hashable, sizes: tuple[int, ...]) -> None:
         """A session's own window is to have these slots. Raises OverBudget if there is no room for it."""

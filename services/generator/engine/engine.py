@@ -100,6 +100,14 @@ class Engine:
         """
         self._admission.admit(owner, needs(self.model.spec, config, coding or Coding()), self.step_seconds)
 
+    def change(self, owner: Hashable, config: SessionConfig, coding: Coding, chunks: int) -> None:
+        """A session that was let in walks like this from its next chunk on; `chunks`: of its world so far.
+
+        Raises OverBudget as `admit` does: then nothing has changed.
+        """
+        self._admission.change(owner, needs(self.model.spec, config, coding, chunks), self.step_seconds)
+        self._thread.submit(self._easel.forget, owner)  # its row, or its own window, was of another shape
+
     async def draw(self, owner: Hashable, draft: Draft, due: float) -> Drawn:
         """Draw a session's chunk when its turn has come.
 

@@ -1,4 +1,4 @@
-"""What a session has been told to do and has not done yet: moves and shows in order, and the last hold."""
+"""What a session has been told to do and has not done yet: moves, shows and changes in order, and the last hold."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from worldkv.actions import Action, Walker
 from worldkv.errors import OverBudget
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import MemoryChange
 
 NUMBERS = 256
 """Numbers of taken messages that are remembered, the newest."""
@@ -45,7 +46,16 @@ class Holding:
     since: float = field(default_factory=monotonic)
 
 
-Told = Moving | Showing | Holding
+@dataclass(frozen=True, eq=False)
+class Changing:
+    """Remember otherwise from the next chunk on."""
+
+    change: MemoryChange
+    number: int = 0
+    since: float = field(default_factory=monotonic)
+
+
+Told = Moving | Showing | Holding | Changing
 
 
 class Inbox:
@@ -67,14 +77,23 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def put(self, told: Told) -> None:
-        """Take a message, unless its number was taken before. Raises OverBudget if too many wait.
+    @property
+    def first(self) -> Told | None:
+        """The next message, which stays; None if none waits."""
+        return self._waiting[0] if self._waiting else None
+
+    def waits(self, number: int) -> bool:
+        """Whether a message of this number has not been done yet."""
+        return any(each.number == number for each in self._waiting)
+
+    def put(self, told: Told) -> bool:
+        """Take a message, unless its number was taken before: then False. Raises OverBudget if too many wait.
 
         A hold that is followed by a move or another hold before it had an effect has none.
         """
         if told.number and told.number in self._taken:
-            return
-        if self._waiting and isinstance(self._waiting[-1], Holding) and not isinstance(told, Showing):
+            return False
+        if self._waiting and isinstance(self._waiting[-1], Holding) and isinstance(told, Moving | Holding):
             self._waiting.pop()
         if len(self._waiting) >= self.most:
             raise OverBudget(f"{len(self._waiting)} moves wait to be drawn, as many as may: await what is drawn")
@@ -83,6 +102,7 @@ class Inbox:
             self._taken[told.number] = None
             while len(self._taken) > NUMBERS:
                 del self._taken[next(iter(self._taken))]
+        return True
 
     def take(self) -> Told:
         """The next message."""

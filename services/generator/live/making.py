@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.generator.config import GeneratorConfig
 from services.generator.engine import Engine
@@ -11,14 +12,18 @@ from services.generator.live.rebuilding import Rebuilder
 from services.generator.saving import Record
 from services.generator.scenes import Scene, scene
 from services.generator.session import HeldChunk, Session, SessionConfig, SessionState
+from services.generator.settings import Choices, Settings
 from services.generator.tier import Tier, Tiers
 from services.generator.world_model import WorldModel
 from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage
 from worldkv.coding import Coding
 from worldkv.errors import InvalidInput
-from worldkv.memory import Kept, Memory
+from worldkv.memory import Kept, Memory, MemoryConfig
 from worldkv.store import Store
+from worldkv.wire_sessions import MemoryChange
+
+_log = logging.getLogger(__name__)
 
 MAX_TOUR = 120
 """Chunks of a tour, at most."""
@@ -31,6 +36,7 @@ class Maker:
     """What all sessions of a generator are made with.
 
     coding  of chunks that are stored
+    choices  what sessions may choose of how they remember
     pictures, height, width  of a chunk
     """
 
@@ -39,6 +45,7 @@ class Maker:
     engine: Engine
     tiers: Tiers
     coding: Coding
+    choices: Choices
     pictures: int
     height: int
     width: int
@@ -79,35 +86,47 @@ class Maker:
         """How a session walks."""
         return self.config.memory.walking(record.mode, record.seed)
 
-    def memory(self, tenant: str, record: Record, lineage: Lineage, kept: Kept) -> Memory | None:
-        """The memory of a session's world, so much of which is kept; None for modes that remember nothing."""
-        if record.mode != "worldkv":
-            return None
-        settings, spec, tier = self.config.memory, self.model.spec, self.tier(tenant)
-        config = settings.of_session(self.coding, record.lockstep, self.playing_seconds)
-        finder = tier.finder(lineage, settings.selector, spec.digest, kept.end, record.lockstep)
-        return Memory(spec, settings.window, config, tier.store, finder, lineage, kept=kept)
+    def settings(self, record: Record) -> Settings:
+        """How a session remembers: as it has chosen, where the service still has that."""
+        plain = self.config.memory.settings(self.model, record.mode)
+        try:
+            return self.choices.check(plain.changed(record.chosen))
+        except InvalidInput as error:
+            _log.warning("a session of world %r remembers as by default: %s", record.world, error)
+            return plain
 
-    def restored(self, record: Record, state: SessionState, memory: Memory | None) -> Session:
+    def chosen(self, record: Record, change: MemoryChange) -> Record:
+        """The record of a session that changes how it remembers. Raises InvalidInput naming what cannot be."""
+        mode, chosen = change.mode or record.mode, replace(change, mode=None)
+        told = {name: value for name, value in vars(chosen).items() if value is not None}
+        after = replace(record, mode=mode, chosen=replace(record.chosen, **told))
+        self.choices.check(self.config.memory.settings(self.model, mode).changed(after.chosen))
+        return after
+
+    def remembering(self, record: Record) -> MemoryConfig:
+        """How a session's memory is told to work."""
+        return self.config.memory.of_session(self.model, self.settings(record), record.lockstep, self.playing_seconds)
+
+    def memory(self, tenant: str, record: Record, lineage: Lineage, kept: Kept) -> Memory:
+        """The memory of a session's world, so much of which is kept."""
+        spec, tier, window = self.model.spec, self.tier(tenant), self.config.memory.window
+        finder = tier.finder(lineage, self.settings(record).selector, spec.digest, kept.end, record.lockstep)
+        return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept=kept)
+
+    def restored(self, record: Record, state: SessionState, memory: Memory) -> Session:
         """A session that goes on as the saved one would have."""
         return Session.restore(
             self.model, self.walking(record), state, memory, self.scene(record.scene).slide, self.engine.run
         )
 
-    async def rebuilt(
-        self, record: Record, memory: Memory | None, known: Mapping[int, HeldChunk] | None = None
-    ) -> Session:
+    async def rebuilt(self, record: Record, memory: Memory, known: Mapping[int, HeldChunk] | None = None) -> Session:
         """A session that goes on before chunk `record.next`, from what its world holds.
 
         known  chunks of its window that are at hand
 
         Raises what `Rebuilder.held` does.
         """
-        held: tuple[HeldChunk, ...] = ()
-        if record.next:
-            assert memory is not None, f"mode {record.mode} has nothing to go on from"
-            rebuilder = self.rebuilder(record, memory.store, memory.lineage)
-            held = await rebuilder.held(record.next, known or {})
+        held = await self.rebuilder(record, memory.store, memory.lineage).held(record.next, known or {})
         before = next((each.poses for each in held if each.index == record.next - 1), None)
         state = SessionState(
             spec=self.model.spec.digest,

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from google.protobuf.message import Message
 
 from services.generator.session import Step
+from services.generator.settings import Choices, Settings
 from worldkv import wire
 from worldkv.actions import Walker
 from worldkv.chunk import ChunkKey
+from worldkv.errors import WorldKVError
 from worldkv.memory import Kept, MemoryStats
 from worldkv.select import Likeness
 from worldkv.store import Miss
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire_sessions import MODES, pose_messages, walker_message
+from worldkv.wire_sessions import MODES, change_message, pose_messages, walker_message
 
 MISSES = {
     Miss.NEVER_STORED: "never_stored",
@@ -29,6 +31,16 @@ MISSES = {
 
 def applied(number: int, chunk: int) -> pb.WalkResponse:
     return pb.WalkResponse(applied=pb.Applied(number=number, chunk=chunk))
+
+
+def refused(number: int, why: WorldKVError) -> pb.WalkResponse:
+    return pb.WalkResponse(refused=pb.Refused(number=number, text=str(why)))
+
+
+def choices(choices: Choices, now: Settings) -> pb.MemoryChoices:
+    return pb.MemoryChoices(
+        now=change_message(now.change), selectors=choices.selectors, codecs=choices.codecs, slots=choices.slots
+    )
 
 
 def notice(kind: pb.NoticeKind.ValueType, chunk: int, text: str = "") -> pb.WalkResponse:

@@ -1,17 +1,19 @@
-"""A session's window from what its world keeps: for sessions whose generator died, and for rewinds.
+"""A session's window from what its world keeps: for sessions whose generator died, for rewinds and for other modes.
 
-A world's first chunk is stored as it was. Of other chunks keys and values are made again from their latents, behind the
-sink and the chunk before: a function of the chunk alone where the clean pass is, else close to what they were.
+A world's first chunk is stored as it was. Of sink and recent chunks keys and values are made again from their latents,
+behind the sink and the chunk before: a function of the chunk alone where the clean pass is, else close to what they
+were. What modes without recall hold beyond these comes as it is stored, as far as it is.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.generator.drawing import encode_again
-from services.generator.session import HeldChunk, SessionConfig
+from services.generator.modes import SessionConfig, stays
+from services.generator.session import HeldChunk
 from services.generator.world_model import WorldModel
 from worldkv.chunk import ChunkKey, KVPart, Lineage, Part
 from worldkv.codec import Codec
@@ -48,17 +50,29 @@ class Rebuilder:
 
         Raises NotFound for a chunk that is gone, ChunkCorrupt, Unavailable.
         """
-        window, frames = self.config.window, self.model.spec.frames
-        sinks, recent = window.sink // frames, window.recent // frames
-        held: dict[int, HeldChunk] = {}
-        for index in sorted({*range(min(sinks, following)), *range(max(0, following - recent), following)}):
-            held[index] = known[index] if index in known else await self._again(index, held)
+        frames, held = self.model.spec.frames, dict[int, HeldChunk]()
+        close = stays(replace(self.config, mode="worldkv"), frames, range(following))
+        for index in sorted(stays(self.config, frames, range(following))):
+            if index in known:
+                held[index] = known[index]
+            elif index in close or (kept := await self._as_stored(index)) is None:
+                held[index] = await self._again(index, held)
+            else:
+                held[index] = kept
         return tuple(held.values())
 
     async def part(self, index: int) -> Part:
         """The immutable part of a chunk."""
         key = PartKey(self.lineage.key(index), "part")
         return read_part(_found(key, (await self.store.get([key]))[key]))
+
+    async def _as_stored(self, index: int) -> HeldChunk | None:
+        """A chunk as the store has it; None if its keys and values cannot be had."""
+        kv = await self._stored(index)
+        if kv is None:
+            return None
+        poses = (await self.part(index)).meta.poses
+        return HeldChunk(index, poses, await asyncio.to_thread(self._decoded, kv))
 
     async def _again(self, index: int, held: Mapping[int, HeldChunk]) -> HeldChunk:
         part = await self.part(index)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from services.generator.live import messages
+from services.generator.live.inbox import NUMBERS
 from services.generator.live.making import Maker
 from services.generator.saving import Record, Saved, decode, encode
 from services.generator.session import HeldChunk, Session, SessionConfig, SessionState
@@ -27,6 +28,7 @@ from worldkv.errors import ChunkCorrupt, Conflict, InvalidInput, NotFound, OverB
 from worldkv.memory import Kept, Memory
 from worldkv.store import Level
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import MemoryChange
 
 SCENES = "~scene/"
 """Begin of the names under which is kept how a world is entered, by the first branch of its lineage: forks share it."""
@@ -57,7 +59,7 @@ class Resident:
 
     @property
     def memory(self) -> Memory | None:
-        """Of its world, while it is awake; some modes have none."""
+        """Of its world, while it is awake."""
         return self.session.memory if self.session else None
 
     @property
@@ -131,19 +133,51 @@ class Resident:
         record = replace(self.record, next=state.next, walker=state.walker)
         try:
             await self._save(record, state)
-        except (OverBudget, InvalidInput):  # where everything is kept a record is enough
-            if self.memory is None:
-                raise
+        except (OverBudget, InvalidInput):  # everything is kept: a record is enough
             await self._save(record)
         self.record = record
         await self.let_go()
 
     def require_before(self, at: int) -> None:
         """Raises InvalidInput unless the session can be taken back to before chunk `at`."""
-        remembers = self.record.mode == "worldkv"
-        if at > self.next or (not remembers and at not in (0, self.next)):
-            words = f"0 to {self.next}" if remembers else f"0 or {self.next} in mode {self.record.mode}"
-            raise InvalidInput(f"the next chunk can be {words}, got {at}")
+        if at > self.next:
+            raise InvalidInput(f"the next chunk can be 0 to {self.next}, got {at}")
+
+    async def configure(self, change: MemoryChange, number: int = 0) -> None:
+        """Remember otherwise from the next chunk on, here and wherever the session comes to be; `number`: the client's.
+
+        While it sleeps that is only noted. Raises InvalidInput for what cannot be, OverBudget without room for it,
+        Conflict, Unavailable: then nothing has changed.
+        """
+        before, record = self.record, self.maker.chosen(self.record, change)
+        if number:
+            record = replace(record, numbers=(*record.numbers, number)[-NUMBERS:])
+        if self.session is None:
+            await self._save(record)
+        else:
+            await self._reconfigure(self.session, before, record)
+        self.record = record
+
+    async def _reconfigure(self, session: Session, before: Record, record: Record) -> None:
+        maker, held, other = self.maker, session.held, record.mode != before.mode
+        if other:
+            maker.engine.change(self.id, maker.walking(record), maker.coding, session.next)
+        saved = False
+        try:
+            if other:
+                await self._settled()  # what the window is to hold may not be in the store yet
+                known = {each.index: each for each in held}
+                held = await maker.rebuilder(record, self._tier.store, session.lineage).held(session.next, known)
+            await self._save(record)
+            saved = True
+        finally:
+            if other and not saved:
+                with suppress(OverBudget):  # somebody else has come: it is only counted as more than it takes
+                    maker.engine.change(self.id, maker.walking(before), maker.coding, session.next)
+        session.configure(maker.walking(record), held)
+        assert session.memory is not None, "a live session has a memory"
+        session.memory.configure(maker.remembering(record))
+        session.memory.finder.choose_by(maker.settings(record).selector)
 
     async def rewind(self, at: int) -> None:
         """Stand before chunk `at`, on a new branch; a tour is over. See `require_before`."""
@@ -154,7 +188,7 @@ class Resident:
         record = replace(self.record, tour="", next=at, walker=walker)
         await self._release()  # if it is not known what became of the world, the session finds out when it wakes
         try:
-            stored = await self._fork(at if self.record.mode == "worldkv" else 0, record)
+            stored = await self._fork(at, record)
             if before is None:
                 self._note(stored)
             else:
@@ -238,15 +272,16 @@ class Resident:
         """
         self._note(stored)
         world, maker = stored.world, self.maker
+        if self.record.mode == "full":
+            maker.engine.change(self.id, maker.walking(self.record), maker.coding, world.chunks)
         memory = maker.memory(self.tenant, self.record, world.lineage, self._kept)
-        if state is not None and (memory is None or state.next == world.chunks):
+        if state is not None and state.next == world.chunks:
             session = maker.restored(self.record, state, memory)
         else:
             walker = await self._walker_at(world.lineage, world.chunks)
             self.record = replace(self.record, next=world.chunks, walker=walker)
             session = await maker.rebuilt(self.record, memory, known)
-        if memory is not None:
-            memory.listener = self.listener
+        memory.listener = self.listener
         self.session = session
 
     async def _walker_at(self, lineage: Lineage, following: int) -> Walker:

@@ -23,7 +23,7 @@ from worldkv.catalog import World, check_name
 from worldkv.errors import ChunkCorrupt, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.memory import Kept
 from worldkv.rpc import MAX_MESSAGE_BYTES
-from worldkv.wire_sessions import Format
+from worldkv.wire_sessions import NO_CHANGE, Format, MemoryChange
 from worldkv.worlds import HIDDEN
 
 YIELD_SECONDS = 2.0
@@ -52,6 +52,8 @@ class Opening:
     lockstep: bool = False
     format: Format = "jpeg"
     tour: str = ""
+    change: MemoryChange = NO_CHANGE
+    judged: bool = False
 
 
 class Live:
@@ -246,7 +248,7 @@ class Live:
         if wanted.at:
             raise InvalidInput(f"world {name!r} is new: it has no chunk {wanted.at - 1} to begin after")
         start = wanted.start or self.maker.scene(wanted.scene).start
-        record = _record(name, wanted, wanted.scene, start)
+        record = self._record(name, wanted, wanted.scene, start)
         self.maker.tour(record)  # raises for one that cannot be shown
         return record
 
@@ -255,17 +257,31 @@ class Live:
         for what in ("scene", "tour", "start"):
             if getattr(wanted, what):
                 raise InvalidInput(f"world {world.name!r} is there already: it is entered without {what}")
-        if wanted.mode != "worldkv" and wanted.at != 0:
-            raise InvalidInput(
-                f"mode {wanted.mode} goes on from nothing: enter world {world.name!r} at 0, or a new one"
-            )
         snapshots, spec = self.maker.tier(tenant).snapshots, self.maker.model.spec
         try:
             born = decode((await snapshots.load(SCENES + world.lineage.root.hex())).state, spec).record
         except (NotFound, ChunkCorrupt) as error:
             _log.warning("how world %r was entered is not known, it has no walls: %s", world.name, error)
-            return _record(world.name, wanted, None, NOWHERE)
-        return _record(world.name, wanted, born.scene, born.start)
+            return self._record(world.name, wanted, None, NOWHERE)
+        return self._record(world.name, wanted, born.scene, born.start)
+
+    def _record(self, name: str, wanted: Opening, scene: str | None, start: Walker) -> Record:
+        """What a session is that is opened so. Raises InvalidInput for a memory that cannot be."""
+        record = Record(
+            world=name,
+            heads=(),
+            scene=scene,
+            start=start,
+            seed=wanted.seed,
+            mode=wanted.mode,
+            lockstep=wanted.lockstep,
+            format=wanted.format,
+            tour=wanted.tour,
+            next=0,
+            walker=start,
+            judged=wanted.judged,
+        )
+        return self.maker.chosen(record, wanted.change)
 
     async def _admit(self, session: str, config: SessionConfig) -> None:
         """Make sure that there is room for a session; idle ones are suspended for it."""
@@ -321,19 +337,3 @@ class Live:
             await asyncio.wait([self._sessions[session].task])
         if session in self._ending:
             await asyncio.wait([self._ending[session]])
-
-
-def _record(name: str, wanted: Opening, scene: str | None, start: Walker) -> Record:
-    return Record(
-        world=name,
-        heads=(),
-        scene=scene,
-        start=start,
-        seed=wanted.seed,
-        mode=wanted.mode,
-        lockstep=wanted.lockstep,
-        format=wanted.format,
-        tour=wanted.tour,
-        next=0,
-        walker=start,
-    )

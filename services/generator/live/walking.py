@@ -12,14 +12,15 @@ from time import monotonic
 from services.generator.config import LiveConfig
 from services.generator.drawing import Draft
 from services.generator.live import messages
-from services.generator.live.inbox import Holding, Inbox, Moving, Showing, Told
+from services.generator.live.inbox import Changing, Holding, Inbox, Moving, Showing, Told
 from services.generator.live.metrics import Metrics
+from services.generator.live.news import News
 from services.generator.live.outbox import Outbox
 from services.generator.live.pictures import decoded, encoded
 from services.generator.live.resident import Resident
 from services.generator.live.watching import Watchers
 from services.generator.session import Session
-from worldkv.errors import Conflict, NotFound, Unavailable, WorldKVError
+from worldkv.errors import Conflict, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.select import Likeness, likenesses
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import watch_id
@@ -50,12 +51,13 @@ class Walking:
         self.walked = self.active = monotonic()
         self._inbox = Inbox(config.moves, resident.record.numbers)
         self._held: Holding | None = None
+        self._changing = 0  # number of the change that is being made
         self._tour = resident.maker.tour(resident.record)
         self._sent: deque[pb.WalkResponse] = deque()
         self._played_until = 0.0
-        self._kept, self._dropped, self._recall_down = resident.kept, 0, False
+        self._news = News(resident, self._emit)
         self._wake = asyncio.Event()
-        self._follow()
+        self._news.follow()
         self.task = asyncio.create_task(self._live(), name=f"session {resident.id}")
 
     @property
@@ -90,7 +92,8 @@ class Walking:
         """Take something that is to be done. Raises OverBudget if too much waits."""
         if self.ended is not None:
             raise self.ended
-        self._inbox.put(told)
+        if not self._inbox.put(told) and isinstance(told, Changing):
+            self._answer_again(told)
         self._stir()
 
     def finish(self, outbox: Outbox) -> None:
@@ -110,7 +113,7 @@ class Walking:
         self.watchers.end(Unavailable("the session that is watched was taken back: watch it again"))
         self._tour, self._played_until = [], 0.0
         self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
-        self._follow()
+        self._news.follow()
         self._stir()
 
     async def suspend(self) -> None:
@@ -170,6 +173,11 @@ class Walking:
         assert self.resident.session is not None, "a session is awake when it draws"
         return self.resident.session
 
+    def _answer_again(self, told: Changing) -> None:
+        """A change was made before, and whoever asked for it may not have been told."""
+        if told.number != self._changing and not self._inbox.waits(told.number):
+            self._emit(messages.applied(told.number, self.resident.next))
+
     def _plan_nothing(self) -> None:
         """Drop what waits and what is held; both may be said again."""
         self._inbox.clear()
@@ -180,8 +188,7 @@ class Walking:
     def _greeting(self, joined: pb.OpenResponse, seen: int) -> list[pb.WalkResponse]:
         """What whoever joins is told first: the session, what is at hand of chunks not seen, how far it is safe."""
         at_hand = [message for message in self._sent if message.drawn.key.index >= seen]
-        remembered = messages.remembered(self._kept)
-        return [pb.WalkResponse(joined=joined), *at_hand, pb.WalkResponse(remembered=remembered)]
+        return [pb.WalkResponse(joined=joined), *at_hand, self._news.remembered()]
 
     def _stir(self) -> None:
         self.active = monotonic()
@@ -237,13 +244,15 @@ class Walking:
         """
         told: Told | None = None
         try:
-            if self._touring and self.outbox:
+            if self._touring and self.outbox and not isinstance(self._inbox.first, Changing):
                 await self._draw(await self._tour_chunk(), by_client=False)
             elif len(self._inbox):
                 told = self._inbox.take()
                 if isinstance(told, Holding):
                     self._held = told if told.action is not None else None
                     self._emit(messages.applied(told.number, self.resident.next))
+                elif isinstance(told, Changing):
+                    await self._change(told)
                 else:
                     if isinstance(told, Moving):
                         self._held = None
@@ -261,6 +270,21 @@ class Walking:
             self.active = monotonic()
             self.end_if_refused()
 
+    async def _change(self, told: Changing) -> None:
+        """Remember otherwise from the next chunk on. What is refused changes nothing, and may be said again."""
+        self._changing = told.number
+        try:
+            with suppress(OverBudget):  # if it needs too much as it is, it is told before it wakes
+                await self.awake()
+            await self.resident.configure(told.change, told.number)
+        except WorldKVError as error:
+            self._inbox.refuse(told)
+            self._emit(messages.refused(told.number, error))
+        else:
+            self._emit(messages.applied(told.number, self.resident.next))
+        finally:
+            self._changing = 0
+
     async def _fall_asleep(self) -> None:
         try:
             await self.suspend()
@@ -277,7 +301,7 @@ class Walking:
                 self.end(error)
                 raise
             self.metrics.woken()
-            self._follow()
+            self._news.follow()
         return self._session
 
     async def _tour_chunk(self) -> Showing:
@@ -295,7 +319,7 @@ class Walking:
         unanswered = self._unanswered()
         draft = await self._begun(session, told)
         try:
-            self._say_recall(self._unanswered() > unanswered, draft.index)
+            self._news.recall(self._unanswered() > unanswered, draft.index)
             if by_client:
                 self._emit(messages.applied(told.number, draft.index))
             waits = monotonic()
@@ -324,7 +348,7 @@ class Walking:
             )
         )
         self.metrics.drawn("shown" if isinstance(told, Showing) else "generated", seconds, step.seconds.recall)
-        self._listen()
+        self._news.tell()
 
     async def _begun(self, session: Session, told: Moving | Showing) -> Draft:
         if isinstance(told, Moving):
@@ -340,12 +364,6 @@ class Walking:
         memory = self.resident.memory
         return memory.stats.unanswered if memory else 0
 
-    def _say_recall(self, down: bool, chunk: int) -> None:
-        """Tell when recall stops to answer, and when it answers again."""
-        if down != self._recall_down:
-            self._recall_down = down
-            self._emit(messages.notice(pb.NOTICE_KIND_RECALL_DOWN if down else pb.NOTICE_KIND_RECALL_UP, chunk))
-
     def _emit(self, message: pb.WalkResponse) -> None:
         if message.HasField("drawn"):
             self._sent.append(message)
@@ -355,30 +373,6 @@ class Walking:
         if self.outbox is not None:
             self.outbox.put(message)
         self.watchers.put(message)
-
-    def _follow(self) -> None:
-        """Listen to the memory that the session has now."""
-        self._dropped, self._recall_down = 0, False
-        self.resident.listener = self._listen
-        if self.resident.memory is not None:
-            self.resident.memory.listener = self._listen
-        self._listen()
-
-    def _listen(self) -> None:
-        """Tell what has changed of how the world is kept and recalled."""
-        kept, following, memory = self.resident.kept, self.resident.next, self.resident.memory
-        before, self._kept = self._kept, kept
-        if kept != before:
-            self._emit(pb.WalkResponse(remembered=messages.remembered(kept)))
-        if kept.level != before.level and before.end and kept.end:
-            words = f"new chunks are kept at level {kept.level.name.lower()}"
-            self._emit(messages.notice(pb.NOTICE_KIND_LEVEL_CHANGED, kept.end, words))
-        if memory is None:
-            return
-        if memory.stats.dropped > self._dropped:
-            self._dropped = memory.stats.dropped
-            words = "keys and values were dropped; they are made again from latents where they are missed"
-            self._emit(messages.notice(pb.NOTICE_KIND_KV_DROPPED, max(following - 1, 0), words))
 
 
 def _alike(session: Session, draft: Draft) -> list[Likeness]:
