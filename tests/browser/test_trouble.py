@@ -44,7 +44,7 @@ async def test_a_refusal_is_said_in_words_and_the_way_on_leads_on(browser, url, 
         else:
             socket.connect_to_server()
 
-    async with visiting(browser, url, "/healthz") as person:
+    async with visiting(browser, url, "about:blank") as person:
         await person.page.route_web_socket(re.compile("/v1/walk"), refuse)
         await person.page.goto("/#scene=rooms:1&tour=R90")
         shown = await trouble(person.page, title)
@@ -55,7 +55,7 @@ async def test_a_refusal_is_said_in_words_and_the_way_on_leads_on(browser, url, 
 
 
 async def test_a_service_that_speaks_otherwise_asks_for_a_reload(browser, url):
-    async with visiting(browser, url, "/healthz") as person:
+    async with visiting(browser, url, "about:blank") as person:
         about = json.dumps({"version": "99", "protocol": 99})
         await person.page.route("**/v1/about", lambda route: route.fulfill(body=about, content_type="application/json"))
         await person.page.route_web_socket(re.compile("/v1/walk"), lambda socket: socket.close(code=1011))
@@ -65,7 +65,7 @@ async def test_a_service_that_speaks_otherwise_asks_for_a_reload(browser, url):
 
 
 async def test_a_browser_without_what_is_needed_is_told_so(browser, url):
-    async with visiting(browser, url, "/healthz") as person:
+    async with visiting(browser, url, "about:blank") as person:
         await person.page.add_init_script("delete window.createImageBitmap")
         await person.page.goto("/")
         await expect(person.page.locator("#unsupported")).to_contain_text("needs a newer browser")
@@ -74,7 +74,7 @@ async def test_a_browser_without_what_is_needed_is_told_so(browser, url):
 
 
 async def test_a_page_that_cannot_start_says_so(browser, url):
-    async with visiting(browser, url, "/healthz") as person:
+    async with visiting(browser, url, "about:blank") as person:
         await person.page.route("**/app.js", lambda route: route.abort())
         await person.page.goto("/")
         await expect(person.page.locator("#unsupported")).to_contain_text("could not start")

@@ -9,7 +9,7 @@
     if (!window.createImageBitmap) lacks.push("createImageBitmap");
     if (!window.ResizeObserver) lacks.push("ResizeObserver");
     if (!window.HTMLDialogElement) lacks.push("dialogs");
-    if (!window.CSS || !CSS.supports || !CSS.supports("color", "light-dark(black, white)")) lacks.push("light-dark colours");
+    if (!window.CSS || !CSS.supports || !CSS.supports("color", "light-dark(black, white)")) lacks.push("light-dark()");
     return lacks;
   }
 

@@ -53,7 +53,7 @@ export class Controls {
       labelled("Chunks recalled", number("recalled", 0, slots || now.recalled || MANY), "at most, for each picture"),
       labelled("Tokens kept", range("keep", 0.05, 1, 0.05), "share of a chunk that is stored"),
       labelled("Stored as", select("codec", codecs), "codec of keys and values, from now on"),
-      labelled("Budget, chunks", number("budgetChunks", 0, MOST), "beyond it the least useful lose their keys and values; 0: no limit"),
+      labelled("Budget, chunks", number("budgetChunks", 0, MOST), "of the others only latents are kept; 0: no limit"),
     ));
     this.#status = made("p", { class: "memory-status", role: "status" });
     form.addEventListener("submit", (event) => event.preventDefault());

@@ -11,7 +11,8 @@ export function labelled(name, control, means) {
   const field = control.matches("input, select") ? control : control.querySelector("input, select");
   field.id = id;
   field.setAttribute("aria-describedby", describedby);
-  return made("div", { class: "row" }, made("label", { for: id }, name), control, made("small", { id: describedby }, means));
+  const small = made("small", { id: describedby }, means);
+  return made("div", { class: "row" }, made("label", { for: id }, name), control, small);
 }
 
 /** One of several; `words` says for some values what they are called. */
@@ -34,5 +35,6 @@ export function segments(name, title, choices) {
     const input = made("input", { type: "radio", name, value });
     return made("label", { title: means }, input, made("span", {}, text));
   });
-  return made("fieldset", { class: "choice" }, made("legend", {}, title), made("div", { class: "segments" }, ...options));
+  const group = made("div", { class: "segments" }, ...options);
+  return made("fieldset", { class: "choice" }, made("legend", {}, title), group);
 }

@@ -22,11 +22,13 @@ export class Fitting {
     const [{ width, height }] = canvases;
     const style = getComputedStyle(this.#main);
     const gap = parseFloat(style.columnGap);
-    const beside = Number(style.getPropertyValue("--beside")) * parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
+    const beside = Number(style.getPropertyValue("--beside")) * rem;
     const inside = this.#main.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
     const columns = getComputedStyle(this.#stage).gridTemplateColumns.split(" ").length;
     const room = inside - (beside ? beside + gap : 0) - (columns - 1) * gap;
-    const scale = whole(Math.min(room / columns / width, (style.getPropertyValue("--most-height") * innerHeight) / height));
+    const high = Number(style.getPropertyValue("--most-height")) * innerHeight;
+    const scale = whole(Math.min(room / columns / width, high / height));
     for (const canvas of canvases) {
       canvas.classList.toggle("enlarged", scale * devicePixelRatio >= 1);
       canvas.style.width = `${width * scale}px`;

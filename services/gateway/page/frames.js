@@ -45,7 +45,7 @@ function counted(name, value) {
 function cut(buffer, begin, pictures) {
   let at = begin;
   return pictures.map(({ size = 0 }) => {
-    if (at + size > buffer.byteLength) throw new BadFrame(`a picture of ${size} bytes at ${at} of ${buffer.byteLength}`);
+    if (at + size > buffer.byteLength) throw new BadFrame(`a picture ends at ${at + size} of ${buffer.byteLength}`);
     const picture = new Blob([new Uint8Array(buffer, at, size)], { type: "image/jpeg" });
     at += size;
     return picture;

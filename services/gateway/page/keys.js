@@ -107,7 +107,8 @@ export class Keys extends EventTarget {
     });
     for (const end of ["pointerup", "pointercancel"]) stage.addEventListener(end, () => (last = null));
     stage.addEventListener("dblclick", (event) => {
-      if (!event.target.closest("button, a, .stick")) stage.requestPointerLock?.()?.catch(() => {}); // the browser may not want to
+      if (event.target.closest("button, a, .stick")) return;
+      stage.requestPointerLock?.()?.catch(() => {}); // where the browser does not want to, one drags
     });
   }
 

@@ -65,7 +65,7 @@ const TOLD = {
   ABSENT: ["The connection is lost", "Your walk waits. Looking for the service again …", ["again"]],
   UNAVAILABLE: ["The service cannot draw just now", "Your walk waits. Trying again …", ["again", "anew"]],
   DEADLINE_EXCEEDED: ["The service takes too long", "Trying again …", ["again", "anew"]],
-  RESOURCE_EXHAUSTED: ["The service is full", "As many people walk here as it can draw for. Places free up.", ["again"]],
+  RESOURCE_EXHAUSTED: ["The service is full", "As many people walk as it can draw for. Places free up.", ["again"]],
   NOT_FOUND: ["This walk is gone", "Nobody knows it any more, or the link is not right. Its world may still be there.",
     ["last", "anew"]],
   ABORTED: ["Someone else walks on here", "This walk was taken over in another window.", ["takeBack", "anew"]],

@@ -97,7 +97,7 @@ export class Walk extends EventTarget {
     const number = this.#newNumber();
     const drawn = new Promise((resolve, reject) => this.#moves.set(number, { resolve, reject }));
     drawn.catch(() => {}); // nobody has to ask for it
-    if (this.#connection === null || this.watching) this.#fail(this.problem ?? new Problem("CANCELLED", "Nobody walks."));
+    if (this.#connection === null || this.watching) this.#fail(this.problem ?? new Problem("CANCELLED"));
     this.#send("move", { actions, number });
     return drawn;
   }
@@ -126,6 +126,7 @@ export class Walk extends EventTarget {
     const answer = await this.#call("rewind", { at });
     this.#stand(answer.world, at);
     this.walker = answer.walker ?? {};
+    this.#fail(new Problem("CANCELLED", "The walk went back."));
     return answer;
   }
 
@@ -353,7 +354,8 @@ export class Walk extends EventTarget {
 
   #remember({ pictures, ...drawn }) {
     const { key } = drawn;
-    this.chunks.set(key.index, { ...chunk(key, drawn.poses ?? []), walker: drawn.walker, drawn, thumbnail: pictures[0] ?? null });
+    const fresh = chunk(key, drawn.poses ?? []);
+    this.chunks.set(key.index, { ...fresh, walker: drawn.walker, drawn, thumbnail: pictures[0] ?? null });
     for (const recall of drawn.recalled ?? []) this.#mark(recall.key, { recalledAt: key.index, recall });
     for (const { key: missed, reason } of drawn.missed ?? []) {
       this.#mark(missed, { missedAt: key.index, missReason: reason });

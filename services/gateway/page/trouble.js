@@ -54,7 +54,8 @@ export class Trouble {
     means.textContent = meaning;
     words.textContent = problem.words;
     const same = [...buttons.children].map(({ dataset }) => dataset.way).join() === ways.join();
-    if (!same) buttons.replaceChildren(...ways.map((way) => this.#button(way))); // who is about to press keeps the focus
+    // Who is about to press one keeps the focus.
+    if (!same) buttons.replaceChildren(...ways.map((way) => this.#button(way)));
     this.#element.hidden = false;
   }
 
