@@ -58,7 +58,7 @@ def parsed(text: str) -> tuple[str, Any]:
         raise InvalidInput(f"{kind}: expected an object, got {text[:MAX_SHOWN]!r}")
     try:
         return kind, json_format.ParseDict(said[kind], _KINDS[kind]())
-    except json_format.ParseError as error:
+    except (json_format.ParseError, OverflowError) as error:  # the second for numbers of hundreds of digits
         raise InvalidInput(f"{kind}: {error}") from error
 
 

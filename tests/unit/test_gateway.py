@@ -292,6 +292,7 @@ def test_what_a_client_says_is_parsed():
         ('{"move": null}', "move: "),
         ('{"move": {"actions": [3]}}', "move: "),
         ('{"move": {"actions": [{"forward": "far"}]}}', "move: "),
+        ('{"move": {"actions": [{"forward": %s}]}}' % ("9" * 400), "move: "),
         ('{"join": {"session": "\\ud800"}}', "not JSON: .*surrogates"),
         ('{"join": {"\\ud800": 1}}', "not JSON: .*surrogates"),
         ('{"show": {"pictures": [{"data": 3}]}}', "show: "),
