@@ -34,10 +34,13 @@ PATIENCE = 60.0
 
 
 class Shards:
-    """Shard processes of one folder, and the membership file by which they and their clients know each other."""
+    """Shard processes of one folder, and the membership file by which they and their clients know each other.
 
-    def __init__(self, folder: Path, budget_bytes: int = 512 << 20) -> None:
-        self.folder, self.members = folder, folder / "members.toml"
+    redis  address of the server under them; empty: they have nothing but RAM
+    """
+
+    def __init__(self, folder: Path, budget_bytes: int = 512 << 20, redis: str = "") -> None:
+        self.folder, self.members, self.redis = folder, folder / "members.toml", redis
         self._budget, self._number = budget_bytes, 0
         self._addresses: dict[str, str] = {}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
@@ -50,6 +53,7 @@ class Shards:
             config.write_text(
                 f'shard = "{name}"\nmembers = "{self.members}"\n[service]\naddress = "{address}"\n'
                 f"drain_seconds = 1\n[ram]\nbudget_bytes = {self._budget}\n"
+                + (f'[redis]\nurl = "{self.redis}"\n' if self.redis else "")
             )
             command = [sys.executable, "-m", "services.kvstore", "--config", str(config)]
             log = open(self.folder / f"{name}.log", "wb")  # noqa: SIM115 - the process keeps it
@@ -93,10 +97,10 @@ class Shards:
 
 
 @asynccontextmanager
-async def shards(budget_bytes: int = 512 << 20) -> AsyncIterator[Shards]:
+async def shards(budget_bytes: int = 512 << 20, redis: str = "") -> AsyncIterator[Shards]:
     """A place for shards; what still runs at the end is killed."""
     with tempfile.TemporaryDirectory() as folder:
-        made = Shards(Path(folder), budget_bytes)
+        made = Shards(Path(folder), budget_bytes, redis)
         try:
             yield made
         finally:

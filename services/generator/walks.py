@@ -14,9 +14,11 @@ from torch import Tensor
 
 from pocket.rooms import FIELD_OF_VIEW, Renderer, Rooms, build, slide
 from services.generator.config import MemorySettings
-from services.generator.recording import ChunkLog, Pictures, Recording
+from services.generator.recording import ChunkLog, Recording
 from services.generator.scenarios import Scenario
 from services.generator.session import Context, Mode, Session, SessionConfig
+from services.generator.truth import baseline_gap
+from services.generator.truth import to_bytes as to_bytes
 from services.generator.world_model import WorldModel
 from worldkv.actions import Walker
 from worldkv.chunk import Lineage, Part
@@ -87,7 +89,7 @@ positions."""
 
 VARIANTS = {v.name: v for v in (WINDOW, FULL, DEFAULT, PAPER)}
 
-BASELINE_GAP = WindowConfig().frames(3) + 3
+BASELINE_GAP = baseline_gap(WindowConfig(), 3)
 """Latent frames after which a view counts as out of the baseline's window: the window and one chunk more."""
 
 
@@ -149,15 +151,15 @@ def run_walk(
     progress  is called after each chunk with its pictures [pictures, 3, height, width] float32 in 0..1
     """
     if variant.mode != "worldkv":
-        return asyncio.run(_walk(model, scenario, variant, None, progress))
+        return asyncio.run(walk_with(model, scenario, variant, None, progress))
     parts = _memory_parts(model, variant, scenario.seed)
     if not variant.foreign:
         memory = Described(*parts, rooms=scenario.rooms) if variant.described else Memory(*parts)
-        return asyncio.run(_walk(model, scenario, variant, memory, progress))
+        return asyncio.run(walk_with(model, scenario, variant, memory, progress))
     elsewhere = Copied(*_memory_parts(model, variant, scenario.seed))
     other = replace(scenario, rooms=build(scenario.rooms.seed + ELSEWHERE))
-    asyncio.run(_walk(model, other, variant, elsewhere, lambda pictures: None))
-    return asyncio.run(_walk(model, scenario, variant, Swapped(*parts, other=elsewhere.copies), progress))
+    asyncio.run(walk_with(model, other, variant, elsewhere, lambda pictures: None))
+    return asyncio.run(walk_with(model, scenario, variant, Swapped(*parts, other=elsewhere.copies), progress))
 
 
 def make_memory(model: WorldModel, variant: Variant, seed: int) -> Memory:
@@ -176,13 +178,14 @@ def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, 
     return model.spec, window, config, RamStore(STORE_BYTES), finder, lineage
 
 
-async def _walk(
+async def walk_with(
     model: WorldModel,
     scenario: Scenario,
     variant: Variant,
     memory: Memory | None,
-    progress: Callable[[Tensor], object],
+    progress: Callable[[Tensor], object] = lambda pictures: None,
 ) -> Recording:
+    """The same with a memory of one's own, which goes with mode `worldkv` and no other."""
     walkers, frames = scenario.walkers, model.spec.frames
     truth = render(model, scenario, walkers)
     config = SessionConfig(variant.mode, variant.window, seed=scenario.seed, context=variant.context)
@@ -249,8 +252,3 @@ def render(model: WorldModel, scenario: Scenario, walkers: Sequence[Walker]) -> 
     renderer = Renderer([scenario.rooms], height, width, FIELD_OF_VIEW)
     poses = torch.from_numpy(np.stack([w.pose for w in walkers]))
     return renderer(torch.zeros(len(walkers), dtype=torch.int64), poses)[0]
-
-
-def to_bytes(pictures: Tensor) -> Pictures:
-    """[frames, 3, height, width] float32 in 0..1 to [frames, height, width, 3] uint8."""
-    return np.asarray((pictures.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy())
