@@ -55,15 +55,15 @@ async def probe(client: WalkClient) -> Opened:
 async def loaded(client: WalkClient, rate: float, plan: Plan, playing: float) -> Summary:
     """What a service does while sessions arrive at this rate. A chunk plays `playing` seconds."""
     clock = asyncio.get_running_loop().time
-    visits = arrivals(rate, plan.settle + plan.seconds, plan.stay, plan.mix, plan.seed)
+    coming = arrivals(rate, plan.settle + plan.seconds, plan.stay, plan.mix, plan.seed)
     begin, end = clock(), clock() + plan.settle + plan.seconds
-    watch = _Watch(plan, begin + plan.settle, end)
-    tasks = [asyncio.create_task(watch.visit(client, who, begin + who.at)) for who in visits]
+    visits = Visits(plan, begin + plan.settle, end)
+    tasks = [asyncio.create_task(visits.visit(client, who, begin + who.at)) for who in coming]
     sampled: list[int] = []
     while clock() < end:
         await asyncio.sleep(min(SAMPLE_SECONDS, max(end - clock(), 0)))
-        if clock() > watch.settled:
-            sampled.append(watch.walking)
+        if clock() > visits.settled:
+            sampled.append(visits.walking)
     seen = await _all(tasks)
     return summary(rate, sum(sampled) / max(len(sampled), 1), seen, playing)
 
@@ -78,8 +78,11 @@ async def _all(tasks: Sequence[asyncio.Task[Visited]]) -> list[Visited]:
     return [task.result() for task in done]
 
 
-class _Watch:
-    """Visits of one load; what comes after `settled` and before `end` is measured."""
+class Visits:
+    """Visits of one load; what comes after `settled` and before `end`, by the loop's clock, is measured.
+
+    walking  sessions that there are now
+    """
 
     def __init__(self, plan: Plan, settled: float, end: float) -> None:
         self.plan, self.settled, self.end, self.walking = plan, settled, end, 0
