@@ -119,10 +119,10 @@ class Client:
 
     def __init__(self, stub: Any, session: str, seen: int, tenant: str) -> None:
         self.call: Any = stub.Walk(metadata=((rpc.TENANT_KEY, tenant),))
-        self._join = pb.WalkRequest(join=pb.Join(session=session, seen=seen))
+        self.join = pb.Join(session=session, seen=seen)
 
     async def __aenter__(self) -> "Client":
-        await self.call.write(self._join)
+        await self.call.write(pb.WalkRequest(join=self.join))
         return self
 
     async def __aexit__(self, *_: Any) -> None:

@@ -29,8 +29,9 @@ class Toy:
     behind        answers that wait for a client before pictures are dropped
     greets        whether it says what is kept as soon as somebody joins
     watchers      that it lets watch a session
-    pieces        of a world's file
+    pieces        of a world's file, each of piece_bytes
     jpeg          each picture of a chunk that is seen again
+    holds_looks   whether it shows no chunk again
     looked, exported  answers that were taken
     """
 
@@ -48,7 +49,9 @@ class Toy:
     refuses: Exception | None = None
     watchers: int = 16
     pieces: int = 3
+    piece_bytes: int = 1000
     jpeg: bytes = b""
+    holds_looks: bool = False
     looked: int = 0
     exported: int = 0
     dropped: int = 0
@@ -199,6 +202,8 @@ class Toy:
         end = min(len(record.moves), request.at + request.count if request.count else len(record.moves))
         picture = pb.Picture(format=pb.PICTURE_FORMAT_JPEG, width=16, height=8, data=self.jpeg)
         for index in range(request.at, end):
+            while self.holds_looks:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
             await self._alive()
             yield pb.LookResponse(
                 key=wire.chunk_message(record.lineage.key(index)),
@@ -214,7 +219,7 @@ class Toy:
             raise NotFound(f"no world {request.world!r}")
         for number in range(self.pieces):
             await self._alive()
-            yield pb.ExportResponse(data=bytes([number % 256]) * 1000)
+            yield pb.ExportResponse(data=bytes([number % 256]) * self.piece_bytes)
             self.exported += 1
 
     async def _hear(self, live: Live, requests: AsyncIterator[pb.WalkRequest]) -> None:
@@ -231,8 +236,9 @@ class Toy:
         record = self._live(tenant, request.session).record
         if any(each.world == request.world for each in self.tier.records.values()):
             raise AlreadyExists(f"a world {request.world!r} exists")
-        fork = Record(tenant, f"fork of {record.session}", request.world, record.lineage.fork(len(record.moves)))
-        fork.moves = [*record.moves]
+        end = request.at if request.HasField("at") else len(record.moves)
+        fork = Record(tenant, f"fork of {record.session}", request.world or "fork", record.lineage.fork(end))
+        fork.moves = record.moves[:end]
         return pb.ForkResponse(world=fork.message)
 
     async def Rewind(self, request: pb.RewindRequest, context: rpc.Context) -> pb.RewindResponse:
