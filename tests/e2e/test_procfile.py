@@ -46,6 +46,7 @@ def listens(port: str) -> bool:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.redis
 @pytest.mark.timeout(300)
 async def test_the_processes_of_the_procfile_serve_a_walk(tmp_path):

@@ -35,7 +35,9 @@ KINDS: dict[str, Any] = {
     "gateway": GatewayConfig,
 }
 PORTS = {"kvstore": 7070, "retriever": 7080, "generator": 7090, "gateway": 8470}
-OVERLAYS = ("base", "gpu", "ray")
+OVERLAYS = ("base", "gpu", "secured", "ray")
+PATCHES = ("gpu/", "secured/")
+"""Files of these say only what is added to the base."""
 
 
 def settings(kind: str) -> Any:
@@ -68,7 +70,7 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every pod that is run, with the name of what runs it; patches aside."""
     for file, each in MANIFESTS:
         name, spec = f"{file} {each['metadata']['name']}", each.get("spec", {})
-        if each["kind"] in ("StatefulSet", "Deployment") and not file.startswith("gpu/"):
+        if each["kind"] in ("StatefulSet", "Deployment") and not file.startswith(PATCHES):
             yield name, spec["template"]["spec"]
         if each["kind"] == "RayCluster":
             for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
@@ -256,8 +258,11 @@ def test_the_procfile_is_the_same_topology():
 def test_manifests_fit_their_schema(file, manifest):
     if manifest["kind"] == "RayCluster":
         schema("raycluster.json").validate(manifest)
-    elif file.startswith("gpu/"):  # a patch: only what it says
-        schema("kubernetes.json", "Toleration").validate(manifest["spec"]["template"]["spec"]["tolerations"][0])
+    elif file.startswith(PATCHES):
+        patched = of_kind(manifest["kind"], manifest["metadata"]["name"])["spec"]["template"]["spec"]
+        added = manifest["spec"]["template"]["spec"]
+        schema("kubernetes.json", "PodSpec").validate(added)
+        assert {each["name"] for each in added["containers"]} <= {each["name"] for each in patched["containers"]}
     else:
         schema("kubernetes.json", manifest["kind"]).validate(manifest)
 
@@ -292,6 +297,14 @@ def test_services_are_asked_how_they_are_where_they_serve(kind):
     assert (ports["grpc"], ports["metrics"]) == (PORTS[kind], 9090)
     # NOT_SERVING while it drains must not have it killed: only a process that takes no connection is.
     assert found["livenessProbe"]["tcpSocket"] == {"port": "grpc"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_secured_services_ask_for_tokens(kind):
+    (patch,) = [each for file, each in MANIFESTS if file.startswith("secured/") and each["metadata"]["name"] == kind]
+    (found,) = patch["spec"]["template"]["spec"]["containers"]
+    told = load(KINDS[kind], f"WORLDKV_{kind.upper()}_", None, {each["name"]: each["value"] for each in found["env"]})
+    assert told.service.auth.secret.is_relative_to(found["volumeMounts"][0]["mountPath"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
