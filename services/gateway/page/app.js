@@ -35,7 +35,8 @@ const keys = new Keys(stage, place("stick"));
 const driver = new Driver(keys);
 const fitting = new Fitting(place("main"), stage);
 const worlds = new Worlds(place("worlds"), service, scenes, begin);
-const compare = new Compare(service, pane, { stage, panels: place("memory"), changed: show });
+const controls = new Controls(place("memory").appendChild(made("div")), walk);
+const compare = new Compare(service, pane, controls, { stage, panels: place("memory"), changed: show });
 
 /** Begins a walk; beside another one if two are compared, unless it is in a world that there is only once. */
 function begin(request) {
@@ -113,7 +114,6 @@ walk.addEventListener("joined", () => {
 });
 window.addEventListener("hashchange", () => location.reload());
 
-new Controls(place("memory").appendChild(made("div")), walk);
 new Guide(place("guide"), new Live(place("live")), pane, driver);
 const trouble = new Trouble(place("trouble"), place("connection"), walk, {
   world: () => kept()?.world ?? null,

@@ -1,28 +1,31 @@
 // The same keys lead two walks through the same rooms, of which one remembers otherwise.
 
-import { Controls } from "./controls.js";
+import { ALONE, Controls } from "./controls.js";
 import { made } from "./made.js";
 import { Pane } from "./pane.js";
 import { Walk } from "./state.js";
 
 /** A second pane beside the first, for as long as it is wanted.
  *
- * stage    holds the panes
- * panels   holds the controls of memory
- * changed  is given the panes that are shown
+ * controls  of the first pane's memory
+ * stage     holds the panes
+ * panels    holds the controls of memory
+ * changed   is given the panes that are shown
  */
 export class Compare {
   #service;
   #main;
+  #controls;
   #stage;
   #panels;
   #changed;
   #rival = null;
   #panel = null;
 
-  constructor(service, main, { stage, panels, changed }) {
+  constructor(service, main, controls, { stage, panels, changed }) {
     this.#service = service;
     this.#main = main;
+    this.#controls = controls;
     this.#stage = stage;
     this.#panels = panels;
     this.#changed = changed;
@@ -50,6 +53,7 @@ export class Compare {
     this.#panel.remove();
     this.#rival = null;
     this.#stage.classList.remove("two");
+    this.#controls.title = ALONE;
     this.#main.lead(null);
     this.#changed([this.#main]);
   }
@@ -59,7 +63,8 @@ export class Compare {
     this.#rival = new Pane(new Walk(this.#service));
     this.#panel = made("div", { class: "rival-memory" });
     this.#panels.prepend(this.#panel);
-    new Controls(this.#panel, this.#rival.walk, "Left picture");
+    new Controls(this.#panel, this.#rival.walk, "Left, the model sees");
+    this.#controls.title = "Right, the model sees";
     this.#rival.walk.addEventListener("judged", () => this.#measure());
     this.#stage.prepend(this.#rival.element);
     this.#stage.classList.add("two");

@@ -10,7 +10,10 @@ const SETTLE = 200;
 const MANY = 16;
 const MOST = 1_000_000;
 
-/** Controls of one walk's memory, below a title where there is one. What the service does not offer is not shown. */
+/** What the choice of a mode is called where there is one walk. */
+export const ALONE = "The model sees";
+
+/** Controls of one walk's memory. What the service does not offer is not shown. */
 export class Controls {
   #element;
   #walk;
@@ -21,11 +24,12 @@ export class Controls {
   #wanted = {};
   #timer = null;
 
-  constructor(element, walk, title = "") {
+  constructor(element, walk, title = ALONE) {
     this.#title = title;
     this.#element = element;
     this.#walk = walk;
     for (const name of ["opened", "joined"]) walk.addEventListener(name, () => this.#show());
+    walk.addEventListener("opened", () => this.#clear());
     walk.addEventListener("applied", ({ detail }) => this.#applied(detail));
     walk.addEventListener("refused", ({ detail }) => this.#refused(detail));
     walk.addEventListener("down", () => this.#lock());
@@ -44,11 +48,25 @@ export class Controls {
     this.#lock();
   }
 
+  /** Whose memory it is, where there are two walks. */
+  set title(title) {
+    this.#title = title;
+    const legend = this.#form?.querySelector("legend");
+    if (legend) legend.textContent = title;
+  }
+
+  #clear() {
+    clearTimeout(this.#timer);
+    this.#wanted = {};
+    this.#asked.clear();
+    if (this.#form) this.#say("", "");
+  }
+
   #build({ selectors = [], codecs = [], slots = 0, now }) {
     const form = (this.#form = made(
       "form",
       { class: "memory-form" },
-      segments("mode", this.#title || "The model sees", MODES),
+      segments("mode", this.#title, MODES),
       labelled("Recall chosen by", select("selector", selectors), "which of the kept chunks suit the view best"),
       labelled("Chunks recalled", number("recalled", 0, slots || now.recalled || MANY), "at most, for each picture"),
       labelled("Tokens kept", range("keep", 0.05, 1, 0.05), "share of a chunk that is stored"),

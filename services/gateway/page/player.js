@@ -18,6 +18,7 @@ export class Player extends EventTarget {
   #playout = new Playout(10, 3);
   #past = 0;
   #paused = false;
+  #awake = false;
 
   constructor(canvas, walk) {
     super();
@@ -28,7 +29,6 @@ export class Player extends EventTarget {
     walk.addEventListener("opened", ({ detail }) => this.#begin(detail));
     walk.addEventListener("drawn", ({ detail }) => this.#take(detail));
     walk.addEventListener("rewound", ({ detail }) => this.#playout.drop(({ index }) => index >= detail.at));
-    requestAnimationFrame((now) => this.#tick(now));
   }
 
   /** Seconds until all that was drawn is shown. */
@@ -48,6 +48,7 @@ export class Player extends EventTarget {
 
   set paused(paused) {
     this.#paused = paused;
+    this.#wake();
   }
 
   #begin(opened) {
@@ -68,6 +69,14 @@ export class Player extends EventTarget {
       entries.splice(0, last);
     }
     this.#playout.put(...entries);
+    this.#wake();
+  }
+
+  /** Looks at every frame of the screen, as long as something waits to be shown. */
+  #wake() {
+    if (this.#awake || this.#paused || !this.#playout.length) return;
+    this.#awake = true;
+    requestAnimationFrame((now) => this.#tick(now));
   }
 
   #tick(now) {
@@ -80,7 +89,8 @@ export class Player extends EventTarget {
       shown = entry;
     }
     if (shown !== null) this.#paint(shown);
-    requestAnimationFrame((next) => this.#tick(next));
+    this.#awake = false;
+    this.#wake();
   }
 
   #decode(entry) {
