@@ -23,10 +23,14 @@ PARTS = {"serve": serving}
 class Bench(TyperCommand):
     """`worldkv bench IDS`, and the commands that go by `bench` and a name."""
 
+    @property
+    def commands(self) -> dict[str, Any]:
+        """Those, by name."""
+        return {name: typer.main.get_command(part) for name, part in PARTS.items()}
+
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         if args and args[0] in PARTS:
-            part = typer.main.get_command(PARTS[args[0]])
-            return part.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+            return self.commands[args[0]].make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
 
 
