@@ -109,9 +109,9 @@ walk.addEventListener("opened", ({ detail }) => {
   if (detail.next) walk.pause(); // whoever walked here before may have held a key
 });
 for (const again of ["rewound", "up"]) walk.addEventListener(again, () => driver.resume());
-walk.addEventListener("joined", () => {
-  for (const name of ["round", "pause", "step", "reset"]) button(name).disabled = walk.watching;
-});
+const lead = (may) => ["round", "pause", "step", "reset"].forEach((name) => (button(name).disabled = !may));
+walk.addEventListener("joined", () => lead(!walk.watching));
+walk.addEventListener("ended", () => lead(false));
 window.addEventListener("hashchange", () => location.reload());
 
 new Guide(place("guide"), new Live(place("live")), pane, driver);

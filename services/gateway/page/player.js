@@ -23,7 +23,7 @@ export class Player extends EventTarget {
   constructor(canvas, walk) {
     super();
     this.#canvas = canvas;
-    this.#context = canvas.getContext("2d", { alpha: false });
+    this.#context = canvas.getContext("2d");
     this.painted = null;
     this.tour = 0;
     walk.addEventListener("opened", ({ detail }) => this.#begin(detail));
