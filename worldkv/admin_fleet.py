@@ -118,6 +118,7 @@ def status(
 
 def scale(
     wanted: Annotated[list[str], typer.Argument(help="How many of which: kvstore=3 generator=2.")],
+    as_json: AsJson = False,
     authority: Authority = None,
     certificate: Certificate = None,
     key: Key = None,
@@ -129,9 +130,13 @@ def scale(
     request = ScaleRequest(wanted=map(_wanted, wanted))
     watched = Watched(_run_dir(), _shown(authority, certificate, key, token))
     asyncio.run(_while_shown(watched, lambda fleet, shown: fleet.Scale(request, metadata=shown)))
-    from worldkv.admin_fleet_view import table
+    from worldkv.admin_fleet_view import rows, table
 
-    _console().print(table(asyncio.run(watched.status())))
+    now = asyncio.run(watched.status())
+    if as_json:
+        show(rows(now), True)
+    else:
+        _console().print(table(now))
 
 
 def down(authority: Authority = None, certificate: Certificate = None, key: Key = None, token: Token = "") -> None:
