@@ -37,7 +37,7 @@ NODES = ("one", "other")
 PATIENCE = 180.0
 """Seconds that something may take on a slow machine."""
 LOOK_SECONDS = 0.1
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 128 << 20
 
 
 class Counts(NamedTuple):
@@ -142,8 +142,6 @@ def stage(counts: Counts, settings: Mapping[str, str]) -> Iterator[Stage]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wkv-")))  # short: Ray makes sockets in it
         redis = stack.enter_context(redis_server())
         ray = stack.enter_context(nodes(folder / "ray", {DOOR: 1}))
-        for name in NODES:
-            ray.add(name, {WORKS: 1}, gpus=counts.generator)
         run_dir = RunDir(folder / "run")
         run_dir.make()
         prefix = f"worldkv-{secrets.token_hex(4)}"
@@ -168,6 +166,8 @@ def stage(counts: Counts, settings: Mapping[str, str]) -> Iterator[Stage]:
             **settings,
         }
         stack.enter_context(_supervised(ray.address, run_dir, chosen))
+        for name in NODES:  # parts wait for them
+            ray.add(name, {WORKS: 1}, gpus=counts.generator)
         addresses = [f"{host}:{port + 2 * number}" for number in range(counts.gateway)]
         yield Stage(ray, redis, run_dir, addresses, prefix, counts)
 

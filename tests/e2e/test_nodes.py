@@ -22,7 +22,7 @@ SETTINGS = {
     "GENERATOR__LIVE__IDLE_SECONDS": "2",
     "GENERATOR__SERVICE__DRAIN_SECONDS": "1",
 }
-SOAK_SECONDS = 12.0
+SOAK_SECONDS = 8.0
 
 
 @pytest.fixture(scope="module")
