@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pocket.rooms import FIELD_OF_VIEW, Renderer, Rooms
-from services.generator.recording import Pictures, Recording, revisits
+from services.generator.recording import Recording, revisits
+from services.generator.truth import Pictures
+from services.generator.truth import psnr as psnr
 from worldkv.pose import Matrix
 
 CONTENT = 0.6
@@ -39,12 +41,6 @@ class Scores:
     truth_ssim: float
     first_psnr: float
     first_ssim: float
-
-
-def psnr(a: Pictures, b: Pictures) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of each pair of pictures, dB; identical pictures count as 60."""
-    error = np.square(a.astype(np.float64) - b).mean((-3, -2, -1)) / 255**2
-    return np.asarray(-10 * np.log10(np.maximum(error, 1e-6)))
 
 
 def ssim(a: Pictures, b: Pictures) -> NDArray[np.float64]:

@@ -6,21 +6,14 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pocket.rooms import Rooms
-from worldkv.pose import Matrix, angle, distance
-
-REVISIT_DISTANCE = 0.25
-"""How near, in units, a shown view must be for a generated frame to revisit it."""
-REVISIT_ANGLE = 5.0
-"""How near, in degrees, its direction must be."""
+from services.generator.truth import Pictures as Pictures
+from services.generator.truth import seen_again
+from worldkv.pose import Matrix
 
 Rule = Literal["view", "content"]
 """What counts as looking again: nearly the same view, or most of its pixels; see `metrics.looks_again`."""
-
-Pictures = NDArray[np.uint8]
-"""[frames, height, width, 3]."""
 
 
 class ChunkLog(NamedTuple):
@@ -70,15 +63,8 @@ class Recording:
 def revisits(poses: Matrix, shown: int, gap: int) -> list[tuple[int, int]]:
     """Pairs (generated frame, shown frame) in which the generated one looks again at what was shown.
 
-    The shown frame is the nearest (distance in units plus angle in radians) of those within
-    `REVISIT_DISTANCE` and `REVISIT_ANGLE`. What was also shown within the last `gap` latent frames is no
-    revisit: a window alone would remember it.
+    See `seen_again`: what was also shown within the last `gap` latent frames is no revisit.
     """
-    pairs = []
-    for now in range(shown, len(poses)):
-        near = distance(poses[:shown], poses[now])
-        turned = angle(poses[:shown, :3, :3], poses[now, :3, :3])
-        seen = np.flatnonzero((near <= REVISIT_DISTANCE) & (turned <= np.radians(REVISIT_ANGLE)))
-        if len(seen) and now - seen[-1] > gap:
-            pairs.append((now, int(seen[np.argmin((near + turned)[seen])])))
-    return pairs
+    times = np.arange(shown)
+    found = ((now, seen_again(poses[now], now, poses[:shown], times, gap)) for now in range(shown, len(poses)))
+    return [(now, before) for now, before in found if before is not None]

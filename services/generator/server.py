@@ -13,6 +13,7 @@ import torch
 
 from services.generator.config import GeneratorConfig
 from services.generator.engine import Engine
+from services.generator.live.judging import Judges
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.table import Live
@@ -64,7 +65,9 @@ async def assembled(
         pictures, height, width = await engine.run(partial(_picture_shape, model))
         coding = config.memory.coding(model)
         choices = config.memory.choices(model)
-        maker = Maker(config, model, engine, tiers, coding, choices, pictures, height, width)
+        judges = Judges()
+        stack.callback(judges.close)
+        maker = Maker(config, model, engine, tiers, coding, choices, judges, pictures, height, width)
         metrics = Metrics(host.registry)
         live = await stack.enter_async_context(aclosing(Live(maker, metrics)))
         for chore in (partial(_tick, live), partial(tiers.keep_few, live.tenants), partial(_drain, host, live)):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from services.generator.config import GeneratorConfig
 from services.generator.engine import Engine
+from services.generator.live.judging import Judge, Judges
 from services.generator.live.rebuilding import Rebuilder
 from services.generator.saving import Record
 from services.generator.scenes import Scene, scene
 from services.generator.session import HeldChunk, Session, SessionConfig, SessionState
 from services.generator.settings import Choices, Settings
 from services.generator.tier import Tier, Tiers
+from services.generator.truth import baseline_gap
 from services.generator.world_model import WorldModel
 from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage
@@ -21,6 +23,7 @@ from worldkv.coding import Coding
 from worldkv.errors import InvalidInput
 from worldkv.memory import Kept, Memory, MemoryConfig
 from worldkv.store import Store
+from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import MemoryChange
 
 _log = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ class Maker:
 
     coding  of chunks that are stored
     choices  what sessions may choose of how they remember
+    judges   compare what they draw with the truth
     pictures, height, width  of a chunk
     """
 
@@ -46,6 +50,7 @@ class Maker:
     tiers: Tiers
     coding: Coding
     choices: Choices
+    judges: Judges
     pictures: int
     height: int
     width: int
@@ -62,6 +67,17 @@ class Maker:
     def scene(self, words: str | None) -> Scene:
         """A world as it is entered, None: nobody knows. InvalidInput for words that mean nothing to the model."""
         return Scene(Walker(0.0, 0.0)) if words is None else scene(self.model.spec, words)
+
+    def judge(
+        self, tenant: str, record: Record, lineage: Lineage, told: Callable[[pb.WalkResponse], None]
+    ) -> Judge | None:
+        """What judges a session's pictures, if that was asked for and its scene has true ones."""
+        render = self.scene(record.scene).pictures if record.judged else None
+        if render is None:
+            return None
+        judge = Judge(self.judges, render, baseline_gap(self.config.memory.window, self.model.spec.frames), told)
+        judge.learn(self.rebuilder(record, self.tier(tenant).store, lineage).part, record.next)
+        return judge
 
     def tour(self, record: Record) -> list[tuple[Walker, ...]]:
         """Where the walker is at each latent frame of each chunk of a session's tour, none without one.

@@ -56,6 +56,8 @@ class Walking:
         self._sent: deque[pb.WalkResponse] = deque()
         self._played_until = 0.0
         self._news = News(resident, self._emit)
+        record, lineage = resident.record, resident.world.lineage
+        self._judge = resident.maker.judge(resident.tenant, record, lineage, self._emit)
         self._wake = asyncio.Event()
         self._news.follow()
         self.task = asyncio.create_task(self._live(), name=f"session {resident.id}")
@@ -112,6 +114,8 @@ class Walking:
             self._end_connection(Unavailable(f"session {self.resident.id} was taken back: join it again"))
         self.watchers.end(Unavailable("the session that is watched was taken back: watch it again"))
         self._tour, self._played_until = [], 0.0
+        if self._judge is not None:
+            self._judge.taken_back(at)
         self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
         self._news.follow()
         self._stir()
@@ -347,7 +351,10 @@ class Walking:
                 key, step, alike, session.walker, told.number, pictures, seconds, turn, coding, self.counts()
             )
         )
-        self.metrics.drawn("shown" if isinstance(told, Showing) else "generated", seconds, step.seconds.recall)
+        shown = isinstance(told, Showing)
+        self.metrics.drawn("shown" if shown else "generated", seconds, step.seconds.recall)
+        if self._judge is not None:
+            self._judge.drawn(key, step.poses, step.pictures, shown)
         self._news.tell()
 
     async def _begun(self, session: Session, told: Moving | Showing) -> Draft:

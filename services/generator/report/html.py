@@ -15,13 +15,13 @@ from markupsafe import Markup
 from PIL import Image
 
 from services.generator.metrics import LEAST_GAP
-from services.generator.recording import REVISIT_ANGLE, REVISIT_DISTANCE
 from services.generator.report.charts import bytes_chart, fps_chart, psnr_chart
 from services.generator.report.comparison import Comparison
 from services.generator.report.files import write_text
 from services.generator.report.look import MODE_NAMES
 from services.generator.report.picture import TITLES
 from services.generator.report.results import Results, Row
+from services.generator.truth import REVISIT_ANGLE, REVISIT_DISTANCE
 
 INLINE_VIDEO = 2_000_000
 """Bytes up to which a film becomes part of the page."""
