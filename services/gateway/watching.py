@@ -89,11 +89,11 @@ class Watch:
 
     async def _wait(self, lost: NotFound | Unavailable) -> None:
         """Before looking for it again. Raises why it was lost, if it never was there or has been away for too long."""
-        if self._lineage is None:
+        if self._lineage is None and self._patience is None and isinstance(lost, NotFound):
             raise lost
         self._patience = self._patience or Deadline(self.router.config.failover_seconds)
         if self._patience.passed:
-            raise Unavailable(f"nobody walks any more in the session that was watched: {lost}") from lost
+            raise Unavailable(f"the session that is watched is not found again: {lost}") from lost
         await asyncio.sleep(AGAIN_SECONDS)
 
 

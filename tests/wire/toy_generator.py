@@ -248,7 +248,8 @@ class Toy:
             raise InvalidInput(f"at = {request.at}: the world has {len(live.record.moves)} chunks")
         live.record.lineage = live.record.lineage.fork(request.at)
         live.head = live.record.lineage.head
-        del live.record.moves[request.at :], live.hand[request.at :]
+        del live.record.moves[request.at :]
+        live.hand = [each for each in live.hand if each.drawn.key.index < request.at]
         live.unwatch(Unavailable("taken back"))
         if live.inbox:
             live.taken -= {getattr(each, str(each.WhichOneof("message"))).number for each in live.inbox}
