@@ -192,6 +192,10 @@ def test_images_are_pinned_and_nobody_in_particular_runs_in_them():
     images = [part["image"] for part in compose()["services"].values() if not part["image"].startswith("worldkv/")]
     images += [each["image"] for _, pod in pods() for each in pod["containers"] if "/" not in each["image"]]
     assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images)
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    for folder in ("base", "ray"):
+        told = yaml.safe_load((DEPLOY / "k8s" / folder / "kustomization.yaml").read_text())
+        assert {each["newTag"] for each in told["images"]} == {version}
 
 
 def test_only_what_draws_has_torch():
@@ -287,6 +291,7 @@ def test_pods_may_do_as_little_as_they_need(pod):
         assert {"cpu", "memory"} <= set(each["resources"]["requests"])
         assert "memory" in each["resources"]["limits"]
         assert {mount["name"] for mount in each["volumeMounts"]} <= volumes
+        assert each["name"] == "supervisor" or {"readinessProbe", "livenessProbe"} <= set(each)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -182,6 +182,8 @@ def _generator(load: Workload) -> list[Figure]:
     if load.step_seconds:
         fit = min(fit, int(model.chunk_seconds / load.step_seconds))
         how += f", and {model.chunk_seconds:g} s of a chunk / {load.step_seconds:g} s of a step"
+    else:
+        how += ", by memory alone"
     hot = 2 * recalled_chunks(model, load.keep) if load.hot_chunks is None else load.hot_chunks
     host = hot_bytes(model, load.keep, hot)
     words = "window row, uncoded sink and recent, two chunks under way, decoder, actions"
