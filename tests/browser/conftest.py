@@ -6,26 +6,38 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from services.generator.processes import Service
-from tests.browser import topology, visitor
+from benchmarks.browser import chromium, chromium_program, door
+from services.generator.processes import Service, service
+from worldkv.errors import NotFound
+
+QUIET = {
+    "THREADS": "1",
+    "LIVE__PICTURES_PER_SECOND": "30",
+    "ENGINE__GATHER_SECONDS": "0",
+    "ENGINE__ROUND_SECONDS": "0",
+}
+"""Settings of a generator that leaves room for a browser beside it, is held up by nothing, and is never full."""
 
 
-@pytest.fixture(scope="session")
-def service() -> Iterator[Service]:
+@pytest.fixture(scope="session", name="service")
+def _service() -> Iterator[Service]:
     """The service without a gateway: a test that harms its gateway makes one of its own."""
-    visitor.chromium_program()  # no service is started for nothing
-    with topology.topology() as made:
+    try:
+        chromium_program()
+    except NotFound as error:
+        pytest.skip(str(error))
+    with service(QUIET, shards=1, gateways=0) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
 def url(service: Service) -> Iterator[str]:
     """Of a gateway before it."""
-    with topology.door(service) as made:
+    with door(service) as made:
         yield made.url
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def browser() -> AsyncIterator[Browser]:
-    async with visitor.chromium() as made:
+async def browser(service: Service) -> AsyncIterator[Browser]:
+    async with chromium() as made:
         yield made

@@ -3,7 +3,7 @@
 import pytest
 from playwright.async_api import expect
 
-from tests.browser.topology import door
+from benchmarks.browser import door
 from tests.browser.walker import walking
 
 pytestmark = [

@@ -5,27 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from PIL import Image
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, expect
 
-PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-OPTIONS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",  # tests look at what is left there
-)
 PATIENCE_SECONDS = 60.0
 """That something may take on a slow machine."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
@@ -34,27 +21,6 @@ TAKES_PICTURES = "WORLDKV_SCREENSHOTS"
 """Environment variable with which tests renew the pictures of the documentation."""
 COLOURS = 256
 """Of a screenshot that is kept: hardly to be told from all of them, at a third of the bytes."""
-
-
-def chromium_program() -> str:
-    """The program, or the test is skipped. CHROMIUM in the environment is one to take instead."""
-    names = (os.environ["CHROMIUM"],) if "CHROMIUM" in os.environ else PROGRAMS
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium program: `make browser` finds one")
-    return found
-
-
-@asynccontextmanager
-async def chromium() -> AsyncIterator[Browser]:
-    """A browser without a screen, that ends with the block."""
-    program = chromium_program()
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program, headless=True, args=list(OPTIONS))
-        try:
-            yield browser
-        finally:
-            await browser.close()
 
 
 class Visitor:

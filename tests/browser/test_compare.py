@@ -1,0 +1,28 @@
+"""Two memories side by side, led by the same keys."""
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.walker import TOUR_CHUNKS, decibels, walking
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.asyncio(loop_scope="session"),
+]
+
+
+async def test_two_memories_walk_side_by_side_and_ours_is_nearer_to_the_truth(browser, url):
+    async with walking(browser, url, "/") as person:
+        await person.page.keyboard.press("c")
+        panes = person.page.locator("#stage .pane")
+        await expect(panes).to_have_count(2)
+        await person.drawn(TOUR_CHUNKS - 1)
+        await person.page.keyboard.press("t")
+        await person.drawn(2 * TOUR_CHUNKS - 2)
+        window, ours = [await decibels(panes.nth(place).locator("output")) for place in (0, 1)]
+        await expect(panes.nth(0).locator(".name")).to_contain_text("Window")
+        await expect(panes.nth(1).locator(".name")).to_contain_text("WorldKV")
+        assert ours > window
+        await person.visitor.picture("compare")
