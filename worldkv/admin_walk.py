@@ -32,6 +32,9 @@ def walk(
     scene: Annotated[str, typer.Option(help="What a new world begins as; without it: the model's default.")] = "",
     tour: Annotated[str, typer.Option(help="Path through a new world that is shown from its true pictures.")] = "",
     mode: Annotated[str, typer.Option(help="What is remembered: worldkv, window or full.")] = "worldkv",
+    selector: Annotated[str, typer.Option(help="How it is chosen; without it: as the service does.")] = "",
+    recalled: Annotated[int | None, typer.Option(min=0, help="Chunks recalled at most; without it: all slots.")] = None,
+    codec: Annotated[str, typer.Option(help="In which chunks are kept; without it: the service's.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Of the noise; each further session has the next one.")] = 0,
     world: Annotated[str, typer.Option(help="Name of a world, new or old; without it: a new one.")] = "",
     lockstep: Annotated[bool, typer.Option("--lockstep", help="Wait for memory, so that it can be repeated.")] = False,
@@ -49,7 +52,7 @@ def walk(
 ) -> None:
     """Walk a path in worlds of a running service, and say how it went."""
     from worldkv.actions import parse_path
-    from worldkv.client import WalkClient
+    from worldkv.client import MemoryChange, WalkClient
     from worldkv.rpc import TLS
     from worldkv.walking import walk_all
 
@@ -66,6 +69,7 @@ def walk(
         "world": world,
         "lockstep": lockstep,
         "pictures": "jpeg",
+        "memory": MemoryChange(selector=selector or None, recalled=recalled, codec=codec or None),
     }
     openings = [{**chosen, "seed": seed + number} for number in range(sessions)]
     found, tls, shown = (address, None, "") if address else served(tenant)

@@ -174,6 +174,43 @@ def test_what_a_session_dropped_when_it_was_taken_back_is_not_sent_again():
     assert [(each.chunk, each.entry and each.entry.number) for each in unanswered.moved(3)] == [(2, 3)]
 
 
+def change(number: int = 0) -> pb.WalkRequest:
+    return pb.WalkRequest(configure=pb.Configure(number=number))
+
+
+def refused(number: int) -> pb.WalkResponse:
+    return pb.WalkResponse(refused=pb.Refused(number=number))
+
+
+def test_a_change_is_sent_again_until_it_is_applied_or_refused():
+    unanswered = taking(change(1), move(2), change(3), change(4))
+    unanswered.answered(drawn(0, 2))
+    unanswered.again()
+    assert sent(unanswered) == [1, 3, 4], "a chunk does not answer it"
+    unanswered.answered(applied(1, 1))
+    unanswered.answered(refused(3))
+    assert unanswered.moved(1) == []
+    assert sent(unanswered) == [4]
+
+
+def test_a_change_is_no_move_and_outlives_being_taken_back():
+    unanswered = taking(change(1), move(2), hold(3), change(4), next=5)
+    assert [(each.chunk, each.entry and each.entry.number) for each in unanswered.moved(6)] == [(5, 2)]
+    assert sent(unanswered) == [1, 3, 4]
+    unanswered.taken_back(2)
+    unanswered.again()
+    assert sent(unanswered) == [1, 4]
+
+
+def test_a_change_without_a_number_means_none_to_its_client():
+    unanswered = taking(change())
+    unanswered.again()
+    (number,) = sent(unanswered)
+    response = refused(number)
+    unanswered.answered(response)
+    assert (response.refused.number, len(unanswered)) == (0, 0)
+
+
 def test_numbers_of_gateways_are_refused():
     with pytest.raises(InvalidInput, match=r"move\.number"):
         taking(move(OURS))

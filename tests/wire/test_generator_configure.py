@@ -2,14 +2,18 @@
 
 import asyncio
 import itertools
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.gateway.config import GatewayConfig, RoutingConfig, WebConfig
+from services.gateway.server import assembled
 from services.generator.engine import EngineConfig
 from tests.toys import toy_spec
 from tests.wire.generator import CONFIG, Caller, Stream, generating, inside, pictures
@@ -17,6 +21,7 @@ from worldkv.actions import Action
 from worldkv.client import MemoryChange, WalkClient
 from worldkv.client.walk_events import Applied, Drawn, Event, Refused
 from worldkv.errors import InvalidInput
+from worldkv.service import Host, serve
 from worldkv.v1 import sessions_pb2 as pb
 
 WINDOW, FULL, WORLDKV = pb.MEMORY_MODE_WINDOW, pb.MEMORY_MODE_FULL, pb.MEMORY_MODE_WORLDKV
@@ -311,3 +316,46 @@ def test_any_walk_is_as_a_simple_model_says_and_the_same_again(commands):
     one, other = (asyncio.run(followed(commands)) for _ in range(2))
     assert one.applied == other.applied
     assert pictures(one.drawn) == pictures(other.drawn)
+
+
+async def test_behind_a_gateway_a_change_survives_the_generator_that_made_it(tmp_path: Path):
+    tiers = inside()
+    members, quick = tmp_path / "generators.toml", {"ping_seconds": 0.05, "failover_seconds": 60.0}
+    async with AsyncExitStack() as stack:
+        homes = {name: await stack.enter_async_context(AsyncExitStack()) for name in ("a", "b")}
+        config = {name: replace(CONFIG, name=name) for name in homes}
+        callers = {name: await homes[name].enter_async_context(generating(tiers, config[name])) for name in homes}
+        listed = ", ".join(f'"{name}={caller.address}"' for name, caller in callers.items())
+        members.write_text(f"number = 1\nshards = [{listed}]\n")
+        gateway = await stack.enter_async_context(gatewaying(members, **quick))
+        client = await stack.enter_async_context(WalkClient(gateway))
+        walk = await stack.enter_async_context(client.open(lockstep=True))
+        await walk.move(Action(turn=20))
+        events = walk.events()
+        number = await walk.configure(MemoryChange(mode="window", selector="latest"))
+        assert (await walk.move(Action(turn=20))).mode == "window"
+        while await anext(events) != Applied(number, 1):
+            pass
+        home = next(name for name, caller in callers.items() if [*caller.made.live])
+        await homes[home].aclose()
+        drawn = await walk.move(Action(turn=20))
+        assert (drawn.key.index, drawn.mode) == (2, "window")
+        assert (await walk.configure(MemoryChange(mode="worldkv"))) > number
+        assert (await walk.move(Action(turn=20))).mode == "worldkv"
+        (other,) = (caller for name, caller in callers.items() if name != home)
+        record = other.made.live.find("default", walk.session).resident.record
+        assert (record.mode, record.chosen) == ("worldkv", MemoryChange(selector="latest"))
+
+
+@asynccontextmanager
+async def gatewaying(members: Path, **routing: Any) -> AsyncIterator[str]:
+    """A gateway before these generators; its address."""
+    config = GatewayConfig(members=members, routing=RoutingConfig(**routing), web=WebConfig(address=""))
+
+    @asynccontextmanager
+    async def servicers(host: Host) -> AsyncIterator[Sequence[str]]:
+        async with assembled(config, host) as (name, _):
+            yield [name]
+
+    async with serve(config.service, servicers) as serving:
+        yield serving.address
