@@ -8,8 +8,9 @@ import { MODES, chunks, decibels, place, recalledFor } from "./words.js";
 
 /** Shows a walk; made of the page's `pane-template`.
  *
- * element  to be put somewhere
- * request  OpenRequest of the walk, as far as this page opened it
+ * element   to be put somewhere
+ * request   OpenRequest of the walk, as far as this page opened it
+ * likeness  of places that are seen again to the truth so far, dB; null: nobody knows yet
  */
 export class Pane {
   #parts;
@@ -19,6 +20,7 @@ export class Pane {
   constructor(walk) {
     this.walk = walk;
     this.request = {};
+    this.likeness = null;
     this.element = document.getElementById("pane-template").content.firstElementChild.cloneNode(true);
     const find = (selector) => this.element.querySelector(selector);
     this.#parts = {
@@ -64,8 +66,10 @@ export class Pane {
 
   #opened() {
     this.player.tour = tourChunks(this.request.tour, this.walk.opened.frames ?? 1);
-    this.#parts.likeness.hidden = true;
     this.likeness = null;
+    this.#parts.likeness.hidden = !this.walk.opened.hasTruth;
+    this.#parts.output.textContent = "–";
+    this.lead(null);
     this.#forget();
   }
 
@@ -77,7 +81,6 @@ export class Pane {
   #judged({ meanRevisitPsnr }) {
     if (!meanRevisitPsnr) return;
     this.likeness = meanRevisitPsnr;
-    this.#parts.likeness.hidden = false;
     this.#parts.output.textContent = decibels(meanRevisitPsnr);
   }
 
