@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 READY := $(VENV)/.ready
+PIP_AUDIT := 2.10.1
 PROTOS := $(wildcard protos/worldkv/v1/*.proto)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast fuzz lint redis browser screenshots protos clean
+.PHONY: help setup demo test fast fuzz audit lint redis browser screenshots protos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -39,6 +40,12 @@ fast: $(READY)  ## The tests that take no more than a few seconds each
 
 fuzz: $(READY)  ## Feed whatever reads others' bytes for MINUTES (10), from ever new seeds
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
+
+# Not part of `test`: it asks an advisory database, which not every machine reaches. The tool has an environment of its own.
+audit: $(READY)  ## Ask whether something is known against any pinned requirement
+	test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT); }
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
 
 lint: $(READY)  ## Style, format and types
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +22,7 @@ from worldkv.auth import OF_LINKS, REFLECTION, SCHEME, SESSIONS, TENANT_KEY, TOK
 from worldkv.v1 import fleet_pb2, generator_pb2, kvstore_pb2, retriever_pb2, sessions_pb2
 
 PROTOS = (fleet_pb2, generator_pb2, kvstore_pb2, retriever_pb2, sessions_pb2)
+REFLECTED = REFLECTION[1]
 TENANT, FOREIGN = "acme", "foreign"
 SECONDS = 20.0
 """That one try may take."""
@@ -40,7 +42,7 @@ STREAMING = {
     for service in proto.DESCRIPTOR.services_by_name.values()
     for method in service.methods
     if method.client_streaming
-} | {f"/{REFLECTION[1]}/ServerReflectionInfo"}
+} | {f"/{REFLECTED}/ServerReflectionInfo"}
 """Calls whose requests are streams."""
 
 
@@ -66,15 +68,14 @@ def calls() -> Iterator[str]:
     for proto in PROTOS:
         for service in proto.DESCRIPTOR.services_by_name.values():
             yield from (f"/{service.full_name}/{method.name}" for method in service.methods)
-    yield f"/{REFLECTION[1]}/ServerReflectionInfo"
+    yield f"/{REFLECTED}/ServerReflectionInfo"
 
 
 def routes() -> list[tuple[str, str]]:
     """Every route of the web face: method and path."""
     nobody = cast(Any, None)
     app = Face(GatewayConfig(), nobody, asyncio.Event(), None, nobody).app()
-    found = [(each.method, each.resource.canonical) for each in app.router.routes() if each.resource is not None]
-    return [(method, path) for method, path in found if method != "HEAD"]
+    return [(each.method, each.resource.canonical) for each in app.router.routes() if each.resource is not None]
 
 
 def shown(secret: Path) -> list[Shown]:
@@ -141,11 +142,16 @@ async def open_calls(where: Where, secret: Path) -> list[str]:
     return found
 
 
-async def open_routes(web: str, secret: Path) -> list[str]:
+async def open_routes(where: Where, secret: Path) -> list[str]:
     """Routes of the web face that are answered though they should not be, in words; of pages that anybody may have
     nothing is expected."""
     found = []
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SECONDS)) as session:
+    base = f"http://{where.web}"
+    secured: ssl.SSLContext | bool = True
+    if where.tls:
+        base, secured = f"https://{where.web}", ssl.create_default_context(cafile=where.tls.authority)
+    connector = aiohttp.TCPConnector(ssl=secured)
+    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(SECONDS)) as session:
         for method, path in [each for each in routes() if each[1].startswith(CLOSED)]:
             for one in [each for each in shown(secret) if each.role not in _let_into(path)]:
                 token = one.header.removeprefix(SCHEME)
@@ -155,7 +161,7 @@ async def open_routes(web: str, secret: Path) -> list[str]:
                         headers |= {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
                         headers |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
                     query = {"session": "somebody's", **({"tenant": one.tenant} if one.tenant else {})}
-                    async with session.request(method, f"http://{web}{path}", headers=headers, params=query) as answer:
+                    async with session.request(method, base + path, headers=headers, params=query) as answer:
                         if answer.status not in REFUSED_HTTP:
                             found.append(f"{method} {path} with {one.what}: {answer.status}")
     return found

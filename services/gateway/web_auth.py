@@ -31,7 +31,7 @@ def authenticated(authority: Authority | None) -> Middleware:
         route = request.path if resource is None else resource.canonical
         if authority is None or not route.startswith(CLOSED) or request.method == hdrs.METH_OPTIONS:
             return await handler(_without_token(request))
-        tenant = request.query.get("tenant") or request.headers.get(TENANT_KEY, "")
+        tenant = str(request.query.get("tenant") or request.headers.get(TENANT_KEY, ""))
         header = request.headers.get(hdrs.AUTHORIZATION, "")
         claims = authority.caller(header or _offered(request), tenant)
         if claims.role in SHARED and route not in FOR_LINKS:

@@ -32,7 +32,7 @@ OPEN_TO_ALL = {"/healthz", "/readyz", "/{name}"}
 async def test_nothing_answers_without_the_right_token(tmp_path):
     async with whole(tmp_path) as made:
         assert await probing.open_calls(made.where, made.secret) == []
-        assert await probing.open_routes(made.where.web, made.secret) == []
+        assert await probing.open_routes(made.where, made.secret) == []
 
 
 async def test_everything_answers_with_the_right_token(tmp_path):
@@ -168,7 +168,7 @@ async def test_tokens_and_secrets_stay_out_of_logs(tmp_path, caplog):
                 assert token not in repr(client.config)
                 told = await asyncio.gather(client.sessions(), return_exceptions=True)
                 assert token not in str(told)
-        await probing.open_routes(made.where.web, made.secret)
+        await probing.open_routes(made.where, made.secret)
         with pytest.raises(InvalidInput):
             async with WalkClient(made.gateway.address, token=tokens[0]) as client, client.open(tour="?"):
                 pass
