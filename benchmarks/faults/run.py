@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from statistics import median
 from time import monotonic
+from typing import NamedTuple
 
 from benchmarks.faults.rows import ROWS, Row
 from benchmarks.faults.stage import Counts, Stage, stage
@@ -83,9 +84,9 @@ HEADS = (
 
 @bench("faults", bar="", about="every row of the failure table: seconds until recall works, and what the walks saw")
 def faults() -> Iterator[Case]:
-    for each in outcomes():
-        yield Case(f"{each.row.name}: recall again", each.seconds, "s", quiet_step())
-        yield Case(f"{each.row.name}: longest wait for a chunk", each.waited, "s", quiet_step())
+    for each in table().outcomes:
+        yield Case(f"{each.row.name}: recall again", each.seconds, "s", table().step)
+        yield Case(f"{each.row.name}: longest wait for a chunk", each.waited, "s", table().step)
         if math.isfinite(each.after):
             yield Case(f"{each.row.name}: revisit PSNR before", each.before, "dB")
             yield Case(f"{each.row.name}: revisit PSNR after", each.after, "dB", each.quiet)
@@ -95,48 +96,46 @@ def faults() -> Iterator[Case]:
 
 @bench("faults.lost", bar="== 0", about="acknowledged chunks lost beyond the promise, every row of the failure table")
 def lost() -> Iterator[Case]:
-    for each in outcomes():
-        yield Case(f"{each.row.name}, of {each.kept} acknowledged", len(each.lost), "chunks", None)
+    for each in table().outcomes:
+        yield Case(f"{each.row.name}, of {each.kept} acknowledged", len(each.lost), "chunks")
 
 
 @bench("faults.steps", bar="== 0", about="sessions ended by a fault of memory, every such row of the failure table")
 def steps() -> Iterator[Case]:
-    for each in outcomes():
+    for each in table().outcomes:
         if each.row.memory:
-            yield Case(f"{each.row.name}, {len(SEEDS)} walks", len(each.ended), "sessions", None)
+            yield Case(f"{each.row.name}, {len(SEEDS)} walks", len(each.ended), "sessions")
 
 
 @bench("faults.recovery", bar="<= 15", about="from a fault until recall works as before, what restarts by itself")
 def recovery() -> Iterator[Case]:
-    for each in outcomes():
+    for each in table().outcomes:
         if each.row.itself:
-            yield Case(each.row.name, each.seconds, "s", quiet_step())
+            yield Case(each.row.name, each.seconds, "s", table().step)
+
+
+class Table(NamedTuple):
+    """What came of all rows, and the seconds of a chunk where nothing happened."""
+
+    outcomes: Sequence[Outcome]
+    step: float
 
 
 @cache
-def outcomes() -> tuple[Outcome, ...]:
+def table() -> Table:
     """Of all rows, from one run."""
-    return tuple(run(ROWS))
+    return run(ROWS)
 
 
-def quiet_step() -> float:
-    """Seconds of a chunk where nothing happened."""
-    return _quiet_steps[0] if _quiet_steps else 0.0
-
-
-_quiet_steps: list[float] = []
-
-
-def run(rows: Sequence[Row]) -> list[Outcome]:
+def run(rows: Sequence[Row]) -> Table:
     """What comes of each of these rows; each is told on stderr as it comes."""
     with stage(Counts(), SETTINGS) as made:
         return asyncio.run(_run(made, rows))
 
 
-async def _run(made: Stage, rows: Sequence[Row]) -> list[Outcome]:
+async def _run(made: Stage, rows: Sequence[Row]) -> Table:
     await made.ready()
     quiet = await _undisturbed(made)
-    _quiet_steps[:] = [median(step.seconds for steps in quiet for step in steps)]
     _tell(HEADS)
     found = []
     for row in rows:
@@ -144,7 +143,13 @@ async def _run(made: Stage, rows: Sequence[Row]) -> list[Outcome]:
         _tell(found[-1].line)
         for words in (*found[-1].lost, *found[-1].ended):
             _tell(f"    {words}")
-    return found
+    return Table(found, _step(quiet))
+
+
+def _step(quiet: Sequence[Sequence[Step]]) -> float:
+    """Seconds of a chunk, the median; 0 of none."""
+    seconds = [step.seconds for steps in quiet for step in steps]
+    return median(seconds) if seconds else 0.0
 
 
 async def _undisturbed(made: Stage) -> list[list[Step]]:
@@ -191,6 +196,11 @@ async def outcome(
             if walk.walk is not None
         ]
     after = [[step for step in walk.steps if step.answered > begun] for walk in walks]
+    held_up = max(HELD_UP_SECONDS, 10 * _step(quiet))
+    recovered = [
+        patience if walk.ended is not None else _recovery(steps, begun, held_up, patience)
+        for walk, steps in zip(walks, after, strict=True)
+    ]
     same = [
         [step for step in before if step.index in {each.index for each in steps}]
         for before, steps in zip(quiet, after, strict=True)
@@ -201,7 +211,7 @@ async def outcome(
     ]
     return Outcome(
         row,
-        seconds=max(_recovery(walk, steps, begun, patience) for walk, steps in zip(walks, after, strict=True)),
+        seconds=max(recovered),
         lost=tuple(words for each in broken for words in each),
         kept=sum(len(walk.promises.kept) for walk in walks),
         ended=tuple(f"session ended: {walk.ended}" for walk in walks if walk.ended is not None),
@@ -231,21 +241,18 @@ async def _goes_on(walk: Wanderer, over: float, patience: float) -> None:
             return
 
 
-def _recovery(walk: Wanderer, steps: Sequence[Step], begun: float, patience: float) -> float:
+def _recovery(steps: Sequence[Step], begun: float, held_up: float, patience: float) -> float:
     """Seconds from the fault until a chunk came from which on recall worked, and none was held up.
 
     A single chunk without it, and none other near, is how a busy machine is at any time.
     """
-    held_up = max(HELD_UP_SECONDS, 10 * quiet_step())
     first = 0
     for n, step in enumerate(steps):
         if not step.recalls and any(not each.recalls for each in steps[max(n - AFTER, 0) : n]):
             first = n + 1
         elif step.recalls and step.seconds > held_up:
             first = n  # it came, late
-    if walk.ended is not None or first == len(steps):
-        return patience
-    return steps[first].answered - begun
+    return patience if first == len(steps) else steps[first].answered - begun
 
 
 def _tell(line: str) -> None:

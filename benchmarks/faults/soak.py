@@ -116,7 +116,8 @@ async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
         return begun + seconds - monotonic()
 
     async def generators() -> list[str]:
-        return [part.address for name, part in (await made.parts()).items() if name.startswith("generator")]
+        parts = (await made.parts()).items()
+        return [part.address for name, part in parts if name.startswith("generator") and part.address]
 
     async with AsyncExitStack() as stack:
         clients = [
