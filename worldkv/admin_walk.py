@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token
 from worldkv.admin_rows import AsJson, show
 from worldkv.errors import InvalidInput
 
@@ -41,20 +42,21 @@ def walk(
     ahead: Annotated[int, typer.Option(min=0, help="Moves that are sent before their turn.")] = 2,
     out: Annotated[Path | None, typer.Option(help="Folder for what is seen: films, or pictures.")] = None,
     record: Annotated[Path | None, typer.Option(help="File for where was walked, for `worldkv eval --walk`.")] = None,
-    tenant: Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose worlds.")] = "default",
-    authority: Annotated[
-        Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the service is proven by.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
-    key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
-    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
+    watch: Annotated[
+        str, typer.Option(help="Id of somebody's walk for watching: nothing is walked, and the walk is shown.")
+    ] = "",
+    tenant: Tenant = "default",
+    authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token: Token = "",
     as_json: AsJson = False,
 ) -> None:
     """Walk a path in worlds of a running service, and say how it went."""
     from worldkv.actions import parse_path
     from worldkv.client import MemoryChange, WalkClient
     from worldkv.rpc import TLS
-    from worldkv.walking import walk_all
+    from worldkv.walking import walk_all, watch_one
 
     if world and sessions > 1:
         raise InvalidInput(f"--world {world} is one world: walk it in one session, got --sessions {sessions}")
@@ -77,6 +79,8 @@ def walk(
     async def ask() -> list[Tally]:
         own = TLS(certificate, key, authority)
         async with WalkClient(found, tenant=tenant, tls=own or tls, token=token or shown) as client:
+            if watch:
+                return [await watch_one(client, watch, out, shown=not as_json)]
             return await walk_all(client, path, openings, ahead, out, record, shown=not as_json)
 
     tallies = asyncio.run(ask())

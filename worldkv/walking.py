@@ -20,7 +20,7 @@ from worldkv.actions import Walker, parse_path
 from worldkv.admin_rows import Row
 from worldkv.client import WalkClient
 from worldkv.client.listening import Events
-from worldkv.client.walk_events import Counts, Drawn, Remembered
+from worldkv.client.walk_events import Counts, Drawn, Event, Remembered
 from worldkv.errors import InvalidInput, WorldKVError
 from worldkv.recorded import RecordedWalk, write_walk
 from worldkv.store import Miss
@@ -129,8 +129,8 @@ class Bars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def add(self, tally: Tally, chunks: int) -> Callable[[], None]:
-        """A bar for a walk of so many chunks; call the answer when something has changed."""
+    def add(self, tally: Tally, chunks: int | None) -> Callable[[], None]:
+        """A bar for a walk of so many chunks, None: nobody knows; call the answer when something has changed."""
         task = self._progress.add_task(tally.world, total=chunks, said="")
 
         def changed() -> None:
@@ -217,6 +217,28 @@ async def walk_all(
     return tallies
 
 
+async def watch_one(client: WalkClient, watch: str, out: Path | None, shown: bool = True) -> Tally:
+    """Watch somebody's walk, by its id for watching, until it ends; answers how it went.
+
+    out, shown  see `walk_all`
+    """
+    tally = Tally()
+    try:
+        async with client.watch(watch) as watched:
+            tally.world = watched.opened.world.name
+            with Bars(shown) as bars:
+                changed = bars.add(tally, None)
+                async with Recorder(out, _file_name(tally.world)) if out else nullcontext() as recorder:
+                    async for event in watched:
+                        if isinstance(event, Drawn):
+                            tally.drew(event)
+                        _note(event, tally, recorder)
+                        changed()
+    except WorldKVError as error:
+        tally.failed = error
+    return tally
+
+
 async def _walk(
     client: WalkClient,
     path: str,
@@ -254,14 +276,18 @@ async def _watch(events: Events, tally: Tally, recorder: Recorder | None, change
     """Take note of what the walk tells besides the chunks of its path, which also raises what ends it."""
     with suppress(WorldKVError):
         async for event in events:
-            if isinstance(event, Drawn):
-                tally.first = tally.first or perf_counter()
-                tally.way += map(Walker.of, event.poses)
-                if recorder:
-                    recorder.add(event.pictures)
-            elif isinstance(event, Remembered):
-                tally.remembered = event
+            _note(event, tally, recorder)
             changed()
+
+
+def _note(event: Event, tally: Tally, recorder: Recorder | None) -> None:
+    if isinstance(event, Drawn):
+        tally.first = tally.first or perf_counter()
+        tally.way += map(Walker.of, event.poses)
+        if recorder:
+            recorder.add(event.pictures)
+    elif isinstance(event, Remembered):
+        tally.remembered = event
 
 
 def _file_name(world: str) -> str:

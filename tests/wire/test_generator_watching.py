@@ -3,6 +3,7 @@
 import io
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ async def watching(caller, opened, seen=0):
         stream.close()
 
 
-async def told(call):
+async def told(call: Any) -> list[Any]:
     with rpc.translated():
         return [answer async for answer in call]
 

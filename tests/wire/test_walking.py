@@ -11,12 +11,14 @@ import pytest
 
 from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH, ToySessions, serving
 from worldkv import admin_walk, cli
+from worldkv.actions import Action
 from worldkv.auth import Authority
 from worldkv.client import WalkClient
 from worldkv.client.walks import ADDRESS
+from worldkv.errors import NotFound
 from worldkv.recorded import read_walk
 from worldkv.rpc import TLS
-from worldkv.walking import walk_all
+from worldkv.walking import walk_all, watch_one
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +47,25 @@ async def test_sessions_walk_side_by_side_and_are_told_of():
         assert 0 < row["chunk_p50_ms"] <= row["chunk_p95_ms"]
         assert row["first_frame_s"] > 0
     assert toy.sittings == {}
+
+
+async def test_somebody_else_is_watched():
+    toy = ToySessions()
+    async with serving(toy) as address, WalkClient(address) as client, client.open(world="rooms", tour="R27") as walk:
+        watching = asyncio.create_task(watch_one(client, walk.opened.watch, None, shown=False))
+        await walk.move([Action()] * FRAMES)
+        while not (made := toy.sittings[walk.session]).watchers:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await walk.move([Action()] * FRAMES)
+        made.watchers[0].put_nowait(NotFound("it was closed"))
+        tally = await watching
+    assert (tally.world, tally.chunks, tally.remembered.end, tally.failed) == ("rooms", walk.next, walk.next, None)
+
+
+async def test_who_is_not_there_cannot_be_watched():
+    code, out, err, _ = await command("--watch", "w" + "0" * 32)
+    assert (code, out) == (2, ""), err
+    assert "nothing is watched" in err
 
 
 async def test_a_table_and_bars_are_for_people(tmp_path):

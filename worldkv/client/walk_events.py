@@ -50,6 +50,7 @@ class Opened:
     scene     what its world began as
     seed      of the noise
     has_truth  the scene has true pictures: tours can be shown and pictures judged
+    watch     by this id others may watch it, and do nothing else
     """
 
     session: str
@@ -66,6 +67,7 @@ class Opened:
     scene: str
     seed: int
     has_truth: bool
+    watch: str
 
 
 class Recalled(NamedTuple):
@@ -289,6 +291,7 @@ def opened_of(message: pb.OpenResponse) -> Opened:
         scene=message.scene,
         seed=message.seed,
         has_truth=message.has_truth,
+        watch=message.watch,
     )
 
 

@@ -16,6 +16,7 @@ from worldkv.client.walk_events import (
     judged_of,
     notice_of,
     opened_of,
+    refused_of,
     remembered_of,
 )
 from worldkv.client.walk_line import Link, WalkLine
@@ -95,6 +96,8 @@ class Watched(AsyncIterator[Event]):
                 await self._events.put(notice)
             case "applied":
                 await self._events.put(applied_of(answer.applied))
+            case "refused":
+                await self._events.put(refused_of(answer.refused))
             case "judged":
                 await self._events.put(judged_of(answer.judged))
 
