@@ -198,7 +198,7 @@ async def outcome(
     after = [[step for step in walk.steps if step.answered > begun] for walk in walks]
     held_up = max(HELD_UP_SECONDS, 10 * _step(quiet))
     recovered = [
-        patience if walk.ended is not None else _recovery(steps, begun, held_up, patience)
+        patience if walk.ended is not None else recovery_seconds(steps, begun, held_up, patience)
         for walk, steps in zip(walks, after, strict=True)
     ]
     same = [
@@ -241,7 +241,7 @@ async def _goes_on(walk: Wanderer, over: float, patience: float) -> None:
             return
 
 
-def _recovery(steps: Sequence[Step], begun: float, held_up: float, patience: float) -> float:
+def recovery_seconds(steps: Sequence[Step], begun: float, held_up: float, patience: float) -> float:
     """Seconds from the fault until a chunk came from which on recall worked, and none was held up.
 
     A single chunk without it, and none other near, is how a busy machine is at any time.
