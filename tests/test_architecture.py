@@ -18,7 +18,7 @@ benchmarks
 worldkv.cli
 worldkv.admin, worldkv.admin_fleet, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
 worldkv.admin_bench, worldkv.admin_config, worldkv.admin_health, worldkv.admin_plan, worldkv.admin_token
-worldkv.admin_fleet_view, worldkv.admin_rows
+worldkv.admin_fleet_view, worldkv.admin_options, worldkv.admin_rows
 services.cluster
 services.kvstore | services.retriever | services.generator | services.gateway | pocket.train
 pocket
@@ -57,6 +57,7 @@ LIGHT = (
     "worldkv.admin_fleet",
     "worldkv.admin_fleet_view",
     "worldkv.admin_health",
+    "worldkv.admin_options",
     "worldkv.admin_plan",
     "worldkv.admin_retriever",
     "worldkv.admin_rows",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from worldkv.admin_options import Authority, Certificate, Deadline, Key, Tenant, Token
 from worldkv.admin_rows import AsJson, Row, counted, show
 from worldkv.errors import InvalidInput, WorldKVError
 
@@ -71,14 +72,12 @@ def service(
     members: Annotated[
         Path | None, typer.Option(envvar="WORLDKV_MEMBERS", help="File that names the shards, if no --shard does.")
     ] = None,
-    tenant: Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose chunks and worlds.")] = "default",
-    authority: Annotated[
-        Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that shards are proven by.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
-    key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
-    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
-    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 30.0,
+    tenant: Tenant = "default",
+    authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token: Token = "",
+    deadline: Deadline = 30.0,
 ) -> None:
     context.obj = Service(tuple(shard or ()), members, tenant, authority, certificate, key, token, deadline)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from worldkv.admin_options import Authority, Tenant, Token
 from worldkv.admin_rows import AsJson
 from worldkv.errors import InvalidInput
 
@@ -54,11 +55,9 @@ def serve(
     model: Annotated[str, typer.Option(help="Of a service that is started.")] = "pocket",
     generators: Annotated[int, typer.Option(min=1, help="Of a service that is started.")] = 1,
     shards: Annotated[int, typer.Option(min=1, help="Of a service that is started.")] = 2,
-    tenant: Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose worlds.")] = "default",
-    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
-    authority: Annotated[
-        Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the service is proven by.")
-    ] = None,
+    tenant: Tenant = "default",
+    token: Token = "",
+    authority: Authority = None,
     out: Annotated[Path | None, typer.Option(help="Folder for figures and a plot of them.")] = None,
     as_json: AsJson = False,
 ) -> None:

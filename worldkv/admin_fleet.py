@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from worldkv.admin_options import Authority, Certificate, Key, Token
 from worldkv.admin_rows import AsJson, show
 from worldkv.errors import AlreadyExists, DeadlineExceeded, InvalidInput, Unavailable, WorldKVError
 
@@ -44,15 +45,6 @@ SILENT_SECONDS = 60.0
 """That the supervisor may not answer at all while it is waited for; it may be started again meanwhile."""
 
 Count = Annotated[int | None, typer.Option(min=0, help="How many, over what the configuration says.")]
-Authority = Annotated[
-    Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the supervisor is proven by.")
-]
-Certificate = Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")]
-Key = Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")]
-Token = Annotated[
-    str,
-    typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one; without it: what `up` says is used."),
-]
 T = TypeVar("T")
 
 

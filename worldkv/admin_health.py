@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from worldkv.admin_options import Authority, Certificate, Deadline, Key
 from worldkv.errors import Unavailable
 
 
 def health(
     address: Annotated[str, typer.Argument(help="host:port of any service's gRPC.")],
     name: Annotated[str, typer.Option(help="Of one service there: worldkv.v1.KVStore; without it: of all.")] = "",
-    authority: Annotated[
-        Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the service is proven by.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
-    key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
-    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that it may take to answer.")] = 3.0,
+    authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    deadline: Deadline = 3.0,
 ) -> None:
     """Ask a service whether it serves: 0 if it does, 1 if it does not, drains or does not answer."""
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from worldkv.admin_options import Authority, Certificate, Deadline, Key, Token
 from worldkv.admin_rows import AsJson, Row, show
 from worldkv.errors import WorldKVError
 
@@ -34,13 +35,11 @@ def stat(
         Path | None,
         typer.Option(envvar="WORLDKV_REPLICA_MEMBERS", help="File that names the replicas, if no --replica does."),
     ] = None,
-    authority: Annotated[
-        Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that replicas are proven by.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")] = None,
-    key: Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")] = None,
-    token: Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")] = "",
-    deadline: Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")] = 30.0,
+    authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token: Token = "",
+    deadline: Deadline = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """What each replica says of itself."""

@@ -1,0 +1,17 @@
+"""Options that several commands have, the same everywhere: their names, variables and words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Authority = Annotated[
+    Path | None, typer.Option(envvar="WORLDKV_AUTHORITY", help="PEM file that the other side is proven by.")
+]
+Certificate = Annotated[Path | None, typer.Option(envvar="WORLDKV_CERTIFICATE", help="PEM file, our own.")]
+Key = Annotated[Path | None, typer.Option(envvar="WORLDKV_KEY", help="PEM file, its key.")]
+Token = Annotated[str, typer.Option(envvar="WORLDKV_TOKEN", help="A token, or a file that holds one.")]
+Tenant = Annotated[str, typer.Option(envvar="WORLDKV_TENANT", help="Whose worlds.")]
+Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds that one call may take.")]
