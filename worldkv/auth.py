@@ -192,11 +192,14 @@ class Authority:
         secrets = self._secrets.look()
         if secrets.version != self._version or len(self._known) >= MOST_KNOWN:
             self._version, self._known = secrets.version, {}
-        claims = self._known.get(token)
+        claims = self._known.get(token) or _read(token, secrets.value)
+        if claims is None:  # whoever signed it may have seen a new secret before us
+            claims = _read(token, self._secrets.look(again=True).value)
         if claims is None:
-            claims = self._known[token] = _read(token, secrets.value)
+            raise Unauthenticated("the token was signed by somebody else")
         if claims.left == 0:
             raise Unauthenticated("the token has expired")
+        self._known[token] = claims
         return claims
 
     def caller(self, shown: str, tenant: str) -> Claims:
@@ -247,8 +250,9 @@ def tenant_named(name: str) -> str:
     return name
 
 
-def _read(token: str, secrets: Iterable[str]) -> Claims:
-    """What a token claims that one of these secrets signed. Errors do not show it: it may have been a good one."""
+def _read(token: str, secrets: Iterable[str]) -> Claims | None:
+    """What a token claims; None if none of these secrets signed it. Raises Unauthenticated for what is no token; what
+    it was is not shown: it may have been almost a good one."""
     for secret in secrets:
         try:
             content = jwt.decode(token, secret, [ALGORITHM], {"require": ["sub", "role", "exp"], "verify_exp": False})
@@ -257,7 +261,7 @@ def _read(token: str, secrets: Iterable[str]) -> Claims:
         except jwt.InvalidTokenError as error:
             raise Unauthenticated("the token is malformed") from error
         return _claims(content)
-    raise Unauthenticated("the token was signed by somebody else")
+    return None
 
 
 def _claims(content: dict[str, Any]) -> Claims:
@@ -319,9 +323,9 @@ class Watched:
         self._looks_at = monotonic() + LOOK_SECONDS
         self._seen = _Seen(1, self._value())
 
-    def look(self) -> _Seen:
-        """What it holds."""
-        if monotonic() >= self._looks_at:
+    def look(self, again: bool = False) -> _Seen:
+        """What it holds; `again`: now, and not just a moment ago."""
+        if again or monotonic() >= self._looks_at:
             self._looks_at = monotonic() + LOOK_SECONDS
             try:
                 if (stamp := self._looked_at()) != self._stamp:

@@ -132,6 +132,15 @@ def test_a_secret_is_replaced_while_all_work(tmp_path, monkeypatch):
         authority.read(old)
 
 
+def test_who_sees_a_new_secret_later_believes_it_at_once(tmp_path):
+    file = tmp_path / "secrets"
+    file.write_text(ONE)
+    slow = Authority(file)
+    assert slow.read(slow.sign(Claims("acme"), 60))
+    rewrite(file, TWO)
+    assert slow.read(Authority(file).sign(Claims("acme"), 60)).tenant == "acme"
+
+
 def test_a_file_that_breaks_later_counts_as_it_was(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(auth, "LOOK_SECONDS", 0.0)
     file = tmp_path / "secrets"

@@ -18,7 +18,7 @@ from worldkv import rpc
 from worldkv.auth import Bearer
 from worldkv.chunk import ChunkKey, new_branch
 from worldkv.client import ClientConfig, KVClient, WalkClient, fixed
-from worldkv.errors import Forbidden, InvalidInput, NotFound, OverBudget, Unauthenticated
+from worldkv.errors import Forbidden, InvalidInput, NotFound, OverBudget, Unauthenticated, Unavailable
 from worldkv.format import Frame
 from worldkv.store import PartKey
 from worldkv.v1 import sessions_pb2 as pb
@@ -94,6 +94,10 @@ async def test_parts_speak_for_the_tenant_whom_they_serve(tmp_path):
             assert isinstance((await ours.get([key]))[key], Frame)
         async with KVClient(shards, ClientConfig("other", bearer=bearer)) as theirs:
             assert not isinstance((await theirs.get([key]))[key], Frame)
+        (tmp_path / "others").write_text("x" * 32)
+        async with KVClient(shards, ClientConfig("acme", bearer=Bearer(secret=tmp_path / "others"))) as stranger:
+            with pytest.raises(Unavailable, match="does not take our own token"):
+                await stranger.worlds.read("hall")
         for token, kind in (("", Unauthenticated), (made.token(), Forbidden)):
             async with KVClient(shards, ClientConfig("acme", bearer=Bearer(token))) as nobody:
                 with pytest.raises(kind):

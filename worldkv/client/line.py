@@ -13,7 +13,7 @@ from worldkv import rpc
 from worldkv.auth import Bearer
 from worldkv.client.membership import Member
 from worldkv.client.policy import Deadline, Retry
-from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
+from worldkv.errors import DeadlineExceeded, Unauthenticated, Unavailable, WorldKVError
 
 REMEDY = "start it again, or take it out of the membership"
 """What is to be done about a member that does not answer."""
@@ -129,6 +129,8 @@ class Line:
         except WorldKVError as error:
             if rpc.answered(error):  # it is there, whatever it misses
                 self._answered()
+                if isinstance(error, Unauthenticated) and self._bearer.secret:  # no fault of whom we speak for
+                    raise Unavailable(f"{what}: {self._what} does not take our own token: {error}") from error
                 if isinstance(error, Unavailable):
                     raise Unavailable(f"{what}: {self._what}: {error}") from error
                 raise
