@@ -79,3 +79,25 @@ async def test_a_page_that_cannot_start_says_so(browser, url):
         await person.page.goto("/")
         await expect(person.page.locator("#unsupported")).to_contain_text("could not start")
         person.forgive("Failed to load resource")
+
+
+async def test_a_service_without_room_for_a_second_walk_leaves_the_first_alone(browser, url):
+    begun = []
+
+    async def refuse_the_third(socket):
+        begun.append(True)
+        if len(begun) == 3:
+            await socket.close(code=4008, reason="no room")
+        else:
+            socket.connect_to_server()
+
+    async with visiting(browser, url, "about:blank") as person:
+        await person.page.route_web_socket(re.compile("/v1/walk"), refuse_the_third)
+        await person.page.goto("/#scene=rooms:1&tour=R90")
+        await expect(drawn(person.page)).to_have_attribute("aria-label", re.compile("Chunk"))
+        await person.page.keyboard.press("c")
+        shown = await trouble(person.page, "There is no second picture")
+        await shown.get_by_role("button", name="Walk on alone").click()
+        await expect(shown).to_be_hidden()
+        await expect(person.page.locator("#stage .pane")).to_have_count(1)
+        await expect(drawn(person.page)).to_have_attribute("aria-label", re.compile("Chunk"))

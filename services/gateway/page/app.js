@@ -36,7 +36,12 @@ const driver = new Driver(keys);
 const fitting = new Fitting(place("main"), stage);
 const worlds = new Worlds(place("worlds"), service, scenes, begin);
 const controls = new Controls(place("memory").appendChild(made("div")), walk);
-const compare = new Compare(service, pane, controls, { stage, panels: place("memory"), changed: show });
+const compare = new Compare(service, pane, controls, {
+  stage,
+  panels: place("memory"),
+  changed: show,
+  failed: (problem) => trouble.show(problem),
+});
 
 /** Begins a walk; beside another one if two are compared, unless it is in a world that there is only once. */
 function begin(request) {
@@ -61,7 +66,8 @@ function versus() {
     compare.end();
     return;
   }
-  const { mode, ...settings } = walk.memory ?? {};
+  const { mode, ...now } = walk.memory ?? {};
+  const settings = mode === "MEMORY_MODE_WORLDKV" ? now : {};
   const { world, at, ...begun } = origin();
   const same = world ? { ...simple, ...(walk.opened?.scene && { scene: walk.opened.scene }) } : begun;
   compare.begin({ ...same, judged: true, settings, mode: "MEMORY_MODE_WORLDKV" });
@@ -122,6 +128,7 @@ const trouble = new Trouble(place("trouble"), place("connection"), walk, {
   last: () => begin({ world: kept().world }),
   anew: () => begin(simple),
   reload: () => location.reload(),
+  alone: () => trouble.hide(),
 });
 viewed(walk, begin);
 

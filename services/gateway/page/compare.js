@@ -3,6 +3,7 @@
 import { ALONE, Controls } from "./controls.js";
 import { made } from "./made.js";
 import { Pane } from "./pane.js";
+import { Problem } from "./problems.js";
 import { Walk } from "./state.js";
 
 /** A second pane beside the first, for as long as it is wanted.
@@ -11,6 +12,7 @@ import { Walk } from "./state.js";
  * stage     holds the panes
  * panels    holds the controls of memory
  * changed   is given the panes that are shown
+ * failed    is given the Problem that ended the second one
  */
 export class Compare {
   #service;
@@ -19,17 +21,20 @@ export class Compare {
   #stage;
   #panels;
   #changed;
+  #failed;
   #rival = null;
   #panel = null;
 
-  constructor(service, main, controls, { stage, panels, changed }) {
+  constructor(service, main, controls, { stage, panels, changed, failed }) {
     this.#service = service;
     this.#main = main;
     this.#controls = controls;
     this.#stage = stage;
     this.#panels = panels;
     this.#changed = changed;
+    this.#failed = failed;
     main.walk.addEventListener("judged", () => this.#measure());
+    main.walk.addEventListener("rewound", () => this.end()); // the other one would not be where it is
   }
 
   get on() {
@@ -66,8 +71,14 @@ export class Compare {
     new Controls(this.#panel, this.#rival.walk, "Left, the model sees");
     this.#controls.title = "Right, the model sees";
     this.#rival.walk.addEventListener("judged", () => this.#measure());
+    this.#rival.walk.addEventListener("ended", ({ detail }) => this.#lost(detail));
     this.#stage.prepend(this.#rival.element);
     this.#stage.classList.add("two");
+  }
+
+  #lost(problem) {
+    this.end();
+    this.#failed(new Problem("NO_SECOND", problem.words));
   }
 
   /** Says which of the two is nearer to the truth, once both were compared with it. */

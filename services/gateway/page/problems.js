@@ -16,7 +16,8 @@ const BY_HTTP = {
 
 /** Why something did not work.
  *
- * status  name of the gRPC status, or VERSION: page and service do not speak the same messages
+ * status  name of the gRPC status; or ABSENT: there is no connection; VERSION: page and service do not speak the same
+ *         messages; NO_SECOND: a walk to compare with has ended
  * words   the service's own
  */
 export class Problem extends Error {
@@ -59,6 +60,7 @@ export const WAYS = {
   last: "Go to the world's last picture",
   anew: "Begin a new walk",
   reload: "Reload the page",
+  alone: "Walk on alone",
 };
 
 const TOLD = {
@@ -73,6 +75,7 @@ const TOLD = {
     ["again"]],
   PERMISSION_DENIED: ["That is not yours to see", "Your token does not open this.", ["anew"]],
   INVALID_ARGUMENT: ["The service did not understand", "", ["anew"]],
+  NO_SECOND: ["There is no second picture", "To compare takes room for two walks.", ["alone"]],
   VERSION: ["This page is out of date", "The service has been changed since it was loaded.", ["reload"]],
 };
 

@@ -59,6 +59,11 @@ export class Trouble {
     this.#element.hidden = false;
   }
 
+  /** Says no more, until something else is wrong. */
+  hide() {
+    this.#well();
+  }
+
   #button(way) {
     return made("button", { type: "button", "data-way": way, onclick: () => this.#ways[way]() }, WAYS[way]);
   }
