@@ -64,34 +64,39 @@ async def loaded(client: WalkClient, rate: float, plan: Plan, playing: float) ->
         await asyncio.sleep(min(SAMPLE_SECONDS, max(end - clock(), 0)))
         if clock() > visits.settled:
             sampled.append(visits.walking)
-    seen = await _all(tasks)
-    return summary(rate, sum(sampled) / max(len(sampled), 1), seen, playing)
+    await _all(tasks)
+    return summary(rate, sum(sampled) / max(len(sampled), 1), visits.seen, playing)
 
 
-async def _all(tasks: Sequence[asyncio.Task[Visited]]) -> list[Visited]:
+async def _all(tasks: Sequence[asyncio.Task[Visited]]) -> None:
+    """Wait until all have closed, or have had the time for it. Raises what is a defect of the load's own."""
     if not tasks:
-        return []
+        return
     done, late = await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    return [task.result() for task in done]
+    for task in done:
+        task.result()
 
 
 class Visits:
     """Visits of one load; what comes after `settled` and before `end`, by the loop's clock, is measured.
 
     walking  sessions that there are now
+    seen     what all saw that have come, those too that did not close in time
     """
 
     def __init__(self, plan: Plan, settled: float, end: float) -> None:
         self.plan, self.settled, self.end, self.walking = plan, settled, end, 0
+        self.seen: list[Visited] = []
         self._clock = asyncio.get_running_loop().time
 
     async def visit(self, client: WalkClient, who: Visit, at: float) -> Visited:
         """One session, from its time on until it has played enough, or all is over."""
         await self._until(at)
         seen = Visited(counted=at >= self.settled, late=self._clock() - at)
+        self.seen.append(seen)
         viewer: Viewer | None = None
         self.walking += 1
         try:
