@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from worldkv.admin_options import Authority, Certificate, Deadline, Key
-from worldkv.errors import Unavailable
+from worldkv.errors import DeadlineExceeded, Unavailable
 
 
 def health(
@@ -31,7 +31,10 @@ def health(
                 answer = await HealthStub(channel).Check(HealthCheckRequest(service=name))
         return int(answer.status)
 
-    status = asyncio.run(ask())
+    try:
+        status = asyncio.run(ask())
+    except DeadlineExceeded as error:
+        raise Unavailable(f"{address} does not answer within {deadline:g} s") from error
     if status != HealthCheckResponse.SERVING:
         raise Unavailable(f"{address} says {HealthCheckResponse.ServingStatus.Name(status)}")
     print("SERVING")
