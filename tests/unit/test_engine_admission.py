@@ -68,6 +68,22 @@ def test_bytes_of_the_device_are_refused_in_numbers() -> None:
         admission.admit("c", USUAL, 0)
 
 
+def test_a_session_that_changes_takes_what_it_takes_then_or_stays_as_it_was() -> None:
+    long = needs(SPEC, SessionConfig(mode="full"), Coding(), chunks=9)
+    assert (len(long.sizes), long.held) == (16, 16 * SPEC.raw_bytes)
+    admission = Admission(SPEC, replace(FREE, resident_bytes=USUAL.row + USUAL.held + GROWING.row + GROWING.held))
+    for owner in "ab":
+        admission.admit(owner, USUAL, 0)
+    before = admission.nbytes
+    with pytest.raises(OverBudget, match="2 sessions take"):
+        admission.change("a", long, 0)
+    assert (admission.nbytes, len(admission)) == (before, 2)
+    admission.change("a", GROWING, 0)
+    assert admission.nbytes == USUAL.row + USUAL.held + GROWING.row + GROWING.held
+    admission.change("a", USUAL, 0)
+    assert admission.nbytes == before
+
+
 def test_a_round_is_refused_in_steps_and_seconds() -> None:
     admission = Admission(SPEC, EngineConfig(batch=2, rows=2, round_seconds=3.5, resident_bytes=0))
     for owner in range(6):

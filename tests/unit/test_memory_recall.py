@@ -30,7 +30,7 @@ from tests.remembering import (
 )
 from worldkv.chunk import ChunkKey, Part, Segment
 from worldkv.coding import KV, Coding
-from worldkv.errors import InvalidConfig, SpecMismatch, UnknownCodec
+from worldkv.errors import InvalidConfig, OverBudget, SpecMismatch, UnknownCodec
 from worldkv.memory import MemoryConfig
 from worldkv.memory.hot import HotSet
 from worldkv.prune import Pruning
@@ -373,3 +373,27 @@ async def test_what_a_step_waits_for_is_split_into_bytes_and_decoding() -> None:
     assert memory.latest.decode_seconds < memory.latest.fetch_seconds
     assert memory.latest.missed == {memory.lineage.key(0): Miss.LATE}
     await memory.close()
+
+
+async def test_fewer_are_recalled_if_it_is_told_so_and_no_slot_counts_as_left_empty() -> None:
+    memory = memory_of()
+    await remember(memory, 0, 1)
+    memory.configure(replace(memory.config, recalled=1))
+    assert numbers(await recall(memory, 0, 1)) == [0]
+    assert memory.stats.abstained == 0
+    memory.configure(replace(memory.config, recalled=0))
+    assert numbers(await recall(memory, 0, 1)) == []
+    memory.configure(replace(memory.config, recalled=None))
+    assert numbers(await recall(memory, 0, 1)) == [0, 1]
+
+
+async def test_slots_stay_as_they_were_made_and_chunks_that_do_not_fit_are_refused() -> None:
+    half = Coding("int8", "int8", Pruning(0.5))
+    memory = memory_of(coding=half)
+    slots, tokens = memory.slots, memory.slot_tokens
+    with pytest.raises(OverBudget, match=f"do not fit slots of {tokens}"):
+        memory.configure(replace(memory.config, coding=Coding("int8", "int8")))
+    memory.configure(replace(memory.config, coding=Coding("int4", "int4", Pruning(0.25))))
+    await remember(memory, 0, 1)
+    assert (memory.slots, memory.slot_tokens) == (slots, tokens)
+    assert (await recall(memory, 1))[0].entry.kv.tokens < tokens
