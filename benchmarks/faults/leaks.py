@@ -71,13 +71,14 @@ def shared_bytes(prefix: str) -> int:
     return total
 
 
-def growth(samples: Sequence[Sample], begin: float, end: float) -> dict[str, tuple[float, int]]:
-    """Growth of every part's own memory over what it was at `begin`, and that, bytes; those that ran all the time.
+def growth(samples: Sequence[Sample], half: float) -> dict[str, tuple[float, int]]:
+    """Growth of every part's own memory over what it was at first, and that, bytes; of those that ran all the time.
 
-    begin, end  seconds; medians over the half minute before each count
+    half  seconds: medians of the samples before and after it are compared
     """
     found = {}
-    first, last = (_around(samples, when) for when in (begin, end))
+    first = _held([sample for sample in samples if sample.seconds < half])
+    last = _held([sample for sample in samples if sample.seconds >= half])
     for name in first.keys() & last.keys():
         if len({each.pid for each in (*first[name], *last[name])}) == 1:
             before, after = (median(each.own_bytes for each in some) for some in (first[name], last[name]))
@@ -85,10 +86,9 @@ def growth(samples: Sequence[Sample], begin: float, end: float) -> dict[str, tup
     return found
 
 
-def _around(samples: Sequence[Sample], when: float) -> dict[str, list[Held]]:
-    near = [sample for sample in samples if when - 30 <= sample.seconds <= when]
-    names = {name for sample in near for name in sample.held}
-    return {name: [sample.held[name] for sample in near if name in sample.held] for name in names}
+def _held(some: Sequence[Sample]) -> dict[str, list[Held]]:
+    names = {name for sample in some for name in sample.held}
+    return {name: [sample.held[name] for sample in some if name in sample.held] for name in names}
 
 
 def slope(samples: Sequence[Sample], values: Sequence[float]) -> float:

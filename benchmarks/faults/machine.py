@@ -104,7 +104,7 @@ WAYS = Ways()
 
 
 class Machine:
-    """Walks, goes back, forks, suspends, changes budgets, closes, reopens and removes at random, for one tenant.
+    """Walks, goes back, forks, suspends, changes budgets, closes, reopens, removes, sweeps at random, for one tenant.
 
     The model of a session is its lineage, and the chunks that it was told are kept, with their pictures. After each
     command all of it is looked at: what was recalled is of the lineage, a sample of what is kept can be read and is as
@@ -119,19 +119,21 @@ class Machine:
 
     def __init__(self, address: str, kept: Kept, foreign: Kept, generators: Generators, seed: int, ways: Ways) -> None:
         self.seen = Seen()
-        self._client, self._ways = WalkClient(address, tenant=kept.tenant), ways
+        self._address, self._ways = address, ways
         self._tenant, self._store, self._catalog = kept
         self._foreign, self._generators = foreign.store, generators
         self._rng = random.Random(f"{seed} {kept.tenant}")
         self._walkers: list[Walker] = []
         self._worlds: dict[str, Promises] = {}
         self._named = 0
-        self._stack = AsyncExitStack()
 
     async def run(self, goes_on: Callable[[int], bool]) -> Seen:
-        """Give commands until `goes_on`, which is told their number, says no; then close everything, and look."""
+        """Give commands until `goes_on`, which is told their number, says no; then close everything, and look.
+
+        Worlds stay, and are walked in again if it runs again.
+        """
         number = 0
-        async with self._client, self._stack:
+        async with WalkClient(self._address, tenant=self._tenant) as self._client, AsyncExitStack() as self._stack:
             while goes_on(number):
                 number += 1
                 await self._command()
@@ -152,9 +154,9 @@ class Machine:
             return
         commands = (
             *(self._rewind, self._fork, self._suspend, self._leave),
-            *(self._budget, self._close, self._remove, self._nothing),
+            *(self._budget, self._close, self._remove, self._sweep, self._nothing),
         )
-        command = self._rng.choices(commands, (3, 2, 2, 2, 2, 1, 1, 9))[0]
+        command = self._rng.choices(commands, (3, 2, 2, 2, 2, 1, 1, 1, 9))[0]
         await self._do(command.__name__.strip("_"), walker, command)
         if walker.walk is not None and walker in self._walkers:
             await self._do("move", walker, self._move)
@@ -276,6 +278,10 @@ class Machine:
                     raise
             del self._worlds[name]
 
+    async def _sweep(self, walker: Walker) -> None:
+        """Drop the chunks that no world has any more, those of branches that somebody went back from."""
+        await worlds.sweep(self._store, self._catalog)
+
     async def _nothing(self, walker: Walker) -> None:
         pass
 
@@ -293,7 +299,7 @@ class Machine:
                 elif isinstance(event, Remembered):
                     walker.promises.said(event)
                 elif isinstance(event, Refused):
-                    self._break(f"a budget was refused: {event.text}")
+                    self.seen.excused["budget: Refused"] += 1  # nothing changed, and it says why
         except WorldKVError:
             pass  # the next command is told the same
 

@@ -35,6 +35,8 @@ CALM_SECONDS = 8.0
 FROZEN_SECONDS = 2.0
 AWAY_SECONDS = 2.0
 SAMPLE_SECONDS = 5.0
+RESTING_SECONDS = 12.0
+"""After minute 3 and at the end, when all sessions are closed: what is held then nobody needs."""
 SETTINGS = {
     "GENERATOR__LIVE__IDLE_SECONDS": "2",  # sessions are suspended all the time
     "GENERATOR__MEMORY__HOT_BYTES": str(4 << 20),
@@ -48,12 +50,14 @@ class Soaked:
 
     seen     by each tenant
     faults   by name
-    samples  of what processes held
+    samples  of what processes held, and
+    resting  what they held when nobody walked: after the first part of it, and at its end
     """
 
     seen: list[Seen] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     samples: list[Sample] = field(default_factory=list)
+    resting: list[Sample] = field(default_factory=list)
 
     @property
     def broken(self) -> list[str]:
@@ -78,7 +82,7 @@ def broken() -> Iterator[Case]:
 
 @bench("soak.leak", bar="<= 0.05", about="private memory of a soak, arena excluded, minute 3 to 8, worst process")
 def leak() -> Iterator[Case]:
-    grown = growth(soaked().samples, SETTLED_SECONDS, SECONDS)
+    grown = growth(soaked().resting, SECONDS / 2)
     worst = max(grown, key=lambda name: grown[name][0])
     runs = [grown[name][0] for name in sorted(grown)]
     yield Case(f"worst of {', '.join(sorted(grown))}: {worst}", grown[worst][0], "of minute 3", None, runs)
@@ -87,7 +91,7 @@ def leak() -> Iterator[Case]:
 @bench("soak.slopes", bar="", about="what grows in a soak from minute 3 on: memory, files, shared memory, keys")
 def slopes() -> Iterator[Case]:
     samples = [sample for sample in soaked().samples if sample.seconds >= SETTLED_SECONDS]
-    for name in sorted(growth(soaked().samples, SETTLED_SECONDS, SECONDS)):
+    for name in sorted(growth(soaked().resting, SECONDS / 2)):
         there = [sample for sample in samples if name in sample.held]
         own = [sample.held[name].own_bytes / 1e6 for sample in there]
         files = [sample.held[name].files for sample in there]
@@ -112,9 +116,6 @@ async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
     await made.ready()
     found, begun = Soaked(), monotonic()
 
-    def left() -> float:
-        return begun + seconds - monotonic()
-
     async def generators() -> list[str]:
         parts = (await made.parts()).items()
         return [part.address for name, part in parts if name.startswith("generator") and part.address]
@@ -132,25 +133,43 @@ async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
         kept = [Kept(each.config.tenant, each, each.worlds) for each in clients]
         tenants = machines(made.addresses, kept, generators, seed)
         found.seen = [each.seen for each in tenants]
-        beside = asyncio.gather(_hurt(made, random.Random(seed), found, left), _watch(made, found, begun, left))
-        try:
-            await asyncio.gather(*(each.run(lambda number: left() > 0) for each in tenants))
-        finally:
-            await beside
+        rng = random.Random(seed)
+        for end in (min(SETTLED_SECONDS, seconds / 2), seconds):
+            left = partial(_left, begun + end - RESTING_SECONDS)
+            await asyncio.gather(
+                _hurt(made, rng, found, left),
+                _watch(made, found.samples, begun, left),
+                *(each.run(partial(_goes_on, left)) for each in tenants),
+            )
+            await asyncio.sleep(RESTING_SECONDS / 2)  # what was let go of is given back
+            await _watch(made, found.resting, begun, partial(_left, monotonic() + RESTING_SECONDS / 2), 1.0)
     for words in found.broken:
         print(words, file=sys.stderr, flush=True)
     print(found.words, dict(found.faults), [dict(each.excused) for each in found.seen], file=sys.stderr, flush=True)
     return found
 
 
-async def _watch(made: Stage, found: Soaked, begun: float, left: Callable[[], float]) -> None:
+def _goes_on(left: Callable[[], float], number: int) -> bool:
+    """Whether there is another command."""
+    return left() > 0
+
+
+def _left(end: float) -> float:
+    """Seconds until then."""
+    return end - monotonic()
+
+
+async def _watch(
+    made: Stage, samples: list[Sample], begun: float, left: Callable[[], float], every: float = SAMPLE_SECONDS
+) -> None:
     """Take samples."""
     while left() > 0:
-        sample = await asyncio.to_thread(
-            lambda: Sample(monotonic() - begun, held(made.pids()), shared_bytes(made.prefix), made.redis.keys())
+        samples.append(
+            await asyncio.to_thread(
+                lambda: Sample(monotonic() - begun, held(made.pids()), shared_bytes(made.prefix), made.redis.keys())
+            )
         )
-        found.samples.append(sample)
-        await asyncio.sleep(min(SAMPLE_SECONDS, max(left(), 0)))
+        await asyncio.sleep(min(every, max(left(), 0)))
 
 
 async def _hurt(made: Stage, rng: random.Random, found: Soaked, left: Callable[[], float]) -> None:
