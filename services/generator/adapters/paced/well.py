@@ -15,7 +15,7 @@ BEGINS = 1 << 20
 """Places of the well at which a chunk may begin."""
 MARK = 4
 """Values that tell a place from all others: 8 bytes."""
-SPARE = 3
+SPARE = 1
 """Chunks whose memory is kept warm for the next ones."""
 
 
