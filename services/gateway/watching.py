@@ -10,7 +10,7 @@ from services.gateway.generators import Generator
 from services.gateway.reading import whereabouts
 from services.gateway.routing import Router
 from worldkv import wire
-from worldkv.chunk import Lineage
+from worldkv.chunk import ChunkKey, Lineage
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidInput, NotFound, Unavailable
 from worldkv.v1 import sessions_pb2 as pb
@@ -71,8 +71,14 @@ class Watch:
                 elif not answer.HasField("drawn"):
                     yield answer
                 elif answer.drawn.key.index >= self.seen:
-                    self.seen = answer.drawn.key.index + 1
+                    self._saw(wire.chunk_of(answer.drawn.key))
                     yield answer
+
+    def _saw(self, key: ChunkKey) -> None:
+        """A chunk is given to the watcher. A session that slept wakes on another branch."""
+        self.seen = key.index + 1
+        if self._lineage is not None and not self._lineage.covers(key):
+            self._lineage = self._lineage.fork(key.index, key.branch)
 
     def _joined(self, answer: pb.WalkResponse, generator: Generator) -> pb.WalkResponse | None:
         """What the watcher is told when the session was found, the first time or again."""
