@@ -310,7 +310,7 @@ walks = st.lists(
 )
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(walks)
 def test_any_walk_is_as_a_simple_model_says_and_the_same_again(commands):
     one, other = (asyncio.run(followed(commands)) for _ in range(2))
