@@ -111,8 +111,11 @@ def soaked() -> Soaked:
         return asyncio.run(soak(made, SEED, SECONDS))
 
 
-async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
-    """Let two machines and the faults go on for so long; the same commands and faults for the same seed."""
+async def soak(made: Stage, seed: int, seconds: float, resting: float = RESTING_SECONDS) -> Soaked:
+    """Let two machines and the faults go on for so long; the same commands and faults for the same seed.
+
+    resting  seconds after minute 3, or the half, and at the end, for which nobody walks; part of it all
+    """
     await made.ready()
     found, begun = Soaked(), monotonic()
 
@@ -135,14 +138,14 @@ async def soak(made: Stage, seed: int, seconds: float) -> Soaked:
         found.seen = [each.seen for each in tenants]
         rng = random.Random(seed)
         for end in (min(SETTLED_SECONDS, seconds / 2), seconds):
-            left = partial(_left, begun + end - RESTING_SECONDS)
+            left = partial(_left, begun + end - resting)
             await asyncio.gather(
                 _hurt(made, rng, found, left),
                 _watch(made, found.samples, begun, left),
                 *(each.run(partial(_goes_on, left)) for each in tenants),
             )
-            await asyncio.sleep(RESTING_SECONDS / 2)  # what was let go of is given back
-            await _watch(made, found.resting, begun, partial(_left, monotonic() + RESTING_SECONDS / 2), 1.0)
+            await asyncio.sleep(resting / 2)  # what was let go of is given back
+            await _watch(made, found.resting, begun, partial(_left, monotonic() + resting / 2), 1.0)
     for words in found.broken:
         print(words, file=sys.stderr, flush=True)
     print(found.words, dict(found.faults), [dict(each.excused) for each in found.seen], file=sys.stderr, flush=True)

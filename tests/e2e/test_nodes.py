@@ -67,7 +67,7 @@ def test_nodes_share_no_memory_and_parts_of_one_node_do(cluster):
 
 
 def test_whatever_happens_for_a_while_no_promise_is_broken(cluster):
-    found = asyncio.run(soak(cluster, 1, SOAK_SECONDS))
+    found = asyncio.run(soak(cluster, 1, SOAK_SECONDS, resting=0.0))
     assert found.broken == []
     assert all(each.chunks and each.read for each in found.seen)
 
