@@ -8,7 +8,7 @@ from tests.browser.walker import TOUR_CHUNKS, decibels, walking
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(600),
     pytest.mark.asyncio(loop_scope="session"),
 ]
 

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, WebError, expect
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 """That something may take on a slow machine."""
 expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 PICTURES = Path(__file__).parents[2] / "docs" / "screenshots"
@@ -58,6 +58,8 @@ class Visitor:
         if TAKES_PICTURES not in os.environ:
             return
         taken = self.page.locator(selector) if selector else self.page
+        if not selector:
+            await self.page.evaluate("scrollTo(0, 0)")
         data = await taken.screenshot(animations="disabled", caret="hide")
         image = Image.open(io.BytesIO(data)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
         PICTURES.mkdir(exist_ok=True)
