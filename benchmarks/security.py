@@ -71,7 +71,7 @@ def _up(folder: Path) -> Iterator[tuple[Up, Path]]:
     try:
         up = RunDir.of(environment).read()
         assert up is not None
-        run("walk", "--path", "R45", "--json")  # it refuses not everybody
+        run("walk", "--path", "R90", "--json")  # it does not refuse everybody
         yield up, secret
     finally:
         run("down")
