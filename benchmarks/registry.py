@@ -122,11 +122,16 @@ def catalogue(folder: Path = FOLDER) -> dict[str, Bench]:
     return dict(sorted(found.items()))
 
 
-def find(id: str) -> Bench:
-    """The benchmark `id`. Raises NotFound, naming those with a like name."""
+def find(id: str) -> list[Bench]:
+    """The benchmark `id`; if there is none, all that begin so: `soak` for `soak.broken` and what goes with it.
+
+    Raises NotFound, naming those with a like name.
+    """
     known = catalogue()
     if id in known:
-        return known[id]
+        return [known[id]]
+    if found := [each for name, each in known.items() if name.startswith(f"{id}.")]:
+        return found
     like = get_close_matches(id, known, 3) or list(known)
     raise NotFound(f"no benchmark {id!r}; there are {', '.join(like)}" + (" ..." if len(like) < len(known) else ""))
 

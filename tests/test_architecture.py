@@ -33,6 +33,7 @@ worldkv.codec, worldkv.prune, worldkv.rope
 worldkv.finder, worldkv.index, worldkv.motion, worldkv.prefetch
 worldkv.v1 | worldkv.chunk | worldkv.select | worldkv.evict | worldkv.config
 worldkv.views
+worldkv.recorded
 worldkv.actions | worldkv.plan
 worldkv.pose
 worldkv.errors, worldkv.tasks
@@ -98,6 +99,9 @@ LIGHT = (
 OFF_THE_WIRE = ("pocket", "services.generator.session", "worldkv.memory", "worldkv.window")
 """What runs in one process, without gRPC or Ray."""
 
+COMMANDS = ("worldkv.cli", "worldkv.admin_bench")
+"""Commands that run what stands above them, which they import when they do."""
+
 MAX_LINES = 400
 MAX_CATCH_ALLS = 4
 
@@ -119,7 +123,7 @@ def tree(module: str) -> ast.Module:
 
 def imports(module: str) -> Iterator[str]:
     """Modules of the project that a module imports, where it does so lazily too; the command line is let off that."""
-    nodes = tree(module).body if module == "worldkv.cli" else ast.walk(tree(module))
+    nodes = tree(module).body if module in COMMANDS else ast.walk(tree(module))
     for node in nodes:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):

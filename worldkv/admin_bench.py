@@ -68,8 +68,7 @@ def serve(
     from benchmarks.serve.report import line, table
     from benchmarks.serve.run import Started, mix_for, run
     from benchmarks.serve.visiting import Plan
-    from worldkv.client import WalkClient
-    from worldkv.client.walks import WalkClientConfig
+    from worldkv.client import WalkClient, WalkClientConfig
     from worldkv.rpc import TLS
 
     chosen = parse_mix(mix) if mix else mix_for(None if address else model)

@@ -116,7 +116,8 @@ def evaluate(
 @app.command(cls=admin_bench.Bench, rich_help_panel=FIGURES)
 def bench(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Which benchmarks; walks are shared.", autocompletion=_bench_ids)
+        list[str] | None,
+        typer.Argument(help="Which; soak means all that begin with soak.", autocompletion=_bench_ids),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="What there is.")] = False,
     as_json: AsJson = False,
@@ -128,7 +129,7 @@ def bench(
         show([{"id": each.id, "bar": each.bar, "about": each.about} for each in catalogue().values()], as_json)
     elif not ids:
         raise InvalidInput("name a benchmark, or ask for the list with --list")
-    for each in [find(id) for id in ids or ()]:
+    for each in [each for id in ids or () for each in find(id)]:
         cases = []
         try:
             with working(f"{each.id}: {each.about}"):

@@ -13,7 +13,7 @@ from worldkv.actions import Walker
 from worldkv.chunk import ChunkKey, Lineage, Meta, Part
 from worldkv.client.walk_events import Counts, Drawn, Remembered, Spent
 from worldkv.client.walk_events import Held as MemoryHeld
-from worldkv.format import encode_part
+from worldkv.format import Frame, encode_part
 from worldkv.store import Level, PartKey, RamStore
 
 BRANCH = b"b" * 16
@@ -71,7 +71,7 @@ def drawn(index: int) -> Drawn:
     )
 
 
-def part(index: int, shade: float) -> tuple[PartKey, object]:
+def part(index: int, shade: float) -> tuple[PartKey, Frame]:
     meta = Meta(ChunkKey(BRANCH, index), "00" * 16, 3 * index, POSES, 1.0, 1.0)
     return PartKey(meta.key, "part"), encode_part(Part(meta, np.full((3, 3, 2, 2), shade * 2 - 1, np.float16)))
 

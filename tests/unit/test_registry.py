@@ -17,7 +17,7 @@ def test_the_list_is_what_the_modules_hold():
 
 @pytest.mark.parametrize("id", ["rope.bf16", "rope.f32"])
 def test_placing_keys_meets_its_bars(id):
-    each = find(id)
+    (each,) = find(id)
     cases = list(each.run())
     assert len(cases) >= 5
     assert all(each.met(case.value) for case in cases)
@@ -65,3 +65,11 @@ def test_cases_hold_finite_numbers_that_json_can_carry():
     assert json.dumps([case.value, case.baseline, case.runs]) == "[1.0, 2.0, [1.0, 1.0]]"
     with pytest.raises(InvalidInput, match="not finite"):
         Case("a", float("nan"), "s")
+
+
+def test_the_begin_of_several_names_finds_them_all():
+    found = {each.id for each in find("soak")}
+    assert {"soak.broken", "soak.leak"} <= found
+    assert all(id.startswith("soak.") for id in found)
+    with pytest.raises(NotFound):
+        find("soa")
