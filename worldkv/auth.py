@@ -37,7 +37,7 @@ Role = Literal["tenant", "operator", "service", "watch", "world"]
 operator  also looks after them, and after the service as a whole
 service   a part of the service, that speaks for the tenant it names
 watch     sees one session, and does nothing
-world     opens one world, and walks in what it opened"""
+world     opens forks of one world, and walks in what it opened"""
 
 ROLES: tuple[Role, ...] = get_args(Role)
 SHARED: tuple[Role, ...] = ("watch", "world")
@@ -135,13 +135,16 @@ class Claims:
         if self.role not in allowed:
             raise Forbidden(f"a token of role {self.role} may not call {service}.{name}")
 
-    def check_open(self, world: str, at: int | None) -> None:
-        """Raise Forbidden unless this world may be opened before this chunk; None: after its last one."""
+    def check_open(self, world: str, at: int | None, fork: bool) -> None:
+        """Raise Forbidden unless this world, or a fork of it, may be opened before this chunk; None: after its last.
+
+        A link opens forks alone: many may follow it, and the world stays as it is for all of them.
+        """
         if self.role == "watch":
             raise Forbidden("this token is for watching: it opens no session")
-        if self.role == "world" and (world != self.world or self.at not in (None, at)):
+        if self.role == "world" and not (fork and world == self.world and self.at in (None, at)):
             where = "" if self.at is None else f" at chunk {self.at}"
-            raise Forbidden(f"this token opens world {self.world!r}{where}, and nothing else")
+            raise Forbidden(f"this token opens forks of world {self.world!r}{where}, and nothing else")
 
     def check_join(self, session: str, watch: bool) -> None:
         """Raise Forbidden unless this session may be joined, to walk in or to watch."""

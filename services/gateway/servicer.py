@@ -27,7 +27,7 @@ class GatewaySessions(SessionsServicer):
 
     async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
         claims = rpc.claims(context)
-        claims.check_open(request.world, request.at if request.HasField("at") else None)
+        claims.check_open(request.world, request.at if request.HasField("at") else None, request.fork)
         return await self.router.open(claims.tenant, request, self._deadline(context))
 
     async def Walk(

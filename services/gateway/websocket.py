@@ -84,7 +84,7 @@ class Conversation:
     async def _join(self, kind: str, message: Any) -> pb.Join:
         """The first thing that a client says, as a join."""
         if kind == "open":
-            self.claims.check_open(message.world, message.at if message.HasField("at") else None)
+            self.claims.check_open(message.world, message.at if message.HasField("at") else None, message.fork)
             opened = await self.router.open(self.tenant, message, self._deadline())
             await self._waiting.put(replied("open", opened))
             join = pb.Join(session=opened.session, seen=opened.next)

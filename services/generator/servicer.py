@@ -67,6 +67,7 @@ class _Sessions(SessionsServicer):
             tour=request.tour,
             change=change_of(request.settings),
             judged=request.judged,
+            fork=request.fork,
         )
         return self._shape.opened(await self._live.open(rpc.tenant(context), wanted))
 

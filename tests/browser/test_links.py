@@ -58,6 +58,12 @@ async def test_a_link_leads_somebody_else_to_the_same_place_of_the_same_world(br
             await other.pause()
             assert await other.step("ArrowLeft") == 4
             assert await person.newest() == 3
+            async with walking(browser, url, path) as third:  # the same link once more
+                await third.drawn(3)
+                await third.pause()
+                for each in (other, third, person):
+                    newest = await each.newest()
+                    assert await each.step("ArrowLeft") == newest + 1
 
 
 async def test_who_watches_sees_the_walk_and_can_do_nothing(browser, url):

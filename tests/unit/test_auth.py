@@ -262,15 +262,21 @@ def test_roles_may_call_what_is_theirs(method, allowed):
                 who.check_call(method)
 
 
-def test_a_link_to_a_world_opens_that_one():
-    ROLES["world"].check_open("hall", 3)
-    for world, at in (("other", 3), ("hall", 4), ("hall", None), ("", 3)):
-        with pytest.raises(Forbidden, match="opens world 'hall' at chunk 3"):
-            ROLES["world"].check_open(world, at)
-    Claims("acme", "world", world="hall").check_open("hall", None)
+def test_a_link_to_a_world_opens_forks_of_that_one():
+    ROLES["world"].check_open("hall", 3, fork=True)
+    for world, at, fork in (
+        ("other", 3, True),
+        ("hall", 4, True),
+        ("hall", None, True),
+        ("", 3, True),
+        ("hall", 3, False),
+    ):
+        with pytest.raises(Forbidden, match="opens forks of world 'hall' at chunk 3"):
+            ROLES["world"].check_open(world, at, fork)
+    Claims("acme", "world", world="hall").check_open("hall", None, fork=True)
     with pytest.raises(Forbidden, match="for watching"):
-        ROLES["watch"].check_open("hall", 3)
-    ROLES["tenant"].check_open("other", None)
+        ROLES["watch"].check_open("hall", 3, fork=True)
+    ROLES["tenant"].check_open("other", None, fork=False)
 
 
 def test_a_link_to_watch_watches_that_one():

@@ -4,10 +4,12 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import aiohttp
+import pytest
 
 from tests.wire.securing import whole
 from worldkv.actions import Action
 from worldkv.client import WalkClient
+from worldkv.errors import Forbidden
 
 
 async def test_a_link_lets_its_holder_do_one_thing(tmp_path):
@@ -40,8 +42,15 @@ async def test_a_link_lets_its_holder_do_one_thing(tmp_path):
                 assert (await asked("/v1/share", token, {"session": walk.session, "kind": "watch"}))[0] == 403
             assert (await asked("/v1/look", watch["token"], session=walk.session))[0] == 403
             async with WalkClient(made.gateway.address, token=world["token"]) as guest:
-                async with guest.open(world=world["world"], at=1) as other:
-                    assert (await other.move(Action())).key.index == 1
+                with pytest.raises(Forbidden, match="opens forks"):
+                    async with guest.open(world=world["world"], at=1):
+                        pass
+                opening = {"world": world["world"], "at": 1, "fork": True}
+                async with guest.open(**opening) as one, guest.open(**opening) as other:
+                    for index in (1, 2):
+                        for each in (one, other):
+                            assert (await each.move(Action())).key.index == index
+                    assert len({walk.opened.world.name, one.opened.world.name, other.opened.world.name}) == 3
             async with WalkClient(made.gateway.address, token=watch["token"]) as guest:
                 async with guest.watch(watch["watch"]) as watched:
                     assert (await anext(watched)).key.index == 0

@@ -108,6 +108,7 @@ class WalkClient:
         pictures: Format = "jpeg",
         memory: MemoryChange = NO_CHANGE,
         judged: bool = False,
+        fork: bool = False,
     ) -> AsyncIterator[Walk]:
         """A walk in a new world, or on from a chunk of an old one; closed at the end of the block, unless it was left.
 
@@ -122,8 +123,10 @@ class WalkClient:
         pictures  how they travel: "jpeg", "rgb8", or "rgb32f", exactly what the model drew
         memory    how it is to remember, where that is not as the service does; `mode` says what stands in the window
         judged    compare what is drawn with the true pictures, where there are any: told by `Judged`
+        fork      walk in a new world, forked from `world` and named by the service, instead of in that one
 
-        Raises InvalidInput for what makes no sense, OverBudget if there is no room.
+        Raises InvalidInput for what makes no sense, NotFound for a chunk, or a world to fork, that is not there,
+        OverBudget if there is no room.
         """
         if mode not in MODES or pictures not in FORMATS:
             raise InvalidInput(f"mode is one of {[*MODES]} and pictures of {[*FORMATS]}, got {mode!r} and {pictures!r}")
@@ -139,6 +142,7 @@ class WalkClient:
             tour=tour,
             settings=change_message(memory),
             judged=judged,
+            fork=fork,
         )
         opened = opened_of(await self._link.ask(self._link.stub.Open(request, metadata=self._link.metadata)))
         async with Walk(self._link, opened.session, owned=True) as walk:

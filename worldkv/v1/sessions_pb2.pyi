@@ -334,6 +334,7 @@ class OpenRequest(_message.Message):
     TOUR_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
     world: _builtins.str
     """The world. Empty: a new one, named by the server. Unknown: a new one of that name."""
     at: _builtins.int
@@ -358,6 +359,11 @@ class OpenRequest(_message.Message):
     """
     judged: _builtins.bool
     """True: drawn pictures are compared with the true ones, where the scene has them; told by `Judged`."""
+    fork: _builtins.bool
+    """True: walk in a new world of one's own, forked from `world` before `at`; its name is chosen by the server. The other
+    world stays as it is, and whoever walks in it walks on. NOT_FOUND if there is no such world, INVALID_ARGUMENT if none
+    is named.
+    """
     @_builtins.property
     def start(self) -> Global___Walker:
         """Where a new world is entered. Missing: where the scene begins. INVALID_ARGUMENT with an existing world."""
@@ -380,10 +386,11 @@ class OpenRequest(_message.Message):
         tour: _builtins.str = ...,
         settings: Global___MemorySettings | None = ...,
         judged: _builtins.bool = ...,
+        fork: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "settings", b"settings", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "format", b"format", "judged", b"judged", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "settings", b"settings", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "fork", b"fork", "format", b"format", "judged", b"judged", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "settings", b"settings", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015

@@ -28,15 +28,15 @@ export function simplest(scenes) {
 
 /** `{open: OpenRequest}`, or `{join: id, watch, request}`, for an address that asks for `wanted`.
  *
- * An address with `watch` looks on; with `session` walks on; with `world` begins anew there, before chunk `at` if that is
- * given; with `scene` in a new world. With `world` and `scene`, `seed`, `mode`, `selector` and `recalled` say how.
+ * An address with `watch` looks on; with `session` walks on; with `world` in a world of one's own, forked from there, before
+ * chunk `at` if that is given; with `scene` in a new world. With `world` and `scene`, `seed`, `mode`, `selector` and `recalled` say how.
  */
 export function first(wanted, simple) {
   if (wanted.has("watch")) return { join: wanted.get("watch"), watch: true, request: {} };
   if (wanted.has("session")) return { join: wanted.get("session"), watch: false, request: {} };
   if (wanted.has("world")) {
     const at = wanted.has("at") ? { at: wanted.get("at") } : {};
-    return { open: { world: wanted.get("world"), ...at, ...manner(wanted) } };
+    return { open: { world: wanted.get("world"), fork: true, ...at, ...manner(wanted) } };
   }
   if (wanted.has("scene")) {
     const tour = wanted.get("tour") ?? simple.tour ?? "";

@@ -90,14 +90,16 @@ class Resident:
         finally:
             await self._undo()
 
-    async def enter(self, at: int | None) -> None:
+    async def enter(self, at: int | None, source: str) -> None:
         """Walk on in a world that is there, before chunk `at`; None: after its last.
+
+        source  its name; if it is not the session's world, that is forked from it
 
         Raises what `worlds.fork` does, and OverBudget if there is no room.
         """
         try:
             await self._admit(self.id, self.maker.walking(self.record))
-            await self._stand(await self._fork(at, self.record), None)
+            await self._stand(await self._fork(at, self.record, source), None)
         finally:
             await self._undo()
 
@@ -207,7 +209,7 @@ class Resident:
             raise InvalidInput(f"chunk {self.next} is the next: a fork cannot end before chunk {end}")
         if end > self.kept.end:
             await self._settled()
-        into = name or f"{self.record.world[:100].strip()}-{secrets.token_hex(4)}"
+        into = name or forked_name(self.record.world)
         stored = await worlds.fork(
             tier.store, tier.worlds, self.record.world, end, into, heads=self.record.heads, branch=branch
         )
@@ -247,12 +249,13 @@ class Resident:
             if self.session is None:
                 self.maker.engine.forget(self.id)
 
-    async def _fork(self, at: int | None, record: Record) -> Stored:
-        """A new branch before chunk `at`, for a session of this record. Raises what `worlds.fork` does."""
-        branch, tier, heads = new_branch(), self._tier, record.heads
+    async def _fork(self, at: int | None, record: Record, source: str = "") -> Stored:
+        """A new branch before chunk `at`, for a session of this record, of its world or of the one that this is forked
+        from. Raises what `worlds.fork` does."""
+        branch, tier, heads, name = new_branch(), self._tier, record.heads, source or record.world
         await self._save(replace(record, heads=(*heads, branch)))
-        spec = self.maker.model.spec.digest
-        stored = await worlds.fork(tier.store, tier.worlds, record.world, at, spec=spec, heads=heads, branch=branch)
+        spec, into = self.maker.model.spec.digest, None if name == record.world else record.world
+        stored = await worlds.fork(tier.store, tier.worlds, name, at, into, spec, heads, branch)
         self.record = replace(record, heads=(branch,))
         if stored.world.lineage.root == branch:
             await self._save_scene(branch)
@@ -330,6 +333,11 @@ class Resident:
             await self.let_go()
             with suppress(WorldKVError):
                 await self._tier.snapshots.delete(self.id)
+
+
+def forked_name(world: str) -> str:
+    """For a fork of this world that nobody has named."""
+    return f"{world[:100].strip()}-{secrets.token_hex(6)}"
 
 
 def _nobody() -> None:

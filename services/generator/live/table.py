@@ -14,7 +14,7 @@ from services.generator.live.looking import Looker
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.pictures import BYTES
-from services.generator.live.resident import SCENES, Resident
+from services.generator.live.resident import SCENES, Resident, forked_name
 from services.generator.live.walking import Walking
 from services.generator.saving import Record, decode
 from services.generator.session import Mode, SessionConfig
@@ -54,6 +54,7 @@ class Opening:
     tour: str = ""
     change: MemoryChange = NO_CHANGE
     judged: bool = False
+    fork: bool = False
 
 
 class Live:
@@ -105,16 +106,21 @@ class Live:
     async def open(self, tenant: str, wanted: Opening) -> Walking:
         """Open a session in a new world, or in one that is there.
 
-        Raises OverBudget without room, InvalidInput for what does not go together, Unavailable while this generator
-        ends, and what `Resident.begin` and `Resident.enter` raise.
+        Raises OverBudget without room, InvalidInput for what does not go together, NotFound for a world that is to be
+        forked and is not there, Unavailable while this generator ends, and what `Resident.begin` and `Resident.enter`
+        raise.
         """
         self._require_open()
         self._check_format(wanted.format)
+        if wanted.fork and not wanted.world:
+            raise InvalidInput("fork: the world to be forked has to be named")
         name = check_name(wanted.world or f"world-{secrets.token_hex(8)}")
         there = await self._there(tenant, name) if wanted.world else None
+        if there is None and wanted.fork:
+            raise NotFound(f"there is no world {name!r} to fork")
         record = self._begun(name, wanted) if there is None else await self._entered(tenant, there, wanted)
         resident = Resident(secrets.token_urlsafe(16), tenant, self.maker, self._admit, record)
-        await (resident.begin() if there is None else resident.enter(wanted.at))
+        await (resident.begin() if there is None else resident.enter(wanted.at, there.name))
         self.metrics.opened()
         return self._walks(resident)
 
@@ -253,7 +259,8 @@ class Live:
         return record
 
     async def _entered(self, tenant: str, world: World, wanted: Opening) -> Record:
-        """What a session in a world that is there is."""
+        """What a session in a world that is there, or in a fork of it, is."""
+        name = forked_name(world.name) if wanted.fork else world.name
         for what in ("scene", "tour", "start"):
             if getattr(wanted, what):
                 raise InvalidInput(f"world {world.name!r} is there already: it is entered without {what}")
@@ -262,8 +269,8 @@ class Live:
             born = decode((await snapshots.load(SCENES + world.lineage.root.hex())).state, spec).record
         except (NotFound, ChunkCorrupt) as error:
             _log.warning("how world %r was entered is not known, it has no walls: %s", world.name, error)
-            return self._record(world.name, wanted, None, NOWHERE)
-        return self._record(world.name, wanted, born.scene, born.start)
+            return self._record(name, wanted, None, NOWHERE)
+        return self._record(name, wanted, born.scene, born.start)
 
     def _record(self, name: str, wanted: Opening, scene: str | None, start: Walker) -> Record:
         """What a session is that is opened so. Raises InvalidInput for a memory that cannot be."""
