@@ -1,14 +1,16 @@
 """Walks over the wire: moves, holds, shows, tours and joins do what the protos say."""
 
 import asyncio
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from services.generator.config import LiveConfig
 from tests.toys import TOY
-from tests.wire.generator import TURN, Stream, generating, pictures
+from tests.wire.generator import CONFIG, TURN, Stream, generating, pictures
 from tests.wire.shard import until
 from worldkv.errors import Conflict, InvalidInput, NonFinite, NotFound, OverBudget, Unavailable
 from worldkv.v1 import chunk_pb2
@@ -253,6 +255,16 @@ async def test_a_hold_walks_by_itself_until_it_is_told_to_stop():
         assert walking.idle
     walkers = [each.drawn.walker.yaw for each in walk.told if each.HasField("drawn")]
     assert np.allclose(np.diff(walkers), 60.0)
+
+
+async def test_another_hold_is_drawn_before_what_was_drawn_has_been_shown():
+    config = replace(CONFIG, live=LiveConfig(pictures_per_second=0.01))
+    async with generating(config=config) as caller, caller.walk((await caller.open()).session) as walk:
+        await walk.say(hold=pb.Hold(action=TURN, number=5))
+        drawn = [await walk.next("drawn") for _ in range(2)]  # one is to be shown, the other comes after it
+        await walk.say(hold=pb.Hold(action=pb.Action(turn=-20.0), number=6))
+        drawn.append(await walk.next("drawn"))
+    assert np.allclose(np.diff([each.walker.yaw for each in drawn]), [60.0, -60.0])
 
 
 async def test_a_hold_goes_on_after_what_is_shown():

@@ -254,6 +254,7 @@ class Walking:
                 told = self._inbox.take()
                 if isinstance(told, Holding):
                     self._held = told if told.action is not None else None
+                    self._played_until = min(self._played_until, monotonic())  # its effect is waited for
                     self._emit(messages.applied(told.number, self.resident.next))
                 elif isinstance(told, Changing):
                     await self._change(told)
