@@ -1,4 +1,4 @@
-"""Live numbers of a walk, as charts and as a table; and what a gateway says that knows of no whole service."""
+"""Live numbers of a walk, as charts and as a table; and what a gateway that was started alone knows of the service."""
 
 import re
 
@@ -34,4 +34,5 @@ async def test_numbers_are_charted_and_told(browser, url):
         await person.visitor.picture("numbers", ".place-numbers")
         fleet = person.page.locator("#fleet")
         await fleet.scroll_into_view_if_needed()
-        await expect(fleet).to_contain_text("This gateway does not know of the whole service")
+        await expect(fleet.locator(".fleet-summary")).to_have_text(re.compile(r"\d sessions?, on 1 generator\."))
+        await expect(fleet.get_by_role("table", name="Generators").locator("tbody tr")).to_have_count(1)

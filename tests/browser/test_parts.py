@@ -104,6 +104,24 @@ async def test_what_a_key_was_pressed_for_is_shown_soon(browser, url):
     assert shown[-1][1] - begin == 200
 
 
+async def test_what_is_before_the_chunk_a_key_was_pressed_for_is_shown_by_the_time_it_comes(browser, url):
+    code = """
+        const playout = new m.Playout(10, 3);
+        playout.put(...Array.from({ length: 6 }, (_, place) => ({ index: place < 3 ? 0 : 1 })));
+        playout.hurry(2, 0.3);
+        const shown = [];
+        for (let now = 1000; now < 1600; now += 1) {
+          if (now === 1300) playout.put({ index: 2 }, { index: 2 }, { index: 2 });
+          const picture = playout.take(now);
+          if (picture) shown.push([picture.index, now]);
+        }
+        return shown;
+    """
+    shown = await said(browser, url, "playout.js", code)
+    assert [at for _, at in shown] == [1000, 1050, 1100, 1150, 1200, 1250, 1300, 1400, 1500]
+    assert shown[6][0] == 2
+
+
 async def test_what_is_left_to_be_shown_is_known_in_seconds(browser, url):
     code = """
         const playout = new m.Playout(10, 3);

@@ -30,7 +30,7 @@ export class Pane {
     this.player = new Player(this.#parts.canvas, walk);
     this.latency = new Latency(walk, this.player);
     this.player.addEventListener("painted", ({ detail }) => this.#painted(detail));
-    this.latency.addEventListener("due", ({ detail }) => this.player.hurry(detail.chunk));
+    this.latency.addEventListener("due", ({ detail }) => this.player.hurry(detail.chunk, this.#takes(detail.chunk)));
     walk.addEventListener("rewound", () => (this.#index = null));
     for (const name of ["opened", "joined", "applied"]) walk.addEventListener(name, () => this.#named());
     walk.addEventListener("opened", () => this.#opened());
@@ -62,6 +62,11 @@ export class Pane {
   /** Says by how much it is better than another pane; null: not at all. */
   lead(difference) {
     this.#parts.output.dataset.lead = difference === null ? "" : `+${decibels(difference)}`;
+  }
+
+  /** Seconds that a chunk will take to be drawn: as many as the one before it. */
+  #takes(index) {
+    return this.walk.chunks.get(index - 1)?.drawn?.seconds;
   }
 
   #opened() {

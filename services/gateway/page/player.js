@@ -28,7 +28,7 @@ export class Player extends EventTarget {
     this.tour = 0;
     walk.addEventListener("opened", ({ detail }) => this.#begin(detail));
     walk.addEventListener("drawn", ({ detail }) => this.#take(detail));
-    walk.addEventListener("rewound", ({ detail }) => this.#playout.drop(({ index }) => index >= detail.at));
+    walk.addEventListener("rewound", ({ detail }) => this.#rewind(detail.at));
   }
 
   /** Seconds until all that was drawn is shown. */
@@ -36,9 +36,9 @@ export class Player extends EventTarget {
     return this.#playout.remaining(performance.now());
   }
 
-  /** A key was pressed for chunk `index`: what comes before it goes by faster. */
-  hurry(index) {
-    this.#playout.hurry(index);
+  /** A key was pressed for chunk `index`, which takes `seconds` to be drawn: what comes before it goes by faster. */
+  hurry(index, seconds) {
+    this.#playout.hurry(index, seconds);
   }
 
   /** Whether the picture stands still. */
@@ -58,6 +58,11 @@ export class Player extends EventTarget {
     if (this.#canvas.width !== opened.width || this.#canvas.height !== opened.height) {
       Object.assign(this.#canvas, { width: opened.width, height: opened.height });
     }
+  }
+
+  #rewind(at) {
+    this.#playout.drop(({ index }) => index >= at);
+    this.#playout.hurry(at);
   }
 
   #take({ key: { index }, number, pictures }) {

@@ -7,13 +7,15 @@ const CHUNKS = 2;
 
 /** Pictures that wait to be shown, each with the `index` of its chunk.
  *
- * Shown evenly, `perSecond`. Where more than two chunks wait, or one that a key was pressed for, time goes by faster, so
- * that none is left out and the walker is soon where the keys say. What is marked `calm` is hurried for keys alone.
+ * Shown evenly, `perSecond`. Where more than two chunks wait, or one that a key was pressed for comes or is there, time goes
+ * by faster, so that none is left out and the walker is soon where the keys say. What is marked `calm` is hurried for keys
+ * alone.
  */
 export class Playout {
   #waiting = [];
   #due = 0;
   #urgent = 0;
+  #haste = 1;
 
   constructor(perSecond, perChunk) {
     this.perSecond = perSecond;
@@ -35,9 +37,11 @@ export class Playout {
     return this.#waiting.length ? last + this.#waiting.length / (this.perSecond * this.#rate()) : last;
   }
 
-  /** Shows what comes before chunk `index` as fast as may be. */
-  hurry(index) {
-    this.#urgent = Math.max(this.#urgent, index);
+  /** Chunk `index` is to be seen soon, and comes in about so many seconds: what is before it is to have been shown by then. */
+  hurry(index, seconds = 0) {
+    this.#urgent = index;
+    const before = this.#waiting.filter((picture) => picture.index < index).length;
+    this.#haste = before ? fast(before / (this.perSecond * seconds)) : 1;
   }
 
   put(...pictures) {
@@ -60,7 +64,12 @@ export class Playout {
 
   #rate() {
     const [first] = this.#waiting;
-    if (first.index < this.#urgent && this.#waiting.at(-1).index >= this.#urgent) return FASTEST;
-    return first.calm ? 1 : Math.min(FASTEST, Math.max(1, this.#waiting.length / (CHUNKS * this.perChunk)));
+    const haste = first.calm ? 1 : fast(this.#waiting.length / (CHUNKS * this.perChunk));
+    if (first.index >= this.#urgent) return haste;
+    return this.#waiting.at(-1).index >= this.#urgent ? FASTEST : Math.max(haste, this.#haste);
   }
+}
+
+function fast(rate) {
+  return Math.min(FASTEST, Math.max(1, rate));
 }
