@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ from grpc import StatusCode
 
 from worldkv import rpc
 from worldkv.auth import Claims
-from worldkv.errors import InvalidInput, NotFound, WorldKVError
+from worldkv.errors import DeadlineExceeded, InvalidInput, NotFound, WorldKVError
+from worldkv.service import is_loopback
 
 STATUS = {
     StatusCode.INVALID_ARGUMENT: 400,
@@ -40,6 +42,10 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 """Of all answers: a page runs what comes from here, and is shown in nobody else's."""
+TAKEN_SECONDS = 30.0
+"""After which an answer breaks off of which nothing is taken."""
+AT_ONCE = 64 << 10
+"""Bytes of an answer that have to be taken before there are more."""
 MOST = (1 << 63) - 1
 """A number in an address, at most."""
 CLAIMS = web.RequestKey("claims", Claims)
@@ -101,7 +107,7 @@ def from_pages_of(origins: tuple[str, ...]) -> Middleware:
     @web.middleware
     async def look(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is None or urlsplit(origin).netloc == request.host or not request.path.startswith("/v1/"):
+        if origin is None or _place(origin) == request.host or not request.path.startswith("/v1/"):
             return await handler(request)
         if "*" not in origins and origin not in origins:
             return refused(403, "PERMISSION_DENIED", f"pages of {origin[:200]} may not walk here")
@@ -112,6 +118,43 @@ def from_pages_of(origins: tuple[str, ...]) -> Middleware:
         return await handler(request)
 
     return look
+
+
+def by_name_of_this_host(origins: tuple[str, ...]) -> Middleware:
+    """Lets in who asks for this host, or for one of these origins, by name.
+
+    For a face that this host alone can reach and that asks for no token: there a stranger's page would be let in whose
+    name is made to mean this host, for to a browser it then is a page of ours.
+    """
+    names = {_place(origin) for origin in origins}
+
+    @web.middleware
+    async def look(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.host
+        known = "*" in origins or host in names or _is_here(host) or not request.path.startswith("/v1/")
+        if known:
+            return await handler(request)
+        words = f"nobody walks here as on {host[:200]}: name it in web.origins, or ask for tokens"
+        return refused(403, "PERMISSION_DENIED", words)
+
+    return look
+
+
+def _place(origin: str) -> str:
+    """Host and port of an origin; empty for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
+def _is_here(host: str) -> bool:
+    """Whether `host` or `host:port` can only mean this host."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return False
+    return name.endswith(".localhost") or (name != "" and is_loopback(f"{name}:0"))
 
 
 async def with_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -130,7 +173,7 @@ async def streamed(
     """An answer that is sent as it comes, and no faster than it is taken; `name` makes it a file to keep.
 
     What fails before anything was sent is raised; what fails later breaks the connection, so that half a file is not
-    taken for a whole one.
+    taken for a whole one. So does whoever takes nothing for `TAKEN_SECONDS`.
     """
     async with aclosing(pieces):
         first = await anext(pieces, None)
@@ -141,10 +184,10 @@ async def streamed(
             response.headers["Content-Disposition"] = f'attachment; filename="{name}"'
         await response.prepare(request)
         try:
-            await response.write(first)
+            await _sent(response, first)
             async for piece in pieces:
-                await response.write(piece)
-            await response.write_eof()
+                await _sent(response, piece)
+            await _taken(response.write_eof())
         except ConnectionResetError:
             _log.info("%s: nobody takes it any more", request.path)
         except WorldKVError as error:
@@ -152,6 +195,20 @@ async def streamed(
             if request.transport is not None:
                 request.transport.abort()
     return response
+
+
+async def _sent(response: web.StreamResponse, piece: bytes) -> None:
+    for begin in range(0, len(piece), AT_ONCE):
+        await _taken(response.write(piece[begin : begin + AT_ONCE]))
+
+
+async def _taken(writing: Awaitable[None]) -> None:
+    """Wait until there is room for more. Raises DeadlineExceeded for whoever takes nothing."""
+    try:
+        async with asyncio.timeout(TAKEN_SECONDS):
+            await writing
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"nothing was taken for {TAKEN_SECONDS:g} s") from error
 
 
 def file_name(words: str, ending: str) -> str:

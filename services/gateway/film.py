@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from io import RawIOBase
+from threading import Lock
 
 import av
 from av.video.codeccontext import VideoCodecContext
@@ -38,28 +39,37 @@ class Film:
         self._reader = VideoCodecContext.create("mjpeg", "r")
         self._stream: VideoStream | None = None
         self._count = 0
+        self._lock, self._over = Lock(), False  # who is cancelled abandons it while a thread may be at it
 
     def add(self, pictures: Sequence[bytes]) -> bytes:
         """More pictures; bytes that are ready, perhaps none. Raises ChunkCorrupt for what is no JPEG file."""
-        for picture in pictures:
-            try:
-                frames = self._reader.decode(av.Packet(picture))
-            except av.FFmpegError as error:
-                raise ChunkCorrupt(f"picture {self._count} cannot be read: {error}") from error
-            for frame in frames:
-                self._add(frame)
-        return self._sink.taken()
+        with self._lock:
+            for picture in () if self._over else pictures:
+                try:
+                    frames = self._reader.decode(av.Packet(picture))
+                except av.FFmpegError as error:
+                    raise ChunkCorrupt(f"picture {self._count} cannot be read: {error}") from error
+                for frame in frames:
+                    self._add(frame)
+            return self._sink.taken()
 
     def end(self) -> bytes:
         """The last bytes."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-        return self._sink.taken()
+        with self._lock:
+            if self._stream is not None and not self._over:
+                self._container.mux(self._stream.encode(None))
+            self._close()
+            return self._sink.taken()
 
     def abandon(self) -> None:
-        """No more is wanted; after `end` this does nothing."""
-        self._container.close()
+        """No more is wanted, and nothing is added any more; after `end` this does nothing."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if not self._over:
+            self._over = True
+            self._container.close()
 
     def _add(self, frame: VideoFrame) -> None:
         if self._stream is None:

@@ -26,6 +26,8 @@ CLOSE_CODE = 4000
 """A socket that ends with an error is closed with this and the number of the gRPC status."""
 MAX_REASON = 123
 """Bytes of words with which a socket is closed."""
+MOST_OBJECTS = 4096
+"""In one message: each takes a moment to be read, and meanwhile nobody else is served."""
 MAX_SHOWN = 200
 """Characters of what a client sent that an error repeats."""
 
@@ -46,6 +48,8 @@ _KINDS: dict[str, type[Message]] = {
 
 def parsed(text: str) -> tuple[str, Any]:
     """What a client said: its kind and message. Raises InvalidInput for what is none."""
+    if (objects := text.count("{")) > MOST_OBJECTS:
+        raise InvalidInput(f"a message has at most {MOST_OBJECTS} objects, got {objects}: {text[:MAX_SHOWN]!r}")
     try:
         said = json.loads(text)
         if "\\u" in text:

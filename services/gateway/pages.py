@@ -42,6 +42,8 @@ class Pages:
 
     def _read(self, name: str) -> tuple[str, bytes] | None:
         """Kind and content of a file."""
+        if "\0" in name:
+            return None
         file = (self.folder / name).resolve()
         if not file.is_relative_to(self.folder) or any(part.startswith(".") for part in Path(name).parts):
             return None

@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from services.gateway.answers import caller, from_pages_of, in_words, refused, told, with_headers
+from services.gateway.answers import by_name_of_this_host, caller, from_pages_of, in_words, refused, told, with_headers
 from services.gateway.config import GatewayConfig
 from services.gateway.downloads import Downloads
 from services.gateway.fleet_view import FleetView
@@ -25,7 +25,7 @@ from services.gateway.websocket import Conversation, Socket
 from worldkv import rpc
 from worldkv.auth import Authority, Bearer
 from worldkv.errors import Forbidden, InvalidConfig, Unavailable
-from worldkv.service import host_port
+from worldkv.service import host_port, is_loopback
 from worldkv.v1 import sessions_pb2 as pb
 
 PAGE = Path(__file__).parent / "page"
@@ -83,7 +83,10 @@ class Face:
         self.config, self.router, self.ending, self.authority, self.fleet = config.web, router, ending, authority, fleet
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[in_words, from_pages_of(self.config.origins), authenticated(self.authority)])
+        origins = self.config.origins
+        named = self.authority is None and is_loopback(self.config.address)
+        before = [in_words, *([by_name_of_this_host(origins)] if named else [])]
+        app = web.Application(middlewares=[*before, from_pages_of(origins), authenticated(self.authority)])
         app.on_response_prepare.append(with_headers)
         downloads, sharing = Downloads(self.router, self.config.films), Sharing(self.router, self.authority)
         pages = Pages(self.config.folder or PAGE)

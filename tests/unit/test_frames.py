@@ -56,6 +56,7 @@ def test_what_a_client_says_is_parsed():
         ("{}", "expected one of"),
         ('{"move": {}, "hold": {}}', "expected one of"),
         ('{"jump": {}}', "expected one of"),
+        ('{"move": {"actions": [' + "{}," * 5000 + "{}]}}", "at most 4096 objects, got 5003"),
         ('{"move": {"nmber": 1}}', 'move: .*"nmber"'),
         ('{"move": {"number": "x"}}', "move: "),
         ('{"move": 3}', "move: "),

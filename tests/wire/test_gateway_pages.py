@@ -12,6 +12,7 @@ import av
 import pytest
 from PIL import Image
 
+from services.gateway import answers
 from tests.wire.gateways import Fleet, Gateway, until
 from tests.wire.test_gateway_web import web
 from worldkv.wire_sessions import watch_id
@@ -126,6 +127,27 @@ async def test_nothing_is_read_that_nobody_takes(tmp_path):
         answer.close()
 
 
+async def test_what_nobody_takes_breaks_off(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(answers, "TAKEN_SECONDS", 0.2)
+    async with asking(tmp_path, "a", toy_pieces=1000, toy_piece_bytes=100_000) as page:
+        await page.walked(world="rooms")
+        answer = await page.http.get("/v1/export", params={"world": "rooms"})
+        (toy,) = page.made.toys()
+        await until(lambda: "nothing was taken for 0.2 s" in caplog.text)
+        assert toy.exported < 500
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.read()
+
+
+async def test_strangers_names_do_not_mean_this_host(tmp_path):
+    async with asking(tmp_path, origins=("https://known.org",)) as page:
+        for host, status in {"evil.example:8471": 403, "": 403, "[": 403, "known.org": 200, "localhost:1": 200}.items():
+            for path in ("/v1/worlds", "/v1/walk", "/v1/sessions"):
+                expected = status if status == 403 or path != "/v1/walk" else 400
+                assert (await page.http.get(path, headers={"Host": host})).status == expected, (host, path)
+        assert (await page.http.get("/healthz", headers={"Host": "any.example"})).status == 200
+
+
 async def test_links_are_made(tmp_path):
     async with asking(tmp_path) as page:
         session = await page.walked(3, world="rooms")
@@ -205,7 +227,14 @@ async def test_what_a_page_is_shown_as(tmp_path):
             (folder / path.lstrip("/") if path != "/" else folder / "index.html").write_text("new" * 500)
             answer = await page.http.get(path, headers=known)
             assert (answer.status, await answer.text()) == (200, "new" * 500)
-        for path in ("/.hidden", "/sub", "/%2e%2e/members", "/..%2fgenerators.toml", "/sub/../../generators.toml"):
+        for path in (
+            "/.hidden",
+            "/%00",
+            "/sub",
+            "/%2e%2e/members",
+            "/..%2fgenerators.toml",
+            "/sub/../../generators.toml",
+        ):
             assert (await page.http.get(path)).status == 404, path
 
 
@@ -215,9 +244,10 @@ async def test_pages_of_others_are_answered_if_they_may(tmp_path):
         answer = await page.http.get("/v1/worlds", headers=known)
         assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://known.org")
         assert (await page.http.options("/v1/share", headers=known)).status == 204
-        answer = await page.http.get("/v1/worlds", headers={"Origin": "https://stranger.org"})
-        assert (answer.status, (await answer.json())["status"]) == (403, "PERMISSION_DENIED")
-        assert "Access-Control-Allow-Origin" not in answer.headers
+        for stranger in ("https://stranger.org", "null", "http://["):
+            answer = await page.http.get("/v1/worlds", headers={"Origin": stranger})
+            assert (answer.status, (await answer.json())["status"]) == (403, "PERMISSION_DENIED")
+            assert "Access-Control-Allow-Origin" not in answer.headers
 
 
 async def test_what_this_is_and_how_all_are(tmp_path):
