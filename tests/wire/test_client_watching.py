@@ -1,12 +1,14 @@
 """What a client sees of walks besides its own: as one who watches, who looks again, who takes a world along."""
 
+import asyncio
+
 import numpy as np
 import pytest
 
 from tests.wire.test_walk_client import service
 from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH
 from worldkv.actions import Action
-from worldkv.client.walk_events import Drawn
+from worldkv.client.walk_events import Applied, Drawn, Remembered
 from worldkv.errors import NotFound
 from worldkv.wire_sessions import watch_id
 
@@ -29,6 +31,16 @@ async def test_somebody_else_watches():
         with pytest.raises(NotFound):
             async with client.watch(watch_id("nobody")):
                 pass
+
+
+async def test_who_stops_waiting_for_an_event_misses_none():
+    async with service() as (_, client), client.open() as walk, client.watch(watch_id(walk.session)) as watched:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(watched), 0.01)
+        await walk.move(Action(forward=1))
+        kinds = [type(await anext(watched)) for _ in range(3)]
+        assert kinds == [Applied, Drawn, Remembered]
 
 
 async def test_chunks_are_seen_again_and_worlds_taken_along():

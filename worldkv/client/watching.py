@@ -43,11 +43,13 @@ class Watched(AsyncIterator[Event]):
         self.next = 0
         self._line = WalkLine(link, watch, self._take, self._told, watch=True)
         self._events: asyncio.Queue[Event] = asyncio.Queue(WAITING)
+        self._more = asyncio.Event()  # something came, or nothing comes any more
         self._joined: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Watched:
         self._task = asyncio.create_task(self._line.run())
+        self._task.add_done_callback(lambda _: self._more.set())
         await asyncio.wait([self._task, self._joined], return_when=asyncio.FIRST_COMPLETED)
         if not self._joined.done():
             await self._leave()
@@ -61,15 +63,13 @@ class Watched(AsyncIterator[Event]):
 
     async def __anext__(self) -> Event:
         assert self._task is not None, "a session is watched within `async with`"
-        if self._events.empty():
-            coming = asyncio.ensure_future(self._events.get())
-            await asyncio.wait([self._task, coming], return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                return coming.result()
-            coming.cancel()
-            if not self._task.cancelled() and not isinstance(self._task.exception(), NotFound):
-                self._task.result()
-            raise StopAsyncIteration
+        while self._events.empty():  # nothing is taken before it can be given: who waits may be cancelled
+            if self._task.done():
+                if not self._task.cancelled() and not isinstance(self._task.exception(), NotFound):
+                    self._task.result()
+                raise StopAsyncIteration
+            self._more.clear()
+            await self._more.wait()
         return self._events.get_nowait()
 
     async def _leave(self) -> None:
@@ -86,20 +86,24 @@ class Watched(AsyncIterator[Event]):
                 size = self.opened.height, self.opened.width
                 drawn = await asyncio.to_thread(drawn_of, answer.drawn, *size)
                 self.next = self._line.seen = drawn.key.index + 1
-                await self._events.put(drawn)
+                await self._put(drawn)
             case "remembered":
-                await self._events.put(remembered_of(answer.remembered))
+                await self._put(remembered_of(answer.remembered))
             case "notice":
                 notice = notice_of(answer.notice)
                 if notice.kind is NoticeKind.MOVED:
                     self.next = self._line.seen = min(self._line.seen, notice.chunk)
-                await self._events.put(notice)
+                await self._put(notice)
             case "applied":
-                await self._events.put(applied_of(answer.applied))
+                await self._put(applied_of(answer.applied))
             case "refused":
-                await self._events.put(refused_of(answer.refused))
+                await self._put(refused_of(answer.refused))
             case "judged":
-                await self._events.put(judged_of(answer.judged))
+                await self._put(judged_of(answer.judged))
+
+    async def _put(self, event: Event) -> None:
+        await self._events.put(event)
+        self._more.set()
 
     def _become(self, opened: Opened) -> None:
         if not self._joined.done():
@@ -116,3 +120,4 @@ class Watched(AsyncIterator[Event]):
         kind = NoticeKind.RECONNECTED if up else NoticeKind.DISCONNECTED
         if not self._events.full():
             self._events.put_nowait(Notice(kind, self._line.seen, why))
+            self._more.set()
