@@ -65,9 +65,9 @@ class Generator:
         residents = (*self._residents.values(), *self._arrived.values())
         return any(each.watch == watch and each.tenant == tenant for each in residents)
 
-    def living(self, tenant: str) -> int:
-        """How many of a tenant's sessions live here, as far as is known."""
-        return sum(whose == tenant for whose, _ in self._residents.keys() | self._arrived.keys())
+    def living(self, tenant: str) -> set[str]:
+        """Those of a tenant's sessions that live here, as far as is known."""
+        return {session for whose, session in self._residents.keys() | self._arrived.keys() if whose == tenant}
 
     def resident(self, tenant: str, session: str) -> pb.ResidentSession | None:
         """A session that lives here, as far as is known."""

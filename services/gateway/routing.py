@@ -64,8 +64,18 @@ class Router:
         """Open a session where there is room. Raises OverBudget if there is none, or the tenant has had enough;
         Unavailable if nobody answers."""
         generators = await self.generators.known()
-        with self._quotas.opening(tenant, lambda: sum(each.living(tenant) for each in generators)):
+        listed = await self._listed(tenant, deadline) if self._quotas.config.sessions else set()
+        with self._quotas.opening(tenant, lambda: len(listed.union(*(each.living(tenant) for each in generators)))):
             return await self._open(tenant, request, deadline)
+
+    async def _listed(self, tenant: str, deadline: Deadline) -> set[str]:
+        """A tenant's sessions, suspended ones too. Raises Unavailable if no generator answers."""
+        found, token = set[str](), ""
+        while True:
+            page = await self.page(tenant, pb.ListRequest(page_size=LARGEST_PAGE, page_token=token), deadline)
+            found.update(each.session for each in page.sessions)
+            if not (token := page.next_page_token):
+                return found
 
     async def _open(self, tenant: str, request: pb.OpenRequest, deadline: Deadline) -> pb.OpenResponse:
         refused: list[str] = []

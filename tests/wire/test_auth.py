@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from benchmarks import probing
 from services.gateway.quotas import QuotaConfig
 from services.gateway.web_auth import PROTOCOL, TOKEN
+from tests.wire.gateways import ROUTING
 from tests.wire.securing import SECRET, whole
 from worldkv import rpc
 from worldkv.auth import Bearer
@@ -22,6 +23,8 @@ from worldkv.errors import Forbidden, InvalidInput, NotFound, OverBudget, Unauth
 from worldkv.format import Frame
 from worldkv.store import PartKey
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.v1.generator_pb2 import SuspendRequest
+from worldkv.v1.generator_pb2_grpc import GeneratorStub
 from worldkv.v1.sessions_pb2_grpc import SessionsStub
 from worldkv.wire_sessions import watch_id
 
@@ -199,6 +202,19 @@ async def test_a_tenant_has_its_quota_of_sessions(tmp_path):
                 pass
         counted = made.gateway.registry.get_sample_value("worldkv_gateway_over_quota_total", {"quota": "sessions"})
         assert counted == 4
+
+
+async def test_suspended_sessions_count_too(tmp_path):
+    async with whole(tmp_path, quota=QuotaConfig(sessions=2)) as made:
+        async with WalkClient(made.gateway.address, token=made.token()) as client:
+            sessions = [await _opened(client) for _ in range(2)]
+            async with rpc.channel(made.where.servers["worldkv.v1.Generator"]) as channel:
+                operator = [("authorization", f"Bearer {made.token(role='operator')}")]
+                for each in sessions:
+                    await GeneratorStub(channel).Suspend(SuspendRequest(session=each), metadata=operator)
+            await asyncio.sleep(10 * ROUTING["ping_seconds"])  # the gateway has heard of it
+            with pytest.raises(OverBudget, match="2 sessions, and may have 2"):
+                await _opened(client)
 
 
 async def _opened(client: WalkClient) -> str:
