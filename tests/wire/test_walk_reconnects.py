@@ -1,14 +1,19 @@
 """How long the client of walks looks for a session that it lost."""
 
 import asyncio
+import re
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import pytest
+from grpc import StatusCode, aio
 
 from tests.wire.toy_sessions import ToySessions, serving
 from worldkv.actions import Action
 from worldkv.client import WalkClient, WalkClientConfig
 from worldkv.client.walk_events import Notice, NoticeKind
-from worldkv.errors import Unavailable
+from worldkv.client.walk_line import Link, WalkLine
+from worldkv.errors import Unavailable, WorldKVError
 
 TURN = Action(turn=9.0)
 
@@ -60,3 +65,41 @@ async def test_silence_is_broken_by_a_new_connection():
                 toy.deaf = False
                 break
         assert (await moving).key.index == 0
+
+
+class Torn:
+    """A call that ends with a status of gRPC's own."""
+
+    def __init__(self, code: StatusCode, details: str) -> None:
+        self.error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), details)
+
+    async def write(self, _: object) -> NoReturn:
+        raise asyncio.InvalidStateError
+
+    def cancel(self) -> None:
+        pass
+
+    def __aiter__(self) -> Any:
+        return self
+
+    async def __anext__(self) -> NoReturn:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind", "words"),
+    [
+        (StatusCode.INTERNAL, "Internal error from Core", Unavailable, "the connection broke: INTERNAL: Internal"),
+        (StatusCode.UNKNOWN, "Stream removed", Unavailable, "the connection broke: UNKNOWN: Stream removed"),
+        (StatusCode.INTERNAL, "internal error", WorldKVError, "INTERNAL: internal error"),
+        (StatusCode.UNIMPLEMENTED, "Method not found!", WorldKVError, "UNIMPLEMENTED: Method not found!"),
+    ],
+)
+async def test_a_walk_that_broke_inside_grpc_is_lost_and_no_bug(monkeypatch, code, details, kind, words):
+    link = Link("localhost:1", WalkClientConfig(reconnect_seconds=0.0))
+    monkeypatch.setattr(link, "stub", SimpleNamespace(Walk=lambda metadata: Torn(code, details)))
+    line = WalkLine(link, "session", asyncio.sleep, lambda *_: None)
+    with pytest.raises(kind, match=re.escape(words)) as told:
+        await line.run()
+    await link.channel.close()
+    assert type(told.value) is kind

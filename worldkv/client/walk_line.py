@@ -24,6 +24,8 @@ from worldkv.v1.sessions_pb2_grpc import SessionsStub
 T = TypeVar("T")
 FIRST_WAIT, LONGEST_WAIT = 0.05, 1.0
 """Seconds between two connections; each wait is twice as long as the one before it."""
+_INSIDE = (StatusCode.INTERNAL, StatusCode.UNKNOWN)
+"""Statuses of calls that failed inside gRPC, and of what is no error of ours."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ class WalkLine:
             return Unavailable(f"no answer from {self.link.address} in {silence:g} s")
         except WorldKVError as error:
             if _broken(error):
-                return error
+                return _lost(error)
             raise
         finally:
             self._guard = None
@@ -215,5 +217,13 @@ def _broken(error: WorldKVError) -> bool:
     Writing to a call that has just ended makes it one that failed inside gRPC, whatever it had ended with.
     """
     cause = error.__cause__
-    inside = isinstance(cause, aio.AioRpcError) and cause.code() is StatusCode.INTERNAL and not rpc.answered(error)
+    inside = isinstance(cause, aio.AioRpcError) and cause.code() in _INSIDE and not rpc.answered(error)
     return isinstance(error, Unavailable) or inside
+
+
+def _lost(error: WorldKVError) -> WorldKVError:
+    """Why a connection broke: Unavailable, but for a bug of the service."""
+    cause = error.__cause__
+    if isinstance(error, Unavailable) or (isinstance(cause, aio.AioRpcError) and cause.details() == rpc.BUG):
+        return error
+    return Unavailable(f"the connection broke: {error}")
