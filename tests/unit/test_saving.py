@@ -1,18 +1,16 @@
 """A session's bytes: what was saved comes back, and whatever else is refused by its name."""
 
-import struct
 from dataclasses import replace
 
-import msgpack
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from xxhash import xxh3_64_intdigest
 
 from services.generator.saving import MAGIC, Record, Saved, decode, encode
 from services.generator.session import HeldChunk, SessionState
+from tests.golden.make import FOLDER as GOLDEN
 from tests.toys import toy_spec
 from worldkv.actions import Walker
 from worldkv.coding import KV
@@ -55,6 +53,13 @@ def held(index: int, tokens: int = 5) -> HeldChunk:
     return HeldChunk(index, np.stack([Walker(index, n).pose for n in range(3)]), KV(*pair))
 
 
+def counted(index: int, tokens: int) -> HeldChunk:
+    """As it stands in the golden files: keys are counted from the chunk's number on, values are their opposite."""
+    keys = held(index, tokens).kv.keys
+    keys = torch.arange(index, index + keys.numel(), dtype=keys.dtype).reshape(keys.shape)
+    return replace(held(index, tokens), kv=KV(keys, -keys))
+
+
 def saved() -> Saved:
     state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (held(0), held(8, 7)), b"model")
     return Saved(RECORD, state)
@@ -82,12 +87,29 @@ def test_a_state_comes_back_bit_for_bit():
         assert torch.equal(one.kv.values, other.kv.values)
 
 
-def test_a_record_of_the_first_version_is_read():
-    fields = msgpack.unpackb(join(encode(Saved(PLAIN)))[16:-8])
-    del fields[12:14]
-    header = msgpack.packb(fields)
-    before = struct.pack("<8sII", MAGIC, 1, len(header)) + header
-    assert decode(Frame.of(before + struct.pack("<Q", xxh3_64_intdigest(before))), SPEC).record == PLAIN
+@pytest.mark.parametrize(
+    ("name", "chosen", "judged"),
+    [
+        ("session-v1.wks", NO_CHANGE, False),  # that version had neither
+        ("session-v2.wks", RECORD.chosen, RECORD.judged),
+    ],
+)
+def test_sessions_of_every_version_are_read(name, chosen, judged):
+    record = replace(RECORD, chosen=chosen, judged=judged)
+    after = decode(Frame.of((GOLDEN / name).read_bytes()), SPEC)
+    assert after.record == record
+    assert (after.state.seed, after.state.next, after.state.model) == (record.seed, record.next, b"model")
+    for one, other in zip(after.state.held, (counted(0, 5), counted(8, 7)), strict=True):
+        assert one.index == other.index
+        assert np.array_equal(one.poses, other.poses)
+        assert torch.equal(one.kv.keys, other.kv.keys)
+        assert torch.equal(one.kv.values, other.kv.values)
+
+
+def test_a_session_is_written_as_this_version_is():
+    held = counted(0, 5), counted(8, 7)
+    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, held, b"model")
+    assert join(encode(Saved(RECORD, state))) == (GOLDEN / "session-v2.wks").read_bytes()
 
 
 WHOLE = join(encode(saved()))
