@@ -16,7 +16,7 @@ from services.generator.walks import BASELINE_GAP
 from tests.toys import toy_spec
 from tests.wire.generator import Stream, generating, inside
 from worldkv.actions import Walker
-from worldkv.chunk import ChunkKey
+from worldkv.chunk import ChunkKey, Part
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import poses_of
 
@@ -132,3 +132,31 @@ async def test_chunks_that_would_have_to_wait_are_left_out():
     assert [each.judged.key.index for each in told] == [*range(MOST)]
     assert not judges.busy
     judges.close()
+
+
+async def test_a_judge_that_is_closed_looks_for_nothing_more():
+    judges, asked = Judges(), asyncio.Event()
+
+    async def part(index: int) -> Part:
+        asked.set()
+        return await asyncio.Future[Part]()
+
+    judge = Judge(judges, lambda walkers: torch.zeros(len(walkers), 3, 4, 4), 18, lambda _: None)
+    judge.learn(part, 100_000)
+    await asked.wait()
+    judge.close()
+    assert judge._learning is not None
+    await asyncio.wait([judge._learning])
+    assert judge._learning.cancelled()
+    judges.close()
+
+
+async def test_a_session_that_is_closed_is_judged_no_more():
+    async with generating() as caller:
+        session = (await caller.open(**WALK)).session
+        judge = caller.made.live.find("default", session)._judge
+        assert judge is not None
+        judge.learn(lambda index: asyncio.Future[Part](), 1)
+        assert judge._learning is not None
+        await caller.call("Close", session=session)
+        await asyncio.wait([judge._learning])

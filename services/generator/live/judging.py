@@ -71,7 +71,7 @@ class Judge:
     def __init__(self, judges: Judges, render: Render, gap: int, told: Callable[[pb.WalkResponse], None]) -> None:
         self.judges, self.render, self.gap, self.told = judges, render, gap, told
         self._shown: list[_Shown] = []
-        self._verdicts: dict[int, _Verdict] = {}
+        self._found: list[_Found] = []
         self._under_way: dict[int, asyncio.Task[None]] = {}
         self._learning: asyncio.Task[None] | None = None
         self._earliest = sys.maxsize  # that the session was taken back to
@@ -101,10 +101,17 @@ class Judge:
     def taken_back(self, at: int) -> None:
         """The session stands before chunk `at`: what came after is not of its world any more."""
         self._earliest = min(self._earliest, at)
-        self._shown = [each for each in self._shown if each.index < at]
-        self._verdicts = {index: each for index, each in self._verdicts.items() if index < at}
+        for each in (self._shown, self._found):
+            while each and each[-1].index >= at:
+                each.pop()
         for index in [index for index in self._under_way if index >= at]:
             self._under_way.pop(index).cancel()
+
+    def close(self) -> None:
+        """Judge nothing more, and find out nothing more."""
+        self.taken_back(0)
+        if self._learning is not None:
+            self._learning.cancel()
 
     async def _learn(self, part: Callable[[int], Awaitable[Part]], count: int) -> None:
         before = list[_Shown]()
@@ -121,14 +128,15 @@ class Judge:
         del self._under_way[chunk.key.index]
         if verdict is None:
             return
-        self._verdicts[chunk.key.index] = verdict
-        again = [each for verdict in self._verdicts.values() for each in verdict.again]
+        _, revisits, total = self._found[-1] if self._found else _Found(0, 0, 0.0)
+        so_far = _Found(chunk.key.index, revisits + len(verdict.again), total + sum(verdict.again))
+        self._found.append(so_far)
         judged = pb.Judged(
             key=wire.chunk_message(chunk.key),
             psnr=verdict.psnr,
             revisit_psnr=float(np.mean(verdict.again)) if verdict.again else 0.0,
             revisits=len(verdict.again),
-            mean_revisit_psnr=float(np.mean(again)) if again else 0.0,
+            mean_revisit_psnr=so_far.total / so_far.revisits if so_far.revisits else 0.0,
         )
         self.told(pb.WalkResponse(judged=judged))
 
@@ -155,6 +163,14 @@ class _Verdict(NamedTuple):
 
     psnr: float
     again: tuple[float, ...]
+
+
+class _Found(NamedTuple):
+    """What was found up to a chunk: pictures that show a place again, and the sum of their dB."""
+
+    index: int  # type: ignore[assignment]  # as above
+    revisits: int
+    total: float
 
 
 def _judged(render: Render, chunk: _Chunk, shown: Sequence[_Shown], gap: int) -> _Verdict | None:

@@ -145,6 +145,8 @@ class Walking:
         """Nothing more comes of this session here; if it ended well, its connection ends without an error."""
         if self.ended is None:
             self.ended = why
+            if self._judge is not None:
+                self._judge.close()
             self._end_connection(None if well else why)
             self.watchers.end(None if well else Unavailable("the session that is watched has ended here"))
             self._wake.set()
