@@ -324,3 +324,16 @@ async def test_closing_ends_everything_at_once() -> None:
     assert tasks()
     await memory.close()
     assert tasks() == set()
+
+
+@pytest.mark.parametrize("queue_bytes", [0, ROOM])
+async def test_a_budget_of_chunks_is_kept_with_a_queue_and_without(queue_bytes: int) -> None:
+    memory = behind(queue_bytes=queue_bytes, budget_chunks=2)
+    memory.finder.useless = [*range(5)]
+    for index in range(5):
+        await remember(memory, index)
+        await memory.settle()
+    assert memory.kv_bytes == 2 * CHUNK
+    assert memory.let_go() == tuple(map(memory.lineage.key, (1, 2, 3)))
+    assert memory.let_go() == ()
+    await memory.close()

@@ -239,6 +239,8 @@ class Memory:
         await self.finder.add(part.meta, kept=False)
         keeping = self._keeper.begin(part)
         await self._keep(key, kv)
+        if not self.config.queue_bytes:
+            self._budget.begin(key.index)
         await asyncio.wait([keeping], timeout=self.config.keep_seconds)
 
     async def paused(self) -> None:
