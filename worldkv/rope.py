@@ -103,7 +103,7 @@ def place_into(target: Tensor, keys: Tensor, rope: Rope, time: int) -> None:
     ten times the rotation.
     """
     target.copy_(keys)
-    if not time or not rope.time:
+    if not time or not rope.time or not target.numel():
         return
     angle = time * frequencies(rope.time, rope.theta).to(target.device)
     phase = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)

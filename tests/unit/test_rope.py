@@ -135,3 +135,8 @@ def test_placing_into_a_window_gives_what_placing_gives_bit_for_bit(dtype, time,
     place_into(window[:, 1:-1], local, ROPE, time)
     assert torch.equal(window[:, 1:-1], place(local[None], ROPE, at(time))[0])
     assert (window[:, [0, -1]] == 7).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 2, HEAD_DIM), (3, 0, 2, HEAD_DIM)])
+def test_there_may_be_nothing_to_place(shape):
+    place_into(torch.empty(shape), torch.empty(shape), ROPE, 5)
