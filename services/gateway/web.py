@@ -90,17 +90,17 @@ class Face:
         app.on_response_prepare.append(with_headers)
         downloads, sharing = Downloads(self.router, self.config.films), Sharing(self.router, self.authority)
         pages = Pages(self.config.folder or PAGE)
-        app.add_routes(
+        app.add_routes(  # what is sent piece by piece has no head alone: the pieces would follow it
             [
                 web.get("/healthz", self._healthy),
                 web.get("/readyz", self._ready),
                 web.get("/v1/about", self._about),
-                web.get("/v1/walk", self._walk),
+                web.get("/v1/walk", self._walk, allow_head=False),
                 web.get("/v1/worlds", self._worlds),
                 web.get("/v1/sessions", self._sessions),
-                web.get("/v1/look", downloads.look),
-                web.get("/v1/film", downloads.film),
-                web.get("/v1/export", downloads.export),
+                web.get("/v1/look", downloads.look, allow_head=False),
+                web.get("/v1/film", downloads.film, allow_head=False),
+                web.get("/v1/export", downloads.export, allow_head=False),
                 web.post("/v1/share", sharing.share),
                 web.get("/v1/fleet", self._fleet),
                 web.get("/{name:.*}", pages.show),

@@ -103,6 +103,18 @@ async def test_a_world_is_taken_along(tmp_path):
         assert answer.content_type == "application/octet-stream"
 
 
+async def test_there_is_no_head_without_a_file(tmp_path):
+    """Its pieces would be taken for the answer to what is asked next on the same line."""
+    async with asking(tmp_path) as page:
+        session = await page.walked(world="rooms")
+        for path, query in (("/v1/export", {"world": "rooms"}), ("/v1/film", {"session": session}), ("/v1/walk", {})):
+            assert (await page.http.head(path, params=query)).status == 404
+        async with page.http.head("/v1/look", params={"session": session}) as answer:
+            assert answer.status == 404
+        assert (await page.http.head("/v1/worlds")).status == 200
+        assert len((await page.get("/v1/worlds"))["worlds"]) == 1
+
+
 async def test_half_a_file_is_no_file(tmp_path):
     async with asking(tmp_path, "a", toy_pieces=100_000) as page:
         await page.walked(world="rooms")
