@@ -160,3 +160,17 @@ async def test_a_session_that_is_closed_is_judged_no_more():
         assert judge._learning is not None
         await caller.call("Close", session=session)
         await asyncio.wait([judge._learning])
+
+
+async def test_a_truth_that_fails_is_told_once_and_left(caplog: pytest.LogCaptureFixture):
+    def render(walkers: object) -> torch.Tensor:
+        raise ValueError("no such view")
+
+    judges = Judges()
+    judge = Judge(judges, render, 18, lambda _: pytest.fail("nothing was found"))
+    judge.drawn(ChunkKey(bytes(16), 0), np.eye(4)[None], torch.zeros(1, 3, 4, 4), shown=False)
+    await asyncio.wait(judge._under_way.values())
+    assert judge._under_way == {}
+    assert not judges.busy
+    assert "judge" in caplog.text
+    judges.close()

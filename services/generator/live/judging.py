@@ -124,8 +124,11 @@ class Judge:
         self._shown = [each for each in before if each.index < self._earliest] + self._shown
 
     async def _judge(self, chunk: _Chunk, shown: Sequence[_Shown]) -> None:
-        verdict = await self.judges.judge(self.render, chunk, shown, self.gap)
-        del self._under_way[chunk.key.index]
+        try:
+            verdict = await self.judges.judge(self.render, chunk, shown, self.gap)
+        finally:
+            if self._under_way.get(chunk.key.index) is asyncio.current_task():
+                del self._under_way[chunk.key.index]
         if verdict is None:
             return
         _, revisits, total = self._found[-1] if self._found else _Found(0, 0, 0.0)
