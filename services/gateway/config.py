@@ -61,6 +61,7 @@ class WebConfig:
     beat_seconds   between two pings; a client that does not answer one is gone
     supervisor     `host:port` of who looks after all parts of the service, or a file that says it; empty: nobody does
     films          that are made at the same time
+    link_seconds   that a link may be good for, however long its maker's own token is
     tls            transport security
 
     Raises InvalidConfig naming the value that is out of range.
@@ -75,6 +76,7 @@ class WebConfig:
     beat_seconds: float = 20.0
     supervisor: str = ""
     films: int = 2
+    link_seconds: float = 30 * 86_400.0
     tls: TLS = field(default_factory=TLS)
 
     def __post_init__(self) -> None:
@@ -90,8 +92,9 @@ class WebConfig:
         for name in ("picture_bytes", "most_waiting", "films"):
             if getattr(self, name) < 1:
                 raise InvalidConfig(f"web.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.beat_seconds < float("inf"):
-            raise InvalidConfig(f"web.beat_seconds = {self.beat_seconds}: expected seconds above 0")
+        for name in ("beat_seconds", "link_seconds"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InvalidConfig(f"web.{name} = {getattr(self, name)}: expected seconds above 0")
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ class Sharing:
     """Makes links. Where tokens are looked at each holds one, which lets its holder do this and nothing else.
 
     authority  signs them; None: nobody looks at tokens
+    longest    seconds that one may be good for
     """
 
-    def __init__(self, router: Router, authority: Authority | None) -> None:
-        self.router, self.authority = router, authority
+    def __init__(self, router: Router, authority: Authority | None, longest: float) -> None:
+        self.router, self.authority, self.longest = router, authority, longest
 
     async def share(self, request: web.Request) -> web.Response:
         """The part of an address behind `#`, and when it expires: seconds since 1970, null for never.
@@ -41,7 +42,9 @@ class Sharing:
         if claims.role in ("watch", "world"):
             raise Forbidden("who came by a link makes no other links")
         wanted = await _asked(request)
-        session, seconds = wanted["session"], wanted["seconds"]
+        session, seconds = wanted["session"], wanted["seconds"] or min(SECONDS, self.longest)
+        if seconds > self.longest:
+            raise InvalidInput(f"seconds: a link is good for at most {self.longest:g} s, got {seconds:g}")
         if wanted["kind"] == "watch":
             await self.router.settle(claims.tenant, session, self.router.deadline())  # raises for one that is gone
             link = {"watch": watch_id(session)}
@@ -80,4 +83,4 @@ async def _asked(request: web.Request) -> dict[str, Any]:
         raise InvalidInput(f"at: expected the number of a chunk, got {str(at)[:80]!r}")
     if seconds is not None and (type(seconds) not in (int, float) or not 0 < seconds < float("inf")):
         raise InvalidInput(f"seconds: expected a number above 0, got {str(seconds)[:80]!r}")
-    return {"session": session, "kind": kind, "at": at, "seconds": SECONDS if seconds is None else float(seconds)}
+    return {"session": session, "kind": kind, "at": at, "seconds": seconds}

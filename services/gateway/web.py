@@ -88,7 +88,8 @@ class Face:
         before = [in_words, *([by_name_of_this_host(origins)] if named else [])]
         app = web.Application(middlewares=[*before, from_pages_of(origins), authenticated(self.authority)])
         app.on_response_prepare.append(with_headers)
-        downloads, sharing = Downloads(self.router, self.config.films), Sharing(self.router, self.authority)
+        downloads = Downloads(self.router, self.config.films)
+        sharing = Sharing(self.router, self.authority, self.config.link_seconds)
         pages = Pages(self.config.folder or PAGE)
         app.add_routes(  # what is sent piece by piece has no head alone: the pieces would follow it
             [

@@ -178,6 +178,7 @@ async def test_links_to_nothing_are_refused(tmp_path):
             ({"session": "<b>", "kind": "listen"}, 400, "kind"),
             ({"session": "x", "kind": "watch", "at": -1}, 400, "at"),
             ({"session": "x", "kind": "watch", "seconds": "long"}, 400, "seconds"),
+            ({"session": "x", "kind": "watch", "seconds": 31 * 86_400}, 400, "at most 2.592e+06 s"),
             ({"session": "x", "kind": "watch", "more": 1}, 400, "expected an object"),
             ([], 400, "expected an object"),
         ):
