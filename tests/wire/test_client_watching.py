@@ -8,7 +8,9 @@ import pytest
 from tests.wire.test_walk_client import service
 from tests.wire.toy_sessions import FRAMES, HEIGHT, WIDTH
 from worldkv.actions import Action
+from worldkv.client import WalkClient
 from worldkv.client.walk_events import Applied, Drawn, Remembered
+from worldkv.client.walk_line import WalkLine
 from worldkv.errors import NotFound
 from worldkv.wire_sessions import watch_id
 
@@ -41,6 +43,25 @@ async def test_who_stops_waiting_for_an_event_misses_none():
         await walk.move(Action(forward=1))
         kinds = [type(await anext(watched)) for _ in range(3)]
         assert kinds == [Applied, Drawn, Remembered]
+
+
+async def test_who_gives_up_before_it_begins_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch):
+    began, ended = asyncio.Event(), asyncio.Event()
+
+    async def run(line: WalkLine) -> None:
+        began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(WalkLine, "run", run)
+    async with WalkClient("localhost:1") as client:
+        watching = asyncio.create_task(client.watch("w").__aenter__())
+        await began.wait()
+        watching.cancel()
+        await asyncio.wait([watching])
+    assert ended.is_set()
 
 
 async def test_chunks_are_seen_again_and_worlds_taken_along():

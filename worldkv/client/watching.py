@@ -50,9 +50,12 @@ class Watched(AsyncIterator[Event]):
     async def __aenter__(self) -> Watched:
         self._task = asyncio.create_task(self._line.run())
         self._task.add_done_callback(lambda _: self._more.set())
-        await asyncio.wait([self._task, self._joined], return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait([self._task, self._joined], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not self._joined.done():  # it ended before it began, or whoever waits for it was cancelled
+                await self._leave()
         if not self._joined.done():
-            await self._leave()
             self._task.result()
         return self
 
