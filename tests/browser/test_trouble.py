@@ -1,5 +1,6 @@
 """What goes wrong between page and service is said in words, each with a way on."""
 
+import asyncio
 import json
 import re
 
@@ -82,14 +83,17 @@ async def test_a_page_that_cannot_start_says_so(browser, url):
 
 
 async def test_a_service_without_room_for_a_second_walk_leaves_the_first_alone(browser, url):
-    begun = []
+    begun, refused = [], asyncio.Event()
 
     async def refuse_the_third(socket):
         begun.append(True)
         if len(begun) == 3:
             await socket.close(code=4008, reason="no room")
-        else:
-            socket.connect_to_server()
+            refused.set()
+            return
+        if len(begun) == 2:  # the first walk is connected after that: what is said stays
+            await refused.wait()
+        socket.connect_to_server()
 
     async with visiting(browser, url, "about:blank") as person:
         await person.page.route_web_socket(re.compile("/v1/walk"), refuse_the_third)
@@ -97,6 +101,7 @@ async def test_a_service_without_room_for_a_second_walk_leaves_the_first_alone(b
         await expect(drawn(person.page)).to_have_attribute("aria-label", re.compile("Chunk"))
         await person.page.keyboard.press("c")
         shown = await trouble(person.page, "There is no second picture")
+        await expect(person.page.locator("#connection")).to_have_text("Connected")
         await shown.get_by_role("button", name="Walk on alone").click()
         await expect(shown).to_be_hidden()
         await expect(person.page.locator("#stage .pane")).to_have_count(1)

@@ -4,6 +4,7 @@ the end nothing is left: no process, no shared memory, no file in the home direc
 import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -15,15 +16,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from playwright.async_api import expect
 
 from benchmarks import kv_scale
+from benchmarks.browser import chromium, chromium_program
 from benchmarks.kv_scale import frame
 from services.cluster.rundir import RunDir, Up
+from tests.browser.visitor import visiting
 from worldkv.chunk import ChunkKey
 from worldkv.client import ClientConfig, KVClient, MembershipFile
+from worldkv.errors import NotFound
 from worldkv.format import Frame, join
 from worldkv.shared import remove_stale
 from worldkv.store import PartKey
+from worldkv.wire_sessions import watch_id
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -179,6 +185,33 @@ def test_a_process_is_named_like_its_part(service, name):
 def test_somebody_walks(service):
     walked = service.command("walk", "--path", "R90", "--json")
     assert json.loads(walked.splitlines()[0])["chunks"] > 0
+
+
+@pytest.mark.browser
+async def test_whoever_runs_it_sees_all_of_it_on_the_page(service):
+    try:
+        chromium_program()
+    except NotFound as error:
+        pytest.skip(str(error))
+    service.ready(ALL)
+    (web,) = up(service).web
+    async with chromium() as browser, visiting(browser, f"http://{web}", f"/#watch={watch_id('nobody')}") as visitor:
+        fleet = visitor.page.locator("#fleet")
+        await fleet.scroll_into_view_if_needed()
+        await expect(fleet.locator(".fleet-summary")).to_have_text(re.compile("on 1 generator, 4 parts, all well"))
+        parts = fleet.get_by_role("table", name="Parts").locator("tbody tr")
+        assert {name.strip() for name in await parts.locator("th").all_inner_texts()} == ALL
+        shard = parts.filter(has_text="kvstore-1")
+        await shard.locator("summary").focus()
+        await visitor.page.keyboard.press("Enter")
+        async with visitor.page.expect_response(
+            "**/v1/fleet"
+        ):  # it is looked at again, and what was open and had the focus still does
+            pass
+        await expect(shard).to_contain_text("worldkv_kvstore_used_bytes")
+        await expect(shard.locator("summary")).to_be_focused()
+        await visitor.page.keyboard.press("Enter")
+        await visitor.picture("fleet", ".place-fleet")
 
 
 @pytest.mark.parametrize("name", ["kvstore-1", "generator-1"])

@@ -75,34 +75,42 @@ export class Fleet {
     if (this.#seen && !document.hidden) this.#timer = setTimeout(() => this.#again(), BETWEEN);
   }
 
-  #show({ generators = [], parts = [] }) {
+  #show({ generators = [], parts = [], trouble = "" }) {
     this.#element.dataset.state = "well";
     const sessions = generators.reduce((sum, { sessions: held = [] }) => sum + held.length, 0);
     const ill = parts.filter(({ state }) => !WELL.has(state));
     const count = (number, one) => `${number} ${one}${number === 1 ? "" : "s"}`;
     const said = [count(sessions, "session"), `on ${count(generators.length, "generator")}`];
     if (parts.length) said.push(ill.length ? `${ill.map(({ name }) => name).join(", ")}: not well` : `${count(parts.length, "part")}, all well`);
-    this.#summary.textContent = `${said.join(", ")}.`;
+    this.#summary.textContent = `${said.join(", ")}.${trouble && ` Of the parts nobody tells: ${trouble}`}`;
     this.#generators.replaceChildren(table("Generators", ["Name", ...GENERATOR.map(([title]) => title)],
       generators.map((each) => [each.generator ?? "–", ...GENERATOR.map(([, told]) => told(each))])));
+    const focused = this.#parts.contains(document.activeElement) ? document.activeElement.closest("details")?.dataset.part : null;
     this.#parts.replaceChildren(...(parts.length ? [table("Parts", ["Name", "Kind", "State", "Address", "Restarts", "Figures"], parts.map((part) => this.#row(part)))] : []));
+    const again = [...this.#parts.querySelectorAll("details")].find(({ dataset }) => dataset.part === focused);
+    again?.querySelector("summary").focus({ preventScroll: true });
   }
 
-  #row({ name, kind, state, address, restarts = 0, metrics = {} }) {
+  #row({ name, kind, state, address, restarts = 0, figures = {}, metrics = {} }) {
     const health = made("span", { class: "health", "data-well": WELL.has(state) ? "yes" : "no" }, state ?? "–");
-    return [name, kind, health, address || "–", `${restarts}`, this.#figures(name, metrics)];
+    return [name, kind, health, address || "–", `${restarts}`, this.#figures(name, figures, metrics)];
   }
 
-  /** What a part's own page of metrics says, to be opened. */
-  #figures(name, metrics) {
-    const entries = Object.entries(metrics);
-    if (!entries.length) return "–";
-    const details = made("details", { open: this.#open.has(name) }, made("summary", {}, `${entries.length}`),
+  /** What a part says of itself in short; all that its own page of metrics says, to be opened. */
+  #figures(name, figures, metrics) {
+    const short = Object.entries(figures).map(([figure, value]) => `${figure} ${value}`).join(", ");
+    const entries = Object.entries(metrics).sort(([one], [other]) => OWN.test(other) - OWN.test(one));
+    if (!entries.length) return short || "–";
+    const details = made("details", { open: this.#open.has(name), "data-part": name },
+      made("summary", {}, short || `${entries.length} figures`),
       made("dl", {}, ...entries.map(([figure, value]) => made("div", {}, made("dt", {}, figure), made("dd", {}, told(figure, value))))));
     details.addEventListener("toggle", () => (details.open ? this.#open.add(name) : this.#open.delete(name)));
     return details;
   }
 }
+
+/** Names of the service's own figures: those of its processes and calls come after them. */
+const OWN = /^worldkv_/;
 
 /** States of parts that serve. */
 const WELL = new Set(["ready", "elsewhere"]);

@@ -18,6 +18,7 @@ export class Trouble {
   #world;
   #ways;
   #timer = null;
+  #aside = false; // what is shown is not of the walk's connection, and lasts until it is hidden
 
   constructor(element, chip, walk, { world, ...ways }) {
     this.#element = element;
@@ -27,28 +28,33 @@ export class Trouble {
     this.#ways = ways;
     for (const well of ["up", "opened"]) walk.addEventListener(well, () => this.#well());
     walk.addEventListener("down", ({ detail }) => this.#passing(detail));
-    walk.addEventListener("ended", ({ detail }) => this.show(detail));
+    walk.addEventListener("ended", ({ detail }) => this.#tell(detail));
   }
 
   #well() {
     clearTimeout(this.#timer);
     this.#timer = null;
-    this.#element.hidden = true;
+    if (!this.#aside) this.#element.hidden = true;
     this.#state("up", this.#walk.watching ? "Looking on" : "Connected");
   }
 
   #passing(problem) {
     this.#state("down", "Reconnecting …");
-    if (!this.#element.hidden) this.show(problem);
-    else this.#timer ??= setTimeout(() => this.show(problem), PATIENCE);
+    if (!this.#element.hidden) this.#tell(problem);
+    else this.#timer ??= setTimeout(() => this.#tell(problem), PATIENCE);
   }
 
-  /** Says why nothing comes. */
+  /** Says what is wrong besides the connection, until it is told to hide it. */
   show(problem) {
+    this.#tell(problem, true);
+  }
+
+  #tell(problem, aside = false) {
+    this.#aside = aside;
     clearTimeout(this.#timer);
     this.#timer = null;
     const { title, meaning, ways } = told(problem, { world: this.#world(), joined: this.#walk.opened !== null });
-    this.#state("down", problem.passing ? "Reconnecting …" : "Not connected");
+    if (!this.#walk.up) this.#state("down", problem.passing ? "Reconnecting …" : "Not connected");
     const [head, means, words, buttons] = this.#element.children;
     head.textContent = title;
     means.textContent = meaning;
@@ -61,7 +67,8 @@ export class Trouble {
 
   /** Says no more, until something else is wrong. */
   hide() {
-    this.#well();
+    this.#aside = false;
+    this.#element.hidden = true;
   }
 
   #button(way) {
