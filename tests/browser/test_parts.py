@@ -1,13 +1,15 @@
-"""The page's parts that need no service: frames, lineages, when pictures are shown, what keys wish."""
+"""The page's parts that need no service: frames, lineages, when pictures are shown, what keys wish, maps."""
 
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from playwright.async_api import Browser
 
 from tests.browser.visitor import visiting
 from worldkv.actions import parse_path
+from worldkv.pose import camera
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.asyncio(loop_scope="session")]
 
@@ -137,6 +139,28 @@ async def test_what_is_left_to_be_shown_is_known_in_seconds(browser, url):
     assert (before, length) == (0, 1)
     assert whole == pytest.approx(0.3)
     assert less == pytest.approx(0.25)
+
+
+async def test_a_cone_of_the_map_is_what_the_cameras_see(browser, url):
+    cameras = [camera(1.5, 0.2, -2.0, yaw) for yaw in (350.0, 0.0, 20.0)]
+    given = [each[:3].ravel().tolist() for each in cameras]
+    tip, left, *_, right = await said(
+        browser, url, "geometry.js", f"return m.corners(m.sector({given}, Math.PI / 3), 2);"
+    )
+    assert tip == pytest.approx([1.5, -2.0])
+    for each, (x, z), edge in ((cameras[0], left, -30), (cameras[-1], right, 30)):
+        seen = np.linalg.inv(each) @ [x, 0.2, z, 1]
+        assert np.degrees(np.arctan2(seen[0], seen[2])) == pytest.approx(edge)
+        assert np.hypot(seen[0], seen[2]) == pytest.approx(2)
+
+
+async def test_a_map_shows_a_walk_of_any_length(browser, url):
+    code = """
+        const places = Array.from({ length: 200_000 }, (_, n) => [n % 40, -(n % 20)]);
+        return m.fitted({ width: 440, height: 230 }, places, 2, [1, 100]);
+    """
+    view = await said(browser, url, "geometry.js", code)
+    assert (view["x"], view["z"], view["scale"]) == (19.5, -9.5, 10)
 
 
 @pytest.mark.parametrize(

@@ -41,11 +41,22 @@ export function dragged(view, dx, dy) {
 
 /** The view that shows all places with a margin around them, in units; at least one place. */
 export function fitted(view, places, margin, [least, most]) {
-  const [xs, zs] = [0, 1].map((axis) => places.map((each) => each[axis]));
-  const [left, right] = [Math.min(...xs) - margin, Math.max(...xs) + margin];
-  const [near, far] = [Math.min(...zs) - margin, Math.max(...zs) + margin];
+  const [[left, right], [near, far]] = [0, 1].map((axis) => {
+    const [from, to] = spanned(places, axis);
+    return [from - margin, to + margin];
+  });
   const scale = Math.min(view.width / (right - left), view.height / (far - near));
   return { ...view, x: (left + right) / 2, z: (near + far) / 2, scale: Math.min(most, Math.max(least, scale)) };
+}
+
+/** The least and the most of one axis. */
+function spanned(places, axis) {
+  let [least, most] = [Infinity, -Infinity]; // of very many places: no call takes so many arguments
+  for (const { [axis]: value } of places) {
+    least = Math.min(least, value);
+    most = Math.max(most, value);
+  }
+  return [least, most];
 }
 
 /** What the cameras of a chunk see together: `{x, z, from, to}`, from their mean place, `from` not greater than `to`.

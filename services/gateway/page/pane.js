@@ -1,10 +1,13 @@
 // One walk's picture, and below it what it was drawn from and how true it is.
 
 import { Latency } from "./latency.js";
-import { made } from "./made.js";
+import { made, show } from "./made.js";
 import { Player } from "./player.js";
 import { tourChunks } from "./tour.js";
 import { MODES, chunks, decibels, place, recalledFor } from "./words.js";
+
+/** Thumbnails that are held. */
+const SHOWN = 64;
 
 /** Shows a walk; made of the page's `pane-template`.
  *
@@ -31,7 +34,7 @@ export class Pane {
     this.latency = new Latency(walk, this.player);
     this.player.addEventListener("painted", ({ detail }) => this.#painted(detail));
     this.latency.addEventListener("due", ({ detail }) => this.player.hurry(detail.chunk, this.#takes(detail.chunk)));
-    walk.addEventListener("rewound", () => (this.#index = null));
+    walk.addEventListener("rewound", ({ detail }) => this.#rewound(detail.at));
     for (const name of ["opened", "joined", "applied"]) walk.addEventListener(name, () => this.#named());
     walk.addEventListener("opened", () => this.#opened());
     walk.addEventListener("judged", ({ detail }) => this.#judged(detail));
@@ -113,21 +116,29 @@ export class Pane {
     this.#parts.list.replaceChildren(...items);
   }
 
-  /** A chunk's thumbnail; made once. */
+  /** A chunk's thumbnail; made once, as long as it is recalled often. */
   #item(index) {
     const known = this.#shown.get(index);
     if (known) return known;
     const blob = this.walk.chunks.get(index)?.thumbnail ?? null;
     const { width, height } = this.walk.opened;
-    const image = blob && made("img", { alt: "", width, height, src: URL.createObjectURL(blob) });
+    const image = blob && made("img", { alt: "", width, height });
     const item = made("li", {}, image, `${index}`);
-    if (image) this.#shown.set(index, item);
+    if (!image) return item;
+    show(image, blob);
+    if (this.#shown.size >= SHOWN) this.#shown.clear();
+    this.#shown.set(index, item);
     return item;
+  }
+
+  /** Chunks from `at` on are others from now on. */
+  #rewound(at) {
+    this.#index = null;
+    for (const index of [...this.#shown.keys()]) if (index >= at) this.#shown.delete(index);
   }
 
   #forget() {
     this.#index = null;
-    for (const item of this.#shown.values()) URL.revokeObjectURL(item.querySelector("img").src);
     this.#shown.clear();
     this.#parts.list.replaceChildren();
     this.#parts.words.textContent = "";

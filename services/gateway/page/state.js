@@ -4,6 +4,11 @@ import { Connection } from "./connection.js";
 import { covers, forked, head, start } from "./lineage.js";
 import { Problem } from "./problems.js";
 
+/** Chunks, the newest, of which pictures are held here; of others the service has them. */
+const PICTURED = 2_000;
+/** Chunks, the newest, of which the whole message is held. */
+const WHOLE = 100;
+
 /** Numbers of messages are never used twice in a session: whoever comes begins to count somewhere. */
 const NUMBERS = 2 ** 48;
 
@@ -12,11 +17,11 @@ const NUMBERS = 2 ** 48;
  * opened   the session, as OpenResponse; null: none yet
  * chunks   by number, of the world as it is now:
  *            index, key, poses, walker    as drawn (`walker` and `drawn` are null where only its look is known)
- *            thumbnail                    Blob of its first picture, or null
+ *            thumbnail                    Blob of its first picture, or null; of the newest ones, and those looked at again
  *            state                        "kept", "demoted" or "missing"
  *            recalledAt, recall           chunk number for which it was recalled last, and the RecalledChunk; or null
  *            missedAt, missReason         the same for when it was named and did not come
- *            drawn                        the whole message, without pictures
+ *            drawn                        the whole message, without pictures; of the newest ones
  *            judged                       how it compares with the truth, or null
  * next     number of the next chunk to come
  * walker   where the walker stands
@@ -356,11 +361,19 @@ export class Walk extends EventTarget {
     const { key } = drawn;
     const fresh = chunk(key, drawn.poses ?? []);
     this.chunks.set(key.index, { ...fresh, walker: drawn.walker, drawn, thumbnail: pictures[0] ?? null });
+    this.#thin(key.index);
     for (const recall of drawn.recalled ?? []) this.#mark(recall.key, { recalledAt: key.index, recall });
     for (const { key: missed, reason } of drawn.missed ?? []) {
       this.#mark(missed, { missedAt: key.index, missReason: reason });
     }
     for (const demoted of drawn.demoted ?? []) this.#mark(demoted, { state: "demoted" });
+  }
+
+  /** A long walk does not hold ever more. */
+  #thin(newest) {
+    const [whole, pictured] = [WHOLE, PICTURED].map((count) => this.chunks.get(newest - count));
+    if (whole) whole.drawn = null;
+    if (pictured) pictured.thumbnail = null;
   }
 
   #mark(key, what) {

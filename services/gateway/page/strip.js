@@ -104,7 +104,7 @@ export class Strip {
     );
     const after = [...this.#items].find(([other]) => other > index)?.[1].element ?? null; // what is looked at again may come late
     this.#list.insertBefore(element, after);
-    this.#items.set(index, { element, image, shown: null, near: false, said: "" });
+    this.#items.set(index, { element, image, shown: false, near: false, said: "" });
     this.#sight.observe(element);
   }
 
@@ -127,8 +127,14 @@ export class Strip {
       this.#looks.want(chunk.index);
       return;
     }
-    item.shown = chunk.thumbnail;
+    item.shown = true;
     show(item.image, chunk.thumbnail);
+  }
+
+  /** What is far from what is seen holds no picture. */
+  #unshow(item) {
+    item.shown = false;
+    item.image.removeAttribute("src");
   }
 
   #seen(entries) {
@@ -138,7 +144,8 @@ export class Strip {
       if (!item || item.element !== target) continue;
       item.near = isIntersecting;
       const chunk = this.#walk.chunks.get(index);
-      if (chunk) this.#picture(item, chunk);
+      if (!isIntersecting) this.#unshow(item);
+      else if (chunk) this.#picture(item, chunk);
     }
   }
 
