@@ -1,5 +1,6 @@
 """What of a walk is given to others: links to its world and to watch, a film, the world as a file; and forged links."""
 
+import base64
 import io
 import re
 from itertools import pairwise
@@ -9,7 +10,7 @@ import pytest
 from playwright.async_api import expect
 
 from tests.browser.visitor import visiting
-from tests.browser.walker import ALONE, Walker, walking
+from tests.browser.walker import ALONE, SHOWN, SHOWN_CHUNKS, Walker, walking
 
 pytestmark = [
     pytest.mark.browser,
@@ -35,6 +36,22 @@ async def downloaded(person: Walker, name: str) -> tuple[str, bytes]:
     return file.suggested_filename, (await file.path()).read_bytes()
 
 
+async def played(person: Walker, film: bytes) -> list[float]:
+    """Seconds, width and height of a film, once the browser has played it to its end."""
+    code = """async (text) => {
+        const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+        const video = Object.assign(document.createElement("video"), { muted: true });
+        const over = new Promise((resolve, reject) => {
+          video.onended = resolve;
+          video.onerror = () => reject(new Error(video.error.message));
+        });
+        video.src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
+        await Promise.all([video.play(), over]);
+        return [video.duration, video.videoWidth, video.videoHeight];
+    }"""
+    return list(await person.page.evaluate(code, base64.b64encode(film).decode()))
+
+
 async def kept(person: Walker, chunks: int) -> None:
     """Wait until so many chunks are kept: then the last of them can be forked from."""
     await person.chunk(chunks - 1).click()
@@ -52,6 +69,7 @@ async def test_a_link_leads_somebody_else_to_the_same_place_of_the_same_world(br
         async with walking(browser, url, path) as other:
             await other.drawn(3)
             assert await other.session() != await person.session()
+            await person.visitor.picture("share", ".place-share")
             for index in range(4):
                 await expect(other.page.locator(f'#map .cone[data-chunk="{index}"]')).to_be_attached()
                 await expect(other.chunk(index).locator("img")).to_have_attribute("src", re.compile("blob:"))
@@ -67,7 +85,8 @@ async def test_a_link_leads_somebody_else_to_the_same_place_of_the_same_world(br
 
 
 async def test_who_watches_sees_the_walk_and_can_do_nothing(browser, url):
-    async with walking(browser, url) as person:
+    async with walking(browser, url, SHOWN) as person:
+        await person.drawn(SHOWN_CHUNKS - 1)
         await person.pause()
         await person.step("ArrowRight", 2)
         path = await link(person, "Link to watch")
@@ -105,6 +124,10 @@ async def test_a_recorded_film_can_be_played(browser, url):
         assert shown == {(True, 0)}, "pictures of the film have the shape of those on the page, by a whole factor"
         assert len(pictures) == 3 * 3
         assert any((one != other).any() for one, other in pairwise(pictures))
+        assert await played(person, data) == [
+            pytest.approx(len(pictures) / 30, abs=0.05),
+            *reversed(pictures[0].shape[:2]),
+        ]
 
 
 async def test_a_world_is_a_file(browser, url):

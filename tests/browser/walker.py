@@ -13,8 +13,15 @@ from tests.browser.visitor import Visitor, visiting
 
 ALONE = "/#scene=rooms:8&tour="
 """Rooms without a tour: the model draws from the first chunk on."""
+SHOWN = "/#scene=rooms:8&tour=R90"
+"""The same rooms with a short tour, of `SHOWN_CHUNKS`: what is drawn after it is worth being looked at."""
+SHOWN_CHUNKS = 4
 TOUR_CHUNKS = 14
 """Of the tour that who comes first is shown: one turn, 9 degrees a latent frame, three of them a chunk."""
+ANOTHER = """(session) => new Promise((done) => {
+  const look = () => sessionStorage.getItem("worldkv.walk").includes(session) ? setTimeout(look, 50) : done();
+  look();
+})"""
 
 
 class Walker:
@@ -58,6 +65,10 @@ class Walker:
     async def session(self) -> str:
         """Id of the session that this tab keeps."""
         return str(await self.page.evaluate("JSON.parse(sessionStorage.getItem('worldkv.walk')).session"))
+
+    async def another_session(self, before: str) -> None:
+        """Wait until this tab keeps another session than before."""
+        await self.page.evaluate(ANOTHER, before)
 
     def chunk(self, index: int) -> Locator:
         return self.page.locator(f'#strip [data-chunk="{index}"]')
