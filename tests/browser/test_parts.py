@@ -154,6 +154,18 @@ async def test_a_cone_of_the_map_is_what_the_cameras_see(browser, url):
         assert np.hypot(seen[0], seen[2]) == pytest.approx(2)
 
 
+async def test_of_a_long_walk_the_page_holds_the_newest_pictures(browser, url):
+    code = """
+        const chunks = new Map();
+        for (let index = 0; index < 5000; index += 1) {
+          chunks.set(index, { ...m.chunk({ index }, []), drawn: {}, thumbnail: {} });
+          m.thin(chunks, index);
+        }
+        return ["drawn", "thumbnail"].map((name) => [...chunks.values()].filter((each) => each[name]).length);
+    """
+    assert await said(browser, url, "chunk.js", code) == [100, 2000]
+
+
 async def test_a_map_shows_a_walk_of_any_length(browser, url):
     code = """
         const places = Array.from({ length: 200_000 }, (_, n) => [n % 40, -(n % 20)]);

@@ -7,9 +7,9 @@ const CHUNKS = 2;
 
 /** Pictures that wait to be shown, each with the `index` of its chunk.
  *
- * Shown evenly, `perSecond`. Where more than two chunks wait, or one that a key was pressed for comes or is there, time goes
- * by faster, so that none is left out and the walker is soon where the keys say. What is marked `calm` is hurried for keys
- * alone.
+ * Shown evenly, `perSecond`. Where more than two chunks wait, or one that a key was pressed for comes or is there, time
+ * goes by faster, so that none is left out and the walker is soon where the keys say. What is marked `calm` is hurried for
+ * keys alone.
  */
 export class Playout {
   #waiting = [];
@@ -37,7 +37,7 @@ export class Playout {
     return this.#waiting.length ? last + this.#waiting.length / (this.perSecond * this.#rate()) : last;
   }
 
-  /** Chunk `index` is to be seen soon, and comes in about so many seconds: what is before it is to have been shown by then. */
+  /** Chunk `index` is to be seen soon, and comes in about so many seconds: by then what is before it was shown. */
   hurry(index, seconds = 0) {
     this.#urgent = index;
     const before = this.#waiting.filter((picture) => picture.index < index).length;

@@ -1,13 +1,9 @@
 // A walk as this page knows it: what was said, what was drawn, what is remembered. It shows nothing.
 
+import { chunk, thin } from "./chunk.js";
 import { Connection } from "./connection.js";
 import { covers, forked, head, start } from "./lineage.js";
 import { Problem } from "./problems.js";
-
-/** Chunks, the newest, of which pictures are held here; of others the service has them. */
-const PICTURED = 2_000;
-/** Chunks, the newest, of which the whole message is held. */
-const WHOLE = 100;
 
 /** Numbers of messages are never used twice in a session: whoever comes begins to count somewhere. */
 const NUMBERS = 2 ** 48;
@@ -361,19 +357,12 @@ export class Walk extends EventTarget {
     const { key } = drawn;
     const fresh = chunk(key, drawn.poses ?? []);
     this.chunks.set(key.index, { ...fresh, walker: drawn.walker, drawn, thumbnail: pictures[0] ?? null });
-    this.#thin(key.index);
+    thin(this.chunks, key.index);
     for (const recall of drawn.recalled ?? []) this.#mark(recall.key, { recalledAt: key.index, recall });
     for (const { key: missed, reason } of drawn.missed ?? []) {
       this.#mark(missed, { missedAt: key.index, missReason: reason });
     }
     for (const demoted of drawn.demoted ?? []) this.#mark(demoted, { state: "demoted" });
-  }
-
-  /** A long walk does not hold ever more. */
-  #thin(newest) {
-    const [whole, pictured] = [WHOLE, PICTURED].map((count) => this.chunks.get(newest - count));
-    if (whole) whole.drawn = null;
-    if (pictured) pictured.thumbnail = null;
   }
 
   #mark(key, what) {
@@ -398,11 +387,4 @@ export class Walk extends EventTarget {
   #tell(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
-}
-
-function chunk(key, poses) {
-  return {
-    index: key.index, key, poses: poses.map(({ matrix }) => matrix), walker: null, thumbnail: null, state: "kept",
-    recalledAt: null, recall: null, missedAt: null, missReason: null, drawn: null, judged: null,
-  };
 }
