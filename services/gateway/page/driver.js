@@ -75,6 +75,7 @@ export class Driver extends EventTarget {
   /** What is held goes on being held, on another connection or from another place. */
   resume() {
     this.#held = null;
+    this.#since ??= this.#panes[0]?.latency.waiting ?? null; // it is said anew, under another number
     this.#act();
   }
 

@@ -36,6 +36,11 @@ export class Latency extends EventTarget {
     this.#asked.set(number, since);
   }
 
+  /** Since when something is waited for that was asked for and had no effect yet; null: nothing is. */
+  get waiting() {
+    return [...this.#asked.values()].at(-1) ?? null;
+  }
+
   #applies(number, chunk) {
     if (!this.#asked.has(number)) return;
     this.#due.push({ since: this.#asked.get(number), chunk });
