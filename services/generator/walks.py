@@ -172,7 +172,7 @@ def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, 
     coding = variant.coding(model)
     budget = variant.budget_chunks * coded_bytes(coding, model.spec)
     budget += model.spec.raw_bytes if budget and coding.raw_first else 0
-    config = MemoryConfig(coding, variant.order, budget)
+    config = MemoryConfig(coding, variant.order, budget_bytes=budget)
     lineage = Lineage.begin()
     finder = LocalFinder(ScanIndex(), make_selector(variant.selector, seed), lineage)
     return model.spec, window, config, RamStore(STORE_BYTES), finder, lineage

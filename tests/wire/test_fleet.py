@@ -217,7 +217,7 @@ async def test_a_part_says_how_it_is_and_keeps_the_newest_roster(tmp_path):
 
 async def test_a_part_that_cannot_serve_says_why(tmp_path):
     bad = replace(SETTINGS["kvstore"], ram=RamConfig(1 << 50, huge_pages=False))
-    with pytest.raises(Unavailable, match="bytes of shared memory wanted"):
+    with pytest.raises(InvalidConfig, match=r"ram\.budget_bytes = 1125899906842624: this machine"):
         await part_of(tmp_path / "small").start(bad, Roster(), HOST)
     (tmp_path / "parts").write_text("a file is in the way")
     with pytest.raises(Unavailable, match=r"kvstore-1: .*Not a directory"):
