@@ -31,10 +31,11 @@ FIRST = ("browser", "e2e")
 _before = pytest.StashKey[set[str]]()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # outside the one that reads the groups, which wants to be first as well
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """In several processes at once: a file's tests stay together, and the long ones begin first."""
     if not hasattr(config, "workerinput"):
+        yield
         return
 
     def place(item: pytest.Item) -> tuple[int, bool, str]:
@@ -45,6 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return (FIRST.index(folder) if folder in FIRST else len(FIRST)), group not in TOGETHER, group
 
     items.sort(key=place)
+    yield
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
