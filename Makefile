@@ -30,7 +30,7 @@ demo: $(READY)  ## Walk the same path with and without memory; pictures and a fi
 	$(BIN)/worldkv demo
 
 # Two processes: half of the time goes by waiting for what tests start and kill. JOBS=0: one, where one can debug.
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadgroup --no-loadscope-reorder
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadscope --no-loadscope-reorder
 
 test: lint redis browser  ## Every check: lint, types and all tests
 	$(PYTEST)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -23,30 +24,39 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "worldkv"))
 
 LINGER = 15.0
 """Seconds that memory of a killed process may stay: another process may just be about to sweep it."""
-TOGETHER = ("ray",)
-"""Markers whose tests share what is dear to start, or take the whole machine: never two of them at once."""
-FIRST = ("browser", "e2e")
-"""Folders that take longest."""
+TOGETHER = {"tests/browser/": "browser", "tests/e2e/test_cluster.py": "ray", "tests/e2e/test_nodes.py": "ray"}
+"""Begins of files whose tests share what is dear to start, or take the whole machine: never two of them at once."""
 
 _before = pytest.StashKey[set[str]]()
 
 
-@pytest.hookimpl(wrapper=True)  # outside the one that reads the groups, which wants to be first as well
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """In several processes at once: a file's tests stay together, and the long ones begin first."""
-    if not hasattr(config, "workerinput"):
-        yield
-        return
+def _unit(nodeid: str) -> str:
+    """What a test is run together with: its file, or several."""
+    file = nodeid.partition("::")[0]
+    return next((unit for begin, unit in TOGETHER.items() if file.startswith(begin)), file)
 
-    def place(item: pytest.Item) -> tuple[int, bool, str]:
-        folder = item.path.parent.name
-        group = next((mark for mark in TOGETHER if item.get_closest_marker(mark)), None)
-        group = group or (folder if folder == "browser" else str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
-        return (FIRST.index(folder) if folder in FIRST else len(FIRST)), group not in TOGETHER, group
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """In several processes at once: the tests of a unit one after the other, in one of them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class InUnits(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return _unit(nodeid)
+
+    return InUnits(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest comes first."""
+    units = [*dict.fromkeys(TOGETHER.values())]
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        unit = _unit(item.nodeid)
+        return units.index(unit) if unit in units else len(units), item.path.parent.name != "e2e"
 
     items.sort(key=place)
-    yield
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
