@@ -114,7 +114,7 @@ async def test_names_of_worlds_are_words_and_no_markup(browser, url):
     name = "<img src=x onerror=alert(1)>"
     async with walking(browser, url) as person:
         await person.page.route("**/v1/worlds**", lambda route: route.fulfill(json={"worlds": [{"name": name}]}))
-        await person.page.keyboard.press("n")
+        await person.page.get_by_role("button", name="Other world").click()
         dialog = person.page.get_by_role("dialog")
         await expect(dialog.get_by_role("button", name=name)).to_be_visible()
         await person.page.keyboard.press("Escape")
