@@ -56,19 +56,6 @@ STREAMS: Sequence[tuple[type[Message], Callable[[bytes], object]]] = (
 )
 """Messages of streams whose pieces are read past the protobuf runtime."""
 
-SPOKEN = {
-    "open": pb.OpenRequest,
-    "join": pb.Join,
-    "move": pb.Move,
-    "show": pb.Show,
-    "hold": pb.Hold,
-    "configure": pb.Configure,
-    "fork": pb.ForkRequest,
-    "rewind": pb.RewindRequest,
-    "close": pb.CloseRequest,
-}
-"""What a WebSocket's client says."""
-
 
 def filled(rng: random.Random, kind: type[Message], depth: int = 0) -> Any:
     """A message of a kind, its fields set at random, some of them to what they may not be."""
@@ -155,8 +142,8 @@ def as_the_runtime_says(kind: type[Message], read: Callable[[bytes], object]) ->
 
 def spoken(rng: random.Random) -> bytes:
     """Something that a WebSocket's client may say, as JSON."""
-    name = rng.choice([*SPOKEN])
-    return json.dumps({name: json_format.MessageToDict(filled(rng, SPOKEN[name]))}).encode()
+    name = rng.choice([*frames.KINDS])
+    return json.dumps({name: json_format.MessageToDict(filled(rng, frames.KINDS[name]))}).encode()
 
 
 def heard(data: bytes) -> object:

@@ -33,7 +33,7 @@ MAX_SHOWN = 200
 
 M = TypeVar("M", bound=Message)
 
-_KINDS: dict[str, type[Message]] = {
+KINDS: dict[str, type[Message]] = {
     "open": pb.OpenRequest,
     "join": pb.Join,
     "move": pb.Move,
@@ -44,6 +44,7 @@ _KINDS: dict[str, type[Message]] = {
     "rewind": pb.RewindRequest,
     "close": pb.CloseRequest,
 }
+"""What a client says, by the name of the one object that it sends."""
 
 
 def parsed(text: str) -> tuple[str, Any]:
@@ -56,12 +57,12 @@ def parsed(text: str) -> tuple[str, Any]:
             json.dumps(said, ensure_ascii=False).encode()  # half a character is no text
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"not JSON: {text[:MAX_SHOWN]!r}: {error}") from error
-    if not isinstance(said, dict) or len(said) != 1 or (kind := next(iter(said))) not in _KINDS:
-        raise InvalidInput(f"expected one of {', '.join(_KINDS)}, got {text[:MAX_SHOWN]!r}")
+    if not isinstance(said, dict) or len(said) != 1 or (kind := next(iter(said))) not in KINDS:
+        raise InvalidInput(f"expected one of {', '.join(KINDS)}, got {text[:MAX_SHOWN]!r}")
     if not isinstance(said[kind], dict):
         raise InvalidInput(f"{kind}: expected an object, got {text[:MAX_SHOWN]!r}")
     try:
-        return kind, json_format.ParseDict(said[kind], _KINDS[kind]())
+        return kind, json_format.ParseDict(said[kind], KINDS[kind]())
     except (json_format.ParseError, OverflowError) as error:  # the second for numbers of hundreds of digits
         raise InvalidInput(f"{kind}: {error}") from error
 
