@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 
+from benchmarks.page_cost import CHUNKS, TURN, chunk_seconds
 from benchmarks.registry import Case, bench
 from services.generator.processes import service
-from worldkv.actions import Action
 from worldkv.client import WalkClient
 from worldkv.client.walk import Walk
 from worldkv.client.walk_events import Judged
@@ -22,9 +21,6 @@ from worldkv.client.walk_events import Judged
 TOUR = "R360"
 WARM = 12
 ROUNDS = 12
-CHUNKS = 10
-"""That are drawn in each half of a round."""
-TURN = Action(turn=8.0)
 
 
 @bench(
@@ -49,7 +45,7 @@ async def _rounds(address: str) -> tuple[list[tuple[float, float]], int]:
                 await walk.move(TURN)
         told: list[Judged] = []
         hearing = asyncio.create_task(_hear(watched, told))
-        pairs = [(await _seconds(plain), await _seconds(watched)) for _ in range(ROUNDS)]
+        pairs = [(await chunk_seconds(plain), await chunk_seconds(watched)) for _ in range(ROUNDS)]
         hearing.cancel()
     return pairs, len(told)
 
@@ -58,13 +54,3 @@ async def _hear(walk: Walk, told: list[Judged]) -> None:
     async for event in walk.events():
         if isinstance(event, Judged):
             told.append(event)
-
-
-async def _seconds(walk: Walk) -> float:
-    """Median time of a chunk."""
-    found: list[float] = []
-    for _ in range(CHUNKS):
-        began = time.perf_counter()
-        await walk.move(TURN)
-        found.append(time.perf_counter() - began)
-    return statistics.median(found)

@@ -69,13 +69,13 @@ async def _rounds(address: str, web: str, looking_on: LookingOn) -> list[tuple[f
         for _ in range(WARM):
             await walk.move(TURN)
         for _ in range(ROUNDS):
-            without = await _seconds(walk)
+            without = await chunk_seconds(walk)
             async with looking_on(Scene(walk, web)):
-                pairs.append((without, await _seconds(walk)))
+                pairs.append((without, await chunk_seconds(walk)))
     return pairs
 
 
-async def _seconds(walk: Walk) -> float:
+async def chunk_seconds(walk: Walk) -> float:
     """Median time of a chunk."""
     found: list[float] = []
     for _ in range(CHUNKS):
