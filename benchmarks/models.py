@@ -57,7 +57,7 @@ def _size(name: str) -> int:
 @bench("model.oracle", bar="<= 1e-4", about="transformer against Diffusers' with the same weights, relative error")
 def oracle() -> Iterator[Case]:
     if find_spec("diffusers") is None:
-        raise Unavailable("skipped: diffusers is not installed; this benchmark needs worldkv[models]")
+        raise Unavailable("skipped: diffusers is not installed; this benchmark needs worldkv[wan]")
     for variant in (SELF_FORCING, LINGBOT_CAM):
         for start in STARTS:
             runs = [against_diffusers(variant, start, seed) for seed in SEEDS]
