@@ -16,6 +16,7 @@ from services.generator.live.inbox import Changing, Holding, Inbox, Moving, Show
 from services.generator.live.metrics import Metrics
 from services.generator.live.news import News
 from services.generator.live.outbox import Outbox
+from services.generator.live.pace import Pace
 from services.generator.live.pictures import decoded, encoded
 from services.generator.live.resident import Resident
 from services.generator.live.watching import Watchers
@@ -54,7 +55,7 @@ class Walking:
         self._changing = 0  # number of the change that is being made
         self._tour = resident.maker.tour(resident.record)
         self._sent: deque[pb.WalkResponse] = deque()
-        self._played_until = 0.0
+        self._pace = Pace(resident.maker.playing_seconds)
         self._news = News(resident, self._emit)
         record, lineage = resident.record, resident.world.lineage
         self._judge = resident.maker.judge(resident.tenant, record, lineage, self._emit)
@@ -113,7 +114,8 @@ class Walking:
         if waited:
             self._end_connection(Unavailable(f"session {self.resident.id} was taken back: join it again"))
         self.watchers.end(Unavailable("the session that is watched was taken back: watch it again"))
-        self._tour, self._played_until = [], 0.0
+        self._tour = []
+        self._pace.hurry(0.0)
         if self._judge is not None:
             self._judge.taken_back(at)
         self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
@@ -211,7 +213,7 @@ class Walking:
         if len(self._inbox) or (self._touring and self.outbox):
             return 0.0
         if self._holds:
-            return max(0.0, self._played_until - self.resident.maker.playing_seconds - now)
+            return max(0.0, self._pace.due - now)
         if self.resident.session is not None:
             return max(0.0, self.active + self.config.idle_seconds - now)
         return None
@@ -256,7 +258,7 @@ class Walking:
                 told = self._inbox.take()
                 if isinstance(told, Holding):
                     self._held = told if told.action is not None else None
-                    self._played_until = min(self._played_until, monotonic())  # its effect is waited for
+                    self._pace.hurry(monotonic())  # its effect is waited for
                     self._emit(messages.applied(told.number, self.resident.next))
                 elif isinstance(told, Changing):
                     await self._change(told)
@@ -320,7 +322,7 @@ class Walking:
 
     async def _draw(self, told: Moving | Showing, by_client: bool) -> None:
         """Draw a chunk, and tell whoever is joined."""
-        session, maker = await self.awake(), self.resident.maker
+        session, maker, began = await self.awake(), self.resident.maker, monotonic()
         if session.memory is not None and session.memory.refused is not None:
             raise session.memory.refused
         unanswered = self._unanswered()
@@ -331,7 +333,7 @@ class Walking:
                 self._emit(messages.applied(told.number, draft.index))
             waits = monotonic()
             drawn, alike = await asyncio.gather(  # what is shown of recall is made while the model draws
-                maker.engine.draw(self.resident.id, draft, self._played_until),
+                maker.engine.draw(self.resident.id, draft, self._pace.until),
                 asyncio.to_thread(_alike, session, draft),
             )
             came = monotonic()
@@ -346,7 +348,7 @@ class Walking:
         turn = max(0.0, came - waits - drawn.window_seconds - drawn.model_seconds)
         coding = max(0.0, now - came - step.seconds.keep)
         self.walked = self.active = now
-        self._played_until = max(now, self._played_until) + maker.playing_seconds
+        self._pace.drawn(now, now - began)
         key = session.lineage.key(step.index)
         seconds = now - told.since
         self._emit(
