@@ -14,7 +14,7 @@ from services.generator.adapters.wan.config import CameraConfig
 from services.generator.adapters.wan.moves import driving, motion, running, since_before, walking, wasd
 from services.generator.adapters.wan.schedule import picked, warp, warped
 from services.generator.adapters.wan.told import rows_read
-from services.generator.adapters.wan.variants import LINGBOT_CAM, VARIANTS, lingbot_world_fast, lingbot_world_v2_small
+from services.generator.adapters.wan.variants import LINGBOT_CAM, VARIANTS, lingbot_world_fast, lingbot_world_v2
 from services.generator.world_model import Conditioning
 from worldkv.actions import Action, Walker, follow
 
@@ -31,7 +31,7 @@ def poses_of(*actions: Action) -> np.ndarray:
 )
 def test_lingbot_is_told_the_published_times(shift, fast, second):
     assert tuple(level.time for level in lingbot_world_fast(shift=shift).levels) == fast
-    assert tuple(level.time for level in lingbot_world_v2_small(shift=shift).levels) == second
+    assert tuple(level.time for level in lingbot_world_v2(shift, small=True).levels) == second
 
 
 @pytest.mark.parametrize(

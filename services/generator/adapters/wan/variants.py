@@ -6,6 +6,7 @@ compared with published weights is named in `docs/models.md`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -99,11 +100,14 @@ def lingbot_world_fast(act: bool = False, shift: float = 10.0) -> Variant:
     return Variant(name, backbone, picked((0, 179, 358, 679), shift), (58, 104), LINGBOT_RANGE, 1, LINGBOT_STEP)
 
 
-def lingbot_world_v2_small(shift: float = 10.0) -> Variant:
-    """LingBot-World v2 causal-fast, 1.3 billion; shift as in `lingbot_world_fast`."""
-    backbone = replace(SMALL, frames=4, in_channels=GIVEN, stream="float32", camera=CameraConfig())
-    levels = picked((0, 250, 500, 750), shift)
-    return Variant("lingbot-world-v2-1.3b", backbone, levels, (60, 104), LINGBOT_RANGE, 1, LINGBOT_STEP)
+def lingbot_world_v2(shift: float = 10.0, small: bool = False) -> Variant:
+    """LingBot-World v2 causal-fast, or its small sibling of 1.3 billion; shift as in `lingbot_world_fast`.
+
+    The large one has the weights' names and shapes of `lingbot_world_fast`: only its name tells them apart.
+    """
+    backbone = replace(SMALL if small else LARGE, frames=4, in_channels=GIVEN, stream="float32", camera=CameraConfig())
+    name, grid = ("lingbot-world-v2-1.3b", (60, 104)) if small else ("lingbot-world-v2-14b", (58, 104))
+    return Variant(name, backbone, picked((0, 250, 500, 750), shift), grid, LINGBOT_RANGE, 1, LINGBOT_STEP)
 
 
 def _matrix_game(
@@ -117,11 +121,8 @@ def _matrix_game(
     )
 
 
-LINGBOT_CAM, LINGBOT_ACT, LINGBOT_V2_SMALL = (
-    lingbot_world_fast(),
-    lingbot_world_fast(act=True),
-    lingbot_world_v2_small(),
-)
+LINGBOT_CAM, LINGBOT_ACT = lingbot_world_fast(), lingbot_world_fast(act=True)
+LINGBOT_V2, LINGBOT_V2_SMALL = lingbot_world_v2(), lingbot_world_v2(small=True)
 MATRIX_UNIVERSAL = _matrix_game("universal", walking, keyboard=4, mouse=2, window=6, steps=SHORT)
 MATRIX_GTA = _matrix_game("gta", driving, keyboard=2, mouse=2, window=4, steps=SHORT)
 MATRIX_TEMPLERUN = _matrix_game("templerun", running, keyboard=7, mouse=0, window=6, steps=LONG)
@@ -132,6 +133,7 @@ VARIANTS = {
     for each in (
         LINGBOT_CAM,
         LINGBOT_ACT,
+        LINGBOT_V2,
         LINGBOT_V2_SMALL,
         MATRIX_UNIVERSAL,
         MATRIX_GTA,
@@ -139,3 +141,12 @@ VARIANTS = {
         SELF_FORCING,
     )
 }
+
+
+SHIFTED: dict[str, Callable[[float], Variant]] = {
+    LINGBOT_CAM.name: lambda shift: lingbot_world_fast(shift=shift),
+    LINGBOT_ACT.name: lambda shift: lingbot_world_fast(act=True, shift=shift),
+    LINGBOT_V2.name: lambda shift: lingbot_world_v2(shift),
+    LINGBOT_V2_SMALL.name: lambda shift: lingbot_world_v2(shift, small=True),
+}
+"""Models whose schedule has a shift that is a setting, by name, for another shift."""

@@ -1,44 +1,29 @@
 """The published files of a transformer: which model they hold, and its weights.
 
-A model is told by the names and shapes of its weights alone. Names of folders and files say nothing.
+A model is told by the names and shapes of its weights, and by the sizes that a `config.json` states where they are
+not the published ones. Two models that are alike in both have to be told by name.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from xxhash import xxh3_128
 
+from services.generator.adapters.wan.config import WanConfig
+from services.generator.adapters.wan.files import Shape, Stored, differences, fill, shapes, stored, told, unwrapped
 from services.generator.adapters.wan.model import WanModel
+from services.generator.adapters.wan.sizes import Sizes
 from services.generator.adapters.wan.variants import VARIANTS, Variant
-from worldkv.errors import WeightsMismatch, WeightsMissing
+from worldkv.errors import InvalidConfig, WeightsMismatch
 
-WRAPPERS = frozenset(
-    ["model", "module", "generator", "pipe", "dit", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"]
-)
-"""Parts of names that come from what a model was wrapped in when it was saved."""
-PICKLED = (".pt", ".pth", ".bin")
-"""How files of pickled tensors end; all others are safetensors."""
-CHECKPOINTS = ("generator_ema", "generator")
-"""Which of the models in a pickled training checkpoint is wanted, the best first."""
-SHOWN = 3
-"""Differences that an error names."""
-
-Shape = tuple[int, ...]
-
-
-class Stored(NamedTuple):
-    """A tensor in a file, not yet read."""
-
-    shape: Shape
-    read: Callable[[], Tensor]
+WIDTHS = ("text_embedding.0.weight", "img_emb.proj.1.weight")
+"""Weights whose second axis is the encoder's width, which no published config.json states."""
 
 
 class Loaded(NamedTuple):
@@ -54,85 +39,68 @@ class Loaded(NamedTuple):
 
 def load(
     path: Path,
-    variants: Iterable[Variant] = tuple(VARIANTS.values()),
+    variants: Collection[Variant] = tuple(VARIANTS.values()),
     dtype: torch.dtype = torch.bfloat16,
     device: torch.device | str = "cpu",
+    sizes: Sizes | None = None,
 ) -> Loaded:
-    """The model of a file, or of all safetensors files of a folder; the first of `variants` that fits.
+    """The model of a file, or of all safetensors files of a folder: the first of `variants` that fits.
 
     dtype  of the weights in memory, whatever they are stored as
+    sizes  that are stated beside them
 
     Raises WeightsMissing if there is no file, WeightsMismatch if the weights are no model's among the variants.
     """
-    stored = _stored(path)
+    tensors = transformer(path)
     try:
-        variant = recognise({name: each.shape for name, each in stored.items()}, variants)
+        variant = fitting(shapes(tensors), variants, sizes)[0]
     except WeightsMismatch as error:
         raise WeightsMismatch(f"{path}: {error}") from error
     with torch.device("meta"):
         model = WanModel(variant.backbone)
-    digest, weights = xxh3_128(), {}
-    for name in sorted(stored):
-        tensor = stored[name].read().contiguous()
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
-            raise WeightsMismatch(f"{path}: {name} holds values that are not finite numbers")
-        digest.update(f"{name} {tensor.dtype}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-        weights[name] = tensor.to(device, dtype)
-    model.load_state_dict(weights, assign=True)
-    return Loaded(variant, model.eval().requires_grad_(False), digest.hexdigest())
+    digest = fill(model, tensors, path, dtype, device)
+    return Loaded(variant, model.eval().requires_grad_(False), digest)
 
 
-def recognise(shapes: Mapping[str, Shape], variants: Iterable[Variant]) -> Variant:
-    """The first variant that has exactly these weights. Raises WeightsMismatch, telling how the nearest differs."""
-    nearest: tuple[int, str] | None = None
+def transformer(path: Path) -> dict[str, Stored]:
+    """All tensors of a transformer's files by their plain names. Raises as `stored` and `unwrapped` do."""
+    return unwrapped(stored(path), path)
+
+
+def fitting(
+    found: Mapping[str, Shape], variants: Collection[Variant], sizes: Sizes | None = None
+) -> tuple[Variant, ...]:
+    """The variants that have exactly these weights: as published or, if none has, at the sizes that are stated.
+
+    At least one; raises WeightsMismatch, telling how the nearest differs, where there is none.
+    """
+    nearest = list[tuple[int, str]]()
+    for versions in (list(variants), _resized(variants, found, sizes)):
+        fit = []
+        for variant in versions:
+            wanted = _wanted(variant.backbone)
+            if wrong := differences(wanted, found):
+                nearest.append((len(wrong), f"{variant.name} is nearest, {told(wrong, wanted, found)}"))
+            else:
+                fit.append(variant)
+        if fit:
+            return tuple(fit)
+    raise WeightsMismatch(f"these are no known model's weights: {min(nearest)[1] if nearest else 'none is known'}")
+
+
+def _resized(variants: Collection[Variant], found: Mapping[str, Shape], sizes: Sizes | None) -> list[Variant]:
+    """The variants at stated sizes, those that can be had at them."""
+    versions = list[Variant]()
+    if sizes is None:
+        return versions
     for variant in variants:
-        with torch.device("meta"):
-            wanted = {name: tuple(each.shape) for name, each in WanModel(variant.backbone).state_dict().items()}
-        wrong = sorted(name for name in wanted.keys() | shapes.keys() if wanted.get(name) != shapes.get(name))
-        if not wrong:
-            return variant
-        if nearest is None or len(wrong) < nearest[0]:
-            first = ", ".join(f"{n}: {shapes.get(n)} where {wanted.get(n)} is expected" for n in wrong[:SHOWN])
-            nearest = len(wrong), f"{variant.name} is nearest, {len(wrong)} weights differ; {first}"
-    raise WeightsMismatch(f"these are no known model's weights: {nearest[1] if nearest else 'none is known'}")
+        width = next((found[name][-1] for name in WIDTHS if name in found), variant.backbone.context.width)
+        with suppress(InvalidConfig):
+            versions.append(replace(variant, backbone=sizes.of(variant.backbone, width)))
+    return versions
 
 
-def plain(name: str) -> str:
-    """A weight's name without what it was wrapped in."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def _stored(path: Path) -> dict[str, Stored]:
-    """All tensors at a path by their plain names."""
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else []
-    if not files:
-        raise WeightsMissing(f"no weights at {path}: a file, or a folder of safetensors files, is expected")
-    found: dict[str, Stored] = {}
-    for file in files:
-        for name, each in (_pickled(file) if file.suffix in PICKLED else _safetensors(file)).items():
-            if plain(name) in found:
-                raise WeightsMismatch(f"{file}: {plain(name)} is there twice")
-            found[plain(name)] = each
-    return found
-
-
-def _safetensors(file: Path) -> dict[str, Stored]:
-    try:
-        opened: Any = safe_open(file, "pt")
-        names = list(opened.keys())
-        return {n: Stored(tuple(opened.get_slice(n).get_shape()), partial(opened.get_tensor, n)) for n in names}
-    except SafetensorError as error:
-        raise WeightsMismatch(f"{file} is not a whole safetensors file: {error}") from error
-
-
-def _pickled(file: Path) -> dict[str, Stored]:
-    """Tensors of a checkpoint, mapped into memory; nothing but tensors is unpickled."""
-    try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsMismatch(f"{file} is not a whole checkpoint of tensors: {error}") from error
-    held = next((held[name] for name in CHECKPOINTS if name in held), held) if isinstance(held, dict) else held
-    if not isinstance(held, dict) or not all(isinstance(each, Tensor) for each in held.values()):
-        raise WeightsMismatch(f"{file} holds no table of tensors, nor one called {' or '.join(CHECKPOINTS)}")
-    return {name: Stored(tuple(each.shape), each.clone) for name, each in held.items()}
+@cache
+def _wanted(backbone: WanConfig) -> dict[str, Shape]:
+    with torch.device("meta"):
+        return {name: tuple(each.shape) for name, each in WanModel(backbone).state_dict().items()}
