@@ -2,6 +2,7 @@
 
 import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -128,6 +129,19 @@ def test_what_is_small_or_more_than_is_kept_is_not_touched_ahead(keep, size):
     pool.expect(size)
     touched()
     assert pool.idle_bytes == 0
+
+
+def test_a_closed_pool_keeps_nothing_and_takes_nothing_from_whoever_reads():
+    pool = Landing(64 * MB)
+    view = pool.take(LARGE)
+    view[0], view[-1] = 1, 2
+    block = weakref.ref(view.obj.base)
+    pool.take(LARGE)
+    pool.close()
+    assert pool.idle_bytes == 0
+    assert (view[0], view[-1]) == (1, 2)
+    del view
+    assert block() is None
 
 
 def touched() -> None:

@@ -65,15 +65,26 @@ class Landing:
             block = _fresh(size)
         # Every view is made from `lease`, so it dies with the last of them; the block itself is never given out.
         lease = block[:size]
-        weakref.finalize(lease, self._returned.append, block).atexit = False
+        weakref.finalize(lease, self._give_back, block).atexit = False
         self.expect(size)  # the next one
         return lease.data
+
+    def close(self) -> None:
+        """Keep nothing warm any more; what is in use stays as it is."""
+        self.keep_bytes = 0
+        if self._touching is not None:
+            self._touching.join()
+        self._collect()
 
     @property
     def idle_bytes(self) -> int:
         """Bytes kept warm for later."""
         self._collect()
         return sum(block.nbytes for block in self._idle)
+
+    def _give_back(self, block: Block) -> None:
+        if self.keep_bytes:
+            self._returned.append(block)
 
     def _fitting(self, size: int) -> list[Block]:
         return [block for block in self._idle if size <= block.nbytes <= size * _SLACK + _PAGE]

@@ -67,9 +67,10 @@ class Ring:
                     await asyncio.sleep(min(LOOK_SECONDS, max(deadline.remaining, 0)))
 
     async def close(self) -> None:
-        """End all connections and give shared memory back."""
+        """End all connections and give memory back."""
         await self._shards.close()
         await self._stages.close()
+        await asyncio.to_thread(self.landing.close)
 
     def _shard(self, member: Member) -> Shard:
         return Shard(member, Connection(member, self.config, self.counters), self.landing, self._stages)
