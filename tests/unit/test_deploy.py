@@ -176,8 +176,9 @@ def test_every_service_has_its_image():
         assert f"/etc/worldkv/config/{kind}.toml" in found[kind]
         assert str(PORTS[kind]) in found[kind]
         assert (DEPLOY / "config" / f"{kind}.toml").exists()
-        assert f"'.[{kind}]'" in found[f"build-{kind}"]
-    assert "'.[cluster]'" in found["build-ray"]
+        extras = {"generator": "generator,wan"}.get(kind, kind)
+        assert f"'.[{extras}]'" in found[f"build-{kind}"]
+    assert "'.[cluster,wan]'" in found["build-ray"]
 
 
 def test_images_are_pinned_and_nobody_in_particular_runs_in_them():
