@@ -31,6 +31,10 @@ def walk(
         typer.Option(envvar="WORLDKV_ADDRESS", help="host:port; without it: the service that `worldkv up` started."),
     ] = None,
     scene: Annotated[str, typer.Option(help="What a new world begins as; without it: the model's default.")] = "",
+    picture: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="Image file of what is seen first in a new world."),
+    ] = None,
     tour: Annotated[str, typer.Option(help="Path through a new world that is shown from its true pictures.")] = "",
     mode: Annotated[str, typer.Option(help="What is remembered: worldkv, window or full.")] = "worldkv",
     selector: Annotated[str, typer.Option(help="How it is chosen; without it: as the service does.")] = "",
@@ -66,6 +70,7 @@ def walk(
         raise InvalidInput("--path is empty: there is nothing to walk")
     chosen = {
         "scene": scene,
+        "picture": picture.read_bytes() if picture else b"",
         "tour": tour,
         "mode": cast("Mode", mode),
         "world": world,

@@ -85,7 +85,8 @@ class Router:
             except OverBudget as error:
                 refused.append(f"{generator.load}: {error}")
             except Unavailable as error:
-                new = bool(request.scene or request.tour or request.HasField("start"))  # such a world is begun once
+                told = request.scene or request.picture or request.tour
+                new = bool(told or request.HasField("start"))  # such a world is begun once
                 if not answered(error) and request.world and new:
                     words = f"generator {generator.name} may have begun world {request.world!r}, and does not answer"
                     raise Unavailable(f"{words}: {error}") from error

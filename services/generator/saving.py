@@ -3,16 +3,16 @@
     prefix    magic, version, length of the header
     header    msgpack: the record, what the held chunks are, and the length and checksum of the body
     checksum  of prefix and header
-    body      keys, then values, of each held chunk, uncoded
+    body      the picture, the model's state, and keys, then values, of each held chunk, uncoded
 
-A record alone is a few hundred bytes, and enough to walk on from the last kept chunk. With the session's state a walk
-goes on exactly as if it had not been interrupted.
+A record alone is a few hundred bytes beside its picture, and enough to walk on from the last kept chunk. With the
+session's state a walk goes on exactly as if it had not been interrupted.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, cast
 
@@ -40,9 +40,10 @@ from worldkv.pose import check
 from worldkv.wire_sessions import FORMATS, MODES, NO_CHANGE, Format, MemoryChange
 
 MAGIC = b"\x89WKS\r\n\x1a\n"
-VERSION = 2
-FIELDS = {1: 15, 2: 17}
-"""Of a header, by version; the first had neither `chosen` nor `judged`."""
+VERSION = 3
+FIELDS = {1: 15, 2: 17, 3: 18}
+"""Of a header, by version; the first had neither `chosen` nor `judged`, none before the third had a picture, and the
+model's state stood in their header."""
 MAX_HEADER = 1 << 20
 """Bytes of a header."""
 CHOSEN = ("selector", "recalled", "keep", "codec", "budget_chunks")
@@ -68,6 +69,7 @@ class Record:
     numbers  newest numbers of moves, shows and holds that it had taken by then, and of changes that it had made
     chosen   how it remembers, where its client has chosen that; the mode aside
     judged   whether its pictures are compared with the true ones
+    picture  image file that the world begins from; empty: none
     """
 
     world: str
@@ -84,6 +86,7 @@ class Record:
     numbers: tuple[int, ...] = ()
     chosen: MemoryChange = NO_CHANGE
     judged: bool = False
+    picture: bytes = b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +98,11 @@ class Saved:
 
 
 def encode(saved: Saved) -> Frame:
-    """The bytes of a session; shares those of keys and values with it."""
+    """The bytes of a session; shares those of picture, model state, keys and values with it."""
     record, state = saved.record, saved.state
-    held = () if state is None else state.held
-    body = [_bytes(tensor) for chunk in held for tensor in chunk.kv]
+    held, of_model = ((), b"") if state is None else (state.held, state.model)
+    body = [memoryview(each) for each in (record.picture, of_model)]
+    body += [_bytes(tensor) for chunk in held for tensor in chunk.kv]
     digest = xxh3_64()
     for each in body:
         digest.update(each)
@@ -117,7 +121,8 @@ def encode(saved: Saved) -> Frame:
         list(record.numbers),
         [getattr(record.chosen, name) for name in CHOSEN],
         record.judged,
-        None if state is None else [state.spec, state.model, [_described(chunk) for chunk in held]],
+        len(record.picture),
+        None if state is None else [state.spec, len(of_model), [_described(chunk) for chunk in held]],
         sum(each.nbytes for each in body),
         digest.intdigest(),
     ]
@@ -133,11 +138,11 @@ def decode(frame: Frame, spec: ModelSpec) -> Saved:
 
     Raises ChunkCorrupt, by the way in which the bytes are wrong, and SpecMismatch for another model's state.
     """
-    fields, at = _header(frame)
+    fields, at, version = _header(frame)
     try:
-        record, state = _record(fields[:14]), fields[14]
-        size, digest = _typed(fields[15:], (int, int))
-        described = None if state is None else _typed(state, (str, bytes, list))
+        record, state = _record(fields[:14]), fields[15]
+        picture, size, digest = _typed([fields[14], *fields[16:]], (int, int, int))
+        described = None if state is None else _typed(state, (str, bytes if version < 3 else int, list))
         shapes = [] if described is None else [_shape(each) for each in described[2]]
     except (ValueError, TypeError, OverflowError) as error:
         raise BadHeader(f"not the header of a session: {str(error)[:200]}") from error
@@ -146,16 +151,21 @@ def decode(frame: Frame, spec: ModelSpec) -> Saved:
         raise kind(f"a session of {at + size} bytes has {frame.nbytes}")
     body = frame.slice(at, size)
     if xxh3_64_intdigest(body) != digest:
-        raise ChecksumMismatch(f"{size} bytes of held chunks have not the checksum {digest:016x}")
+        raise ChecksumMismatch(f"{size} bytes of a session's body have not the checksum {digest:016x}")
+    held_at = picture + (described[1] if described and version >= 3 else 0)
+    if not 0 <= picture <= held_at <= size:
+        raise BadHeader(f"a body of {size} bytes has a picture of {picture}, and a state up to {held_at}")
+    record = replace(record, picture=bytes(body[:picture]))
     if described is None:
         return Saved(record)
     spec.require(described[0])
-    held = _held(shapes, body, spec)
-    return Saved(record, SessionState(described[0], record.seed, record.next, record.walker, held, described[1]))
+    held = _held(shapes, body[held_at:], spec)
+    of_model = described[1] if version < 3 else bytes(body[picture:held_at])
+    return Saved(record, SessionState(described[0], record.seed, record.next, record.walker, held, of_model))
 
 
-def _header(frame: Frame) -> tuple[list[Any], int]:
-    """Fields of the header, and where the body begins."""
+def _header(frame: Frame) -> tuple[list[Any], int, int]:
+    """Fields of the header, as many as the newest version has, where the body begins, and the version."""
     if frame.nbytes < _PREFIX.size:
         raise Truncated(f"{frame.nbytes} bytes are less than a session's prefix of {_PREFIX.size}")
     magic, version, length = _PREFIX.unpack(frame.slice(0, _PREFIX.size))
@@ -179,7 +189,9 @@ def _header(frame: Frame) -> tuple[list[Any], int]:
         raise BadHeader(f"the header of a session has {FIELDS[version]} fields, got {str(fields)[:80]}")
     if version == 1:
         fields[12:12] = [None] * len(CHOSEN), False
-    return fields, end + _CHECKSUM.size
+    if version < 3:
+        fields.insert(14, 0)
+    return fields, end + _CHECKSUM.size, version
 
 
 def _record(fields: list[Any]) -> Record:

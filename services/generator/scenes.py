@@ -1,6 +1,7 @@
 """What a world is before anybody remembers it: where it begins, what is solid, and what it truly looks like.
 
-A scene is told in the model's own words. Only the pocket model's has walls and true pictures.
+A scene is told in the model's own words. Only the pocket model's has walls and true pictures; what other models make of
+words they find out when they hear them (`WorldModel.start`).
 """
 
 from __future__ import annotations
@@ -46,8 +47,7 @@ def scene(spec: ModelSpec, words: str) -> Scene:
 
 
 def _plain(spec: ModelSpec, words: str) -> Scene:
-    if words:
-        raise InvalidInput(f"{spec.model} knows no scenes, got {words[:80]!r}")
+    """Entered anywhere: there is nothing before it is drawn."""
     return Scene(Walker(0.0, 0.0))
 
 
@@ -79,7 +79,7 @@ def rooms_seed(words: str) -> int:
 
 
 SCENES: dict[str, Callable[[ModelSpec, str], Scene]] = {"pocket": _rooms}
-"""What makes a scene of words, by model; models that are not named here know no scenes."""
+"""What makes a scene of words, by model; in the worlds of others nothing is known before it is drawn."""
 EXAMPLES: dict[str, tuple[str, ...]] = {"pocket": tuple(f"rooms:{seed}" for seed in range(8))}
 """Some scenes, by model, for whoever knows none."""
 

@@ -68,6 +68,7 @@ class _Sessions(SessionsServicer):
             change=change_of(request.settings),
             judged=request.judged,
             fork=request.fork,
+            picture=request.picture,
         )
         return self._shape.opened(await self._live.open(rpc.tenant(context), wanted))
 

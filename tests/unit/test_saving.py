@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import msgpack
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from xxhash import xxh3_64_digest
 
 from services.generator.saving import MAGIC, Record, Saved, decode, encode
 from services.generator.session import HeldChunk, SessionState
@@ -15,6 +17,7 @@ from tests.toys import toy_spec
 from worldkv.actions import Walker
 from worldkv.coding import KV
 from worldkv.errors import (
+    BadHeader,
     BadMagic,
     ChecksumMismatch,
     ChunkCorrupt,
@@ -42,8 +45,11 @@ RECORD = Record(
     numbers=(3, 1 << 63),
     chosen=MemoryChange(None, "pose", 0, 0.5, "int4", 1 << 40),
     judged=True,
+    picture=b"a picture",
 )
-PLAIN = replace(RECORD, scene=None, tour="", numbers=(), mode="full", next=0, chosen=NO_CHANGE, judged=False)
+PLAIN = replace(
+    RECORD, scene=None, tour="", numbers=(), mode="full", next=0, chosen=NO_CHANGE, judged=False, picture=b""
+)
 
 
 def held(index: int, tokens: int = 5) -> HeldChunk:
@@ -88,14 +94,14 @@ def test_a_state_comes_back_bit_for_bit():
 
 
 @pytest.mark.parametrize(
-    ("name", "chosen", "judged"),
+    ("name", "record"),
     [
-        ("session-v1.wks", NO_CHANGE, False),  # that version had neither
-        ("session-v2.wks", RECORD.chosen, RECORD.judged),
+        ("session-v1.wks", replace(RECORD, chosen=NO_CHANGE, judged=False, picture=b"")),  # that version had none of it
+        ("session-v2.wks", replace(RECORD, picture=b"")),
+        ("session-v3.wks", RECORD),
     ],
 )
-def test_sessions_of_every_version_are_read(name, chosen, judged):
-    record = replace(RECORD, chosen=chosen, judged=judged)
+def test_sessions_of_every_version_are_read(name, record):
     after = decode(Frame.of((GOLDEN / name).read_bytes()), SPEC)
     assert after.record == record
     assert (after.state.seed, after.state.next, after.state.model) == (record.seed, record.next, b"model")
@@ -109,7 +115,7 @@ def test_sessions_of_every_version_are_read(name, chosen, judged):
 def test_a_session_is_written_as_this_version_is():
     held = counted(0, 5), counted(8, 7)
     state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, held, b"model")
-    assert join(encode(Saved(RECORD, state))) == (GOLDEN / "session-v2.wks").read_bytes()
+    assert join(encode(Saved(RECORD, state))) == (GOLDEN / "session-v3.wks").read_bytes()
 
 
 WHOLE = join(encode(saved()))
@@ -141,7 +147,7 @@ def test_anything_else_is_corrupt(data):
     [
         (b"\0" * 16 + WHOLE[16:], BadMagic),
         (WHOLE[:8] + b"\0" + WHOLE[9:], UnknownVersion),
-        (WHOLE[:8] + b"\3" + WHOLE[9:], UnknownVersion),
+        (WHOLE[:8] + b"\4" + WHOLE[9:], UnknownVersion),
         (WHOLE[:10], Truncated),
         (WHOLE[:-1], Truncated),
         (WHOLE + b"x", Oversized),
@@ -153,6 +159,23 @@ def test_anything_else_is_corrupt(data):
 def test_each_way_to_be_wrong_has_a_name(data, error):
     with pytest.raises(error):
         decode(Frame.of(data), SPEC)
+
+
+def test_a_states_size_is_not_that_of_a_header():
+    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (), bytes(3 << 20))
+    after = decode(encode(Saved(replace(RECORD, picture=bytes(3 << 20)), state)), SPEC)
+    assert (after.record.picture, after.state.model) == (bytes(3 << 20), bytes(3 << 20))
+
+
+def test_a_picture_larger_than_its_body_is_refused():
+    """A header that contradicts itself, its checksum with it."""
+    whole = join(encode(Saved(replace(RECORD, picture=b"p" * 100))))
+    header = msgpack.unpackb(whole[16:-108])
+    header[14] = 101
+    packed = msgpack.packb(header)
+    start = whole[:12] + len(packed).to_bytes(4, "little") + packed
+    with pytest.raises(BadHeader, match="picture of 101"):
+        decode(Frame.of(start + xxh3_64_digest(start)[::-1] + whole[-100:]), SPEC)
 
 
 def test_a_state_is_of_one_model():

@@ -26,6 +26,7 @@ from worldkv.errors import InvalidInput
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import (
     FORMATS,
+    MAX_PICTURE_BYTES,
     MODES,
     NO_CHANGE,
     Format,
@@ -109,6 +110,7 @@ class WalkClient:
         memory: MemoryChange = NO_CHANGE,
         judged: bool = False,
         fork: bool = False,
+        picture: bytes = b"",
     ) -> AsyncIterator[Walk]:
         """A walk in a new world, or on from a chunk of an old one; closed at the end of the block, unless it was left.
 
@@ -124,12 +126,15 @@ class WalkClient:
         memory    how it is to remember, where that is not as the service does; `mode` says what stands in the window
         judged    compare what is drawn with the true pictures, where there are any: told by `Judged`
         fork      walk in a new world, forked from `world` and named by the service, instead of in that one
+        picture   image file of what is seen first in a new world, for a model that begins from one; empty: none
 
         Raises InvalidInput for what makes no sense, NotFound for a chunk, or a world to fork, that is not there,
         OverBudget if there is no room.
         """
         if mode not in MODES or pictures not in FORMATS:
             raise InvalidInput(f"mode is one of {[*MODES]} and pictures of {[*FORMATS]}, got {mode!r} and {pictures!r}")
+        if len(picture) > MAX_PICTURE_BYTES:
+            raise InvalidInput(f"a picture has at most {MAX_PICTURE_BYTES} bytes, got {len(picture)}")
         request = pb.OpenRequest(
             world=world,
             at=None if at is None else counted("at", at),
@@ -143,6 +148,7 @@ class WalkClient:
             settings=change_message(memory),
             judged=judged,
             fork=fork,
+            picture=picture,
         )
         opened = opened_of(await self._link.ask(self._link.stub.Open(request, metadata=self._link.metadata)))
         async with Walk(self._link, opened.session, owned=True) as walk:

@@ -335,6 +335,7 @@ class OpenRequest(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     JUDGED_FIELD_NUMBER: _builtins.int
     FORK_FIELD_NUMBER: _builtins.int
+    PICTURE_FIELD_NUMBER: _builtins.int
     world: _builtins.str
     """The world. Empty: a new one, named by the server. Unknown: a new one of that name."""
     at: _builtins.int
@@ -364,6 +365,10 @@ class OpenRequest(_message.Message):
     world stays as it is, and whoever walks in it walks on. NOT_FOUND if there is no such world, INVALID_ARGUMENT if none
     is named.
     """
+    picture: _builtins.bytes
+    """Image file (JPEG, PNG, WebP or GIF) of what is seen first in a new world, at most 3 MiB. Empty: none.
+    INVALID_ARGUMENT with an existing world, or for a model that begins from no picture.
+    """
     @_builtins.property
     def start(self) -> Global___Walker:
         """Where a new world is entered. Missing: where the scene begins. INVALID_ARGUMENT with an existing world."""
@@ -387,10 +392,11 @@ class OpenRequest(_message.Message):
         settings: Global___MemorySettings | None = ...,
         judged: _builtins.bool = ...,
         fork: _builtins.bool = ...,
+        picture: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "settings", b"settings", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "fork", b"fork", "format", b"format", "judged", b"judged", "lockstep", b"lockstep", "mode", b"mode", "scene", b"scene", "seed", b"seed", "settings", b"settings", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at", b"_at", "at", b"at", "fork", b"fork", "format", b"format", "judged", b"judged", "lockstep", b"lockstep", "mode", b"mode", "picture", b"picture", "scene", b"scene", "seed", b"seed", "settings", b"settings", "start", b"start", "tour", b"tour", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__at: _TypeAlias = _typing.Literal["at"]  # noqa: Y015
     _WhichOneofArgType__at: _TypeAlias = _typing.Literal["_at", b"_at"]  # noqa: Y015

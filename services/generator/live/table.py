@@ -23,7 +23,7 @@ from worldkv.catalog import World, check_name
 from worldkv.errors import ChunkCorrupt, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.memory import Kept
 from worldkv.rpc import MAX_MESSAGE_BYTES
-from worldkv.wire_sessions import NO_CHANGE, Format, MemoryChange
+from worldkv.wire_sessions import MAX_PICTURE_BYTES, NO_CHANGE, Format, MemoryChange
 from worldkv.worlds import HIDDEN
 
 YIELD_SECONDS = 2.0
@@ -55,6 +55,7 @@ class Opening:
     change: MemoryChange = NO_CHANGE
     judged: bool = False
     fork: bool = False
+    picture: bytes = b""
 
 
 class Live:
@@ -253,15 +254,17 @@ class Live:
         """What a session in a new world is."""
         if wanted.at:
             raise InvalidInput(f"world {name!r} is new: it has no chunk {wanted.at - 1} to begin after")
+        if len(wanted.picture) > MAX_PICTURE_BYTES:
+            raise InvalidInput(f"a picture has at most {MAX_PICTURE_BYTES} bytes, got {len(wanted.picture)}")
         start = wanted.start or self.maker.scene(wanted.scene).start
-        record = self._record(name, wanted, wanted.scene, start)
+        record = self._record(name, wanted, wanted.scene, start, wanted.picture)
         self.maker.tour(record)  # raises for one that cannot be shown
         return record
 
     async def _entered(self, tenant: str, world: World, wanted: Opening) -> Record:
         """What a session in a world that is there, or in a fork of it, is."""
         name = forked_name(world.name) if wanted.fork else world.name
-        for what in ("scene", "tour", "start"):
+        for what in ("scene", "picture", "tour", "start"):
             if getattr(wanted, what):
                 raise InvalidInput(f"world {world.name!r} is there already: it is entered without {what}")
         snapshots, spec = self.maker.tier(tenant).snapshots, self.maker.model.spec
@@ -270,9 +273,9 @@ class Live:
         except (NotFound, ChunkCorrupt) as error:
             _log.warning("how world %r was entered is not known, it has no walls: %s", world.name, error)
             return self._record(name, wanted, None, NOWHERE)
-        return self._record(name, wanted, born.scene, born.start)
+        return self._record(name, wanted, born.scene, born.start, born.picture)
 
-    def _record(self, name: str, wanted: Opening, scene: str | None, start: Walker) -> Record:
+    def _record(self, name: str, wanted: Opening, scene: str | None, start: Walker, picture: bytes = b"") -> Record:
         """What a session is that is opened so. Raises InvalidInput for a memory that cannot be."""
         record = Record(
             world=name,
@@ -287,6 +290,7 @@ class Live:
             next=0,
             walker=start,
             judged=wanted.judged,
+            picture=picture,
         )
         return self.maker.chosen(record, wanted.change)
 
