@@ -18,7 +18,7 @@ from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.model import WanModel
 from services.generator.adapters.wan.rotation import Rotation
 from services.generator.adapters.wan.variants import LINGBOT_CAM, SELF_FORCING, VARIANTS, Variant
-from services.generator.world_model import Conditioning
+from services.generator.world_model import Conditioning, Subject
 from worldkv.actions import Action, Walker, follow
 from worldkv.errors import Unavailable
 from worldkv.pose import Matrix
@@ -103,7 +103,7 @@ def against_clip(name: str, seed: int) -> float:
 def against_clip_of(adapter: WanWorldModel, other: WanWorldModel) -> float:
     """The flow of clean chunks behind each other, the last one noisy: by one, and by the masked pass of the other."""
     variant, frames = adapter.variant, adapter.spec.frames
-    window, state = Window(adapter.spec, [frames * adapter.spec.frame_tokens] * (CHUNKS - 1)), adapter.start()
+    window, state = Window(adapter.spec, [frames * adapter.spec.frame_tokens] * (CHUNKS - 1)), adapter.start(Subject())
     latents, poses = torch.randn(CHUNKS * frames, *adapter.spec.latent), _poses(adapter)
     entries: list[Entry] = []
     flows = []

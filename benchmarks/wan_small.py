@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.config import WanConfig
 from services.generator.adapters.wan.model import WanModel
-from services.generator.adapters.wan.told import Prompt
+from services.generator.adapters.wan.prompts import Prompt
 from services.generator.adapters.wan.vae import VAE, LatentsOnly
 from services.generator.adapters.wan.variants import Variant
+from services.generator.world_model import Subject
 from worldkv.rope import Rope
 
 GRID = (4, 6)
@@ -47,11 +49,16 @@ def random_model(config: WanConfig, seed: int = 0) -> WanModel:
     return model.eval().requires_grad_(False)
 
 
+def random_prompt(config: WanConfig, subject: Subject) -> Prompt:
+    """A prompt, and first picture, that have nothing in common with those of other subjects."""
+    generator = torch.Generator().manual_seed(int.from_bytes(subject.digest[:4], "little"))
+    tokens = torch.randn(config.context.tokens, config.context.width, generator=generator)
+    given = torch.randn(GIVEN, config.out_channels, *GRID, generator=generator) if config.given_channels else None
+    return Prompt(tokens, given)
+
+
 def random_adapter(variant: Variant, seed: int = 0, vae: VAE | None = None) -> WanWorldModel:
-    """A small model of a variant behind the seam, with a random prompt and first picture."""
+    """A small model of a variant behind the seam; worlds are about random things, by what is said of them."""
     c = small(variant.backbone)
-    model = random_model(c, seed)
-    tokens = torch.randn(c.context.tokens, c.context.width)
-    given = torch.randn(GIVEN, c.out_channels, *GRID) if c.given_channels else None
-    vae = vae or LatentsOnly(c.out_channels)
-    return WanWorldModel(replace(variant, backbone=c), model, Prompt(tokens, given), vae, f"{seed:032x}", GRID)
+    model, vae = random_model(c, seed), vae or LatentsOnly(c.out_channels)
+    return WanWorldModel(replace(variant, backbone=c), model, partial(random_prompt, c), vae, f"{seed:032x}", GRID)

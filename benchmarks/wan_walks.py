@@ -17,6 +17,7 @@ from services.generator.adapters.wan.moves import motion, since_before, wasd
 from services.generator.adapters.wan.vae import Features, LatentsOnly
 from services.generator.adapters.wan.variants import Variant
 from services.generator.session import Mode, Session, SessionConfig
+from services.generator.world_model import Subject
 from worldkv.actions import Action, Walker, follow
 from worldkv.chunk import Lineage
 from worldkv.coding import Coding
@@ -39,7 +40,7 @@ class Recorder(LatentsOnly):
         super().__init__(channels)
         self.latents: list[Tensor] = []
 
-    def decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[Tensor, list[Features]]:
+    def decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[list[Tensor], list[Features]]:
         self.latents += list(latents)
         return super().decode(latents, features)
 
@@ -94,7 +95,7 @@ class ClipWalk:
     """A walk drawn by one pass over the whole clip for every denoise step: nothing is ever evicted, or even cached."""
 
     def __init__(self, adapter: WanWorldModel) -> None:
-        self.variant, self.config, self.prompt = adapter.variant, adapter.model.config, adapter.prompt
+        self.variant, self.config, self.prompt = adapter.variant, adapter.model.config, adapter.imagine(Subject())
         self.clip = WanClip(self.config, adapter.model.state_dict())
         self.latents = torch.empty(0, self.config.out_channels, *GRID)
 

@@ -33,7 +33,7 @@ from services.generator.modes import slot_sizes, stays
 from services.generator.step import HeldBytes, Seconds
 from services.generator.step import Mode as Mode
 from services.generator.step import Step as Step
-from services.generator.world_model import Conditioning, WorldModel
+from services.generator.world_model import Conditioning, State, Subject, WorldModel
 from worldkv.actions import Action, Slide, Walker, follow, unhindered
 from worldkv.chunk import Lineage, Meta, Part
 from worldkv.coding import KV
@@ -90,6 +90,7 @@ class Session:
     `memory` is required by mode `worldkv`. The others draw the same with one or without: nothing is recalled, but what
     is drawn is kept, so that the session can be configured to recall it.
     `on_model` has a lost chunk made again where the model runs; without it that happens in the caller's thread.
+    `state` is the model's, as its `start` gives it; without one the world is about nothing that anybody said.
     """
 
     def __init__(
@@ -100,12 +101,13 @@ class Session:
         memory: Memory | None = None,
         slide: Slide = unhindered,
         on_model: OnModel | None = None,
+        state: State | None = None,
     ) -> None:
         _require(memory, config)
         self.model, self.config, self.walker, self.memory, self.slide = model, config, walker, memory, slide
         self.on_model = on_model
         self.lineage = memory.lineage if memory else Lineage.begin()
-        self.state = model.start()
+        self.state = model.start(Subject()) if state is None else state
         self.next = 0
         self._raw: dict[int, Entry] = {}
         self._poses: dict[int, Matrix] = {}
@@ -125,8 +127,9 @@ class Session:
     ) -> Session:
         """The session that was saved: it draws what the saved one would have drawn. Raises SpecMismatch."""
         model.spec.require(state.spec)
-        session = cls(model, replace(config, seed=state.seed), state.walker, memory, slide, on_model)
-        session.state.from_bytes(state.model)
+        of_model = model.start()
+        of_model.from_bytes(state.model)
+        session = cls(model, replace(config, seed=state.seed), state.walker, memory, slide, on_model, of_model)
         session.next = state.next
         for held in state.held:
             session._hold(held.index, held.poses, held.kv)

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from xxhash import xxh3_128
 
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.pose import Matrix
 from worldkv.window import View
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What whoever opens a world says that it is about; which of it a model takes is the model's own.
+
+    words    in the model's own words: a prompt, a scene; empty: none
+    picture  an image file, of what is seen at first; empty: none
+    """
+
+    words: str = ""
+    picture: bytes = b""
+
+    @property
+    def digest(self) -> bytes:
+        """The same for the same subject on every machine, 16 bytes."""
+        words = self.words.encode()
+        return xxh3_128(len(words).to_bytes(8, "little") + words + self.picture).digest()
 
 
 class Conditioning(NamedTuple):
@@ -29,7 +49,7 @@ class Conditioning(NamedTuple):
 
 
 class State(Protocol):
-    """What an adapter carries from chunk to chunk besides KV (VAE cache, action history).
+    """What an adapter carries from chunk to chunk besides KV (prompt, VAE cache, action history).
 
     It moves on when its chunk is encoded, and when it is decoded. `copy.copy` of a state is a state of its own: what is
     done to one is not seen in the other.
@@ -55,21 +75,29 @@ class WorldModel(Protocol):
     codecs: Mapping[str, tuple[Codec, Codec]]
     """Codecs fitted to this model, by name: of keys, and of values."""
 
-    def start(self, begin: int = 0, before: Matrix | None = None) -> State:
+    def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
         """Fresh state of a session; of one that goes on from what is kept, where nobody saved its state.
 
-        begin   first latent frame of its coming chunk
-        before  [n, 4, 4]: poses of the frames just before that one, those that are known
+        subject  what its world is about: to hear it may take seconds, and no time the second time. None: nothing is
+                 heard, which is enough to decode with, and to become a saved state (`from_bytes`)
+        begin    first latent frame of its coming chunk
+        before   [n, 4, 4]: poses of the frames just before that one, those that are known
+
+        Raises InvalidInput for a subject that the model cannot be told, before anything that takes long.
         """
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         """Denoise the coming chunks: noise and result [batch, frames, channels, height, width] float32."""
 
     def see(self, pictures: Tensor) -> Tensor:
-        """Latents [frames, channels, height, width] of pictures from elsewhere [pictures, 3, height, width] in 0..1."""
+        """Latents [frames, channels, height, width] of as many pictures from elsewhere, in 0..1: what each latent frame
+        shows [frames, 3, height, width]."""
 
     def encode(self, latents: Tensor, window: View, conditions: Sequence[Conditioning]) -> list[KV]:
         """The clean pass (t = 0) over given latents: each chunk's own keys, in chunk-local time, and values."""
 
-    def decode(self, states: Sequence[State], latents: Tensor) -> Tensor:
-        """Pictures [batch, pictures, 3, height, width] float32 in 0..1 of latent chunks."""
+    def decode(self, states: Sequence[State], latents: Tensor) -> list[Tensor]:
+        """Pictures [pictures, 3, height, width] float32 in 0..1 of each of the latent chunks.
+
+        A session's first chunk may have fewer of them than those after it.
+        """

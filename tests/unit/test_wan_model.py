@@ -13,7 +13,7 @@ from services.generator.adapters.wan.config import WanConfig
 from services.generator.adapters.wan.model import WanModel
 from services.generator.adapters.wan.rotation import Rotation
 from services.generator.adapters.wan.variants import LINGBOT_ACT, LINGBOT_CAM, MATRIX_GTA, SELF_FORCING, VARIANTS
-from services.generator.world_model import Conditioning
+from services.generator.world_model import Conditioning, Subject
 from worldkv.errors import InvalidConfig
 from worldkv.rope import place, rotate
 from worldkv.window import Window
@@ -138,7 +138,7 @@ def moved(change: str) -> float:
         for name, each in adapter.model.named_parameters():
             if change in name:
                 each.mul_(1.5)
-    changed = WanWorldModel(adapter.variant, adapter.model, adapter.prompt, adapter.vae, "", GRID)
+    changed = WanWorldModel(adapter.variant, adapter.model, adapter.imagine, adapter.vae, "", GRID)
     return benches.against_clip_of(changed, random_adapter(MATRIX_GTA, seed=5))
 
 
@@ -185,7 +185,7 @@ def test_a_pass_does_not_depend_on_what_lies_in_slots_that_are_not_valid():
 def test_a_pass_compiles_as_one_graph():
     adapter, poses = random_adapter(MATRIX_GTA), np.eye(4)[None].repeat(3, 0)
     window = Window(adapter.spec, [18, 18]).view([0])
-    state = adapter.start()
+    state = adapter.start(Subject())
     told = adapter.teller.tell([Conditioning(poses, state.conditioning(poses), state)])
     latents = torch.randn(1, 3, *adapter.spec.latent)
     eager = adapter.run(latents, 500.0, window, told, keep=True)

@@ -15,7 +15,7 @@ from services.generator.adapters.wan.moves import driving, motion, running, sinc
 from services.generator.adapters.wan.schedule import picked, warp, warped
 from services.generator.adapters.wan.told import rows_read
 from services.generator.adapters.wan.variants import LINGBOT_CAM, VARIANTS, lingbot_world_fast, lingbot_world_v2
-from services.generator.world_model import Conditioning
+from services.generator.world_model import Conditioning, Subject
 from worldkv.actions import Action, Walker, follow
 
 STEP = 0.5
@@ -127,7 +127,7 @@ def test_the_first_row_stands_for_those_before_the_world_began():
 def test_an_action_that_is_held_fills_all_rows_of_its_mouse_from_the_first_chunk_on(chunk):
     adapter = random_adapter(VARIANTS["matrix-game-2.0-universal"])
     poses = np.stack([walker.pose for walker in follow(Walker(0.0, 0.0), [Action(turn=3.0)] * 12)[1:]])
-    state = adapter.start()
+    state = adapter.start(Subject())
     for i in range(chunk):
         state.advance(poses[3 * i : 3 * i + 3], state.past)
     part = poses[3 * chunk : 3 * chunk + 3]
@@ -143,7 +143,7 @@ def test_an_action_that_is_held_fills_all_rows_of_its_mouse_from_the_first_chunk
 
 def test_the_first_picture_is_given_to_the_first_frame_and_its_latents_settle():
     adapter = random_adapter(LINGBOT_CAM)
-    state, poses, settled = adapter.start(), np.eye(4)[None].repeat(3, 0), adapter.prompt.given
+    state, poses, settled = adapter.start(Subject()), np.eye(4)[None].repeat(3, 0), adapter.imagine(Subject()).given
     assert settled is not None
     given = []
     for _ in range(2):

@@ -8,7 +8,6 @@ from benchmarks.wan_small import GRID
 from benchmarks.wan_walks import START, errors, recorded_adapter, session_of, walk, walk_as_clip
 from services.generator.adapters.wan.adapter import WanWorldModel, more_noise
 from services.generator.adapters.wan.state import Lead, WanState
-from services.generator.adapters.wan.told import Prompt
 from services.generator.adapters.wan.variants import (
     LINGBOT_CAM,
     MATRIX_GTA,
@@ -17,12 +16,13 @@ from services.generator.adapters.wan.variants import (
     VARIANTS,
 )
 from services.generator.session import Session
-from services.generator.world_model import Conditioning
+from services.generator.world_model import Conditioning, Subject
 from worldkv.actions import Action, follow
 from worldkv.errors import InvalidInput
 from worldkv.window import Entry, Window
 
 CHUNKS = 7
+ABOUT = Subject("a harbour at dawn")
 
 
 def max_error(got, wanted) -> float:
@@ -67,7 +67,7 @@ async def test_what_the_model_is_told_and_remembers_of_actions_matters(variant):
     await walk(there, range(2))
     await walk(elsewhere, range(2))
     assert isinstance(elsewhere.state, WanState)
-    elsewhere.state = adapter.start(elsewhere.state.begin)
+    elsewhere.state = adapter.start(Subject(), elsewhere.state.begin)
     assert max_error(await walk(elsewhere, range(2, 3)), await walk(there, range(2, 3))) > 1e-3
 
 
@@ -81,9 +81,11 @@ async def test_shown_latents_become_a_chunk_and_the_walk_goes_on():
     assert session.next == 3
 
 
-def conditions_at(adapter: WanWorldModel, chunks: int, turn: float) -> tuple[list[Conditioning], list[Entry]]:
+def conditions_at(
+    adapter: WanWorldModel, chunks: int, turn: float, subject: Subject = ABOUT
+) -> tuple[list[Conditioning], list[Entry]]:
     """What each chunk of a clean walk was told, and its KV; states are those before the chunk."""
-    frames, state = adapter.spec.frames, adapter.start()
+    frames, state = adapter.spec.frames, adapter.start(subject)
     walkers = follow(START, [Action(forward=adapter.variant.step, turn=turn)] * (chunks * frames))[1:]
     torch.manual_seed(int(turn))
     told, entries, window = [], [], Window(adapter.spec, ())
@@ -100,11 +102,11 @@ def conditions_at(adapter: WanWorldModel, chunks: int, turn: float) -> tuple[lis
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sessions_drawn_together_are_drawn_as_alone(name):
-    """Two sessions that are at different chunks, one of them with an empty slot."""
+    """Two sessions in different worlds that are at different chunks, one of them with an empty slot."""
     adapter = recorded_adapter(VARIANTS[name])
     whole = adapter.spec.frames * adapter.spec.frame_tokens
     noise = torch.randn(2, adapter.spec.frames, *adapter.spec.latent)
-    sessions = [conditions_at(adapter, 3, 5.0), conditions_at(adapter, 2, -8.0)]
+    sessions = [conditions_at(adapter, 3, 5.0), conditions_at(adapter, 2, -8.0, Subject("a desert"))]
     both, alone = Window(adapter.spec, [whole, whole], batch=2), []
     for row, (told, entries) in enumerate(sessions):
         last = len(told) - 1
@@ -135,8 +137,8 @@ def test_a_state_that_nobody_saved_begins_again_from_the_poses_before_it(variant
     adapter = recorded_adapter(variant)
     told, _ = conditions_at(adapter, 4, 5.0)
     before = np.concatenate([each.poses for each in told[:3]])
-    assert adapter.start(9, before).conditioning(told[3].poses) == told[3].extra
-    assert adapter.start(9).conditioning(told[3].poses) != told[3].extra
+    assert adapter.start(ABOUT, 9, before).conditioning(told[3].poses) == told[3].extra
+    assert adapter.start(ABOUT, 9).conditioning(told[3].poses) != told[3].extra
 
 
 def test_more_noise_follows_from_the_first_and_is_its_own_for_every_session():
@@ -149,9 +151,9 @@ def test_more_noise_follows_from_the_first_and_is_its_own_for_every_session():
 
 
 def test_a_lead_comes_back_from_its_bytes():
-    lead = Lead(12, np.random.default_rng(0).normal(size=(4, 4, 4)))
+    lead = Lead(12, np.random.default_rng(0).normal(size=(4, 4, 4)), ABOUT.digest)
     again = Lead.from_bytes(lead.to_bytes())
-    assert again.begin == 12
+    assert (again.begin, again.subject) == (12, ABOUT.digest)
     assert np.array_equal(again.before, lead.before)
 
 
@@ -162,8 +164,9 @@ def test_a_lead_comes_back_from_its_bytes():
         b"\x00",
         b"\x81\xa5begin\x01",
         b"not a lead at all",
-        Lead(3, np.eye(4)).to_bytes()[:-1],
-        Lead(0, np.eye(4)[None]).to_bytes(),
+        Lead(3, np.eye(4), b"").to_bytes()[:-1],
+        Lead(0, np.eye(4)[None], b"").to_bytes(),
+        Lead(0, np.zeros((0, 4, 4)), "words").to_bytes(),
     ],
 )
 def test_bytes_that_are_no_lead_are_refused(data):
@@ -174,7 +177,8 @@ def test_bytes_that_are_no_lead_are_refused(data):
 @pytest.mark.parametrize("spoil", ["cut", "other model"])
 def test_bytes_that_are_no_state_of_this_model_are_refused(spoil):
     state = recorded_adapter(MATRIX_GTA).start()
-    data = state.to_bytes()[:-3] if spoil == "cut" else recorded_adapter(MATRIX_UNIVERSAL).start().to_bytes()
+    whole = recorded_adapter(MATRIX_UNIVERSAL if spoil == "other model" else MATRIX_GTA).start(ABOUT).to_bytes()
+    data = whole[:-3] if spoil == "cut" else whole
     with pytest.raises(InvalidInput, match="state"):
         state.from_bytes(data)
 
@@ -185,16 +189,10 @@ def test_a_model_that_looks_back_wants_to_know_what_led_to_a_chunk():
         adapter.teller.tell([Conditioning(np.eye(4)[None].repeat(3, 0))])
 
 
-def test_a_prompt_must_fit_the_model():
+def test_a_grid_of_cells_divides_into_tokens():
     adapter = recorded_adapter(LINGBOT_CAM)
-    tokens, given = adapter.prompt.tokens, adapter.prompt.given
-    assert given is not None
-    for wrong in (Prompt(tokens[1:], given), Prompt(tokens), Prompt(tokens, given[:, 1:]), Prompt(tokens, given[:0])):
-        with pytest.raises(InvalidInput):
-            WanWorldModel(adapter.variant, adapter.model, wrong, adapter.vae, "0" * 32, GRID)
-    for odd in ((4, 5), (8, 6)):
-        with pytest.raises(InvalidInput, match=r"grid|given"):
-            WanWorldModel(adapter.variant, adapter.model, adapter.prompt, adapter.vae, "0" * 32, odd)
+    with pytest.raises(InvalidInput, match="grid"):
+        WanWorldModel(adapter.variant, adapter.model, adapter.imagine, adapter.vae, "0" * 32, (4, 5))
 
 
 def test_a_spec_says_what_makes_keys_interchangeable():

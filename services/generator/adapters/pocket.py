@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pocket.model import PocketModel
 from pocket.weights_file import CODECS, SHIPPED, load, load_codecs
-from services.generator.world_model import Conditioning, State
+from services.generator.world_model import Conditioning, State, Subject
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
@@ -80,7 +80,10 @@ class PocketWorldModel:
         """The model of a weights file, with the codecs that lie beside it; raises WeightsMissing or WeightsMismatch."""
         return cls(*load(path), levels, load_codecs(path.with_name(CODECS.name)))
 
-    def start(self, begin: int = 0, before: Matrix | None = None) -> State:
+    def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
+        """Words are those of a scene, and told by what is shown; pictures from elsewhere cannot be told."""
+        if subject and subject.picture:
+            raise InvalidInput(f"pocket begins in rooms, not from a picture; got one of {len(subject.picture)} bytes")
         return NoState()
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
@@ -98,8 +101,8 @@ class PocketWorldModel:
         _, (keys, values) = self._pass(latents, 0.0, window, self._rays(conditions))
         return [KV(keys[:, b], values[:, b]) for b in range(len(latents))]
 
-    def decode(self, states: Sequence[State], latents: Tensor) -> Tensor:
-        return (latents + 1) / 2
+    def decode(self, states: Sequence[State], latents: Tensor) -> list[Tensor]:
+        return list((latents + 1) / 2)
 
     def _rays(self, conditions: Sequence[Conditioning]) -> Tensor:
         poses = torch.from_numpy(np.stack([c.poses for c in conditions])).float()

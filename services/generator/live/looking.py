@@ -111,7 +111,7 @@ class _Film:
         """Pictures [pictures, 3, height, width] float32 in 0..1, and the seconds that took."""
         began, index = perf_counter(), part.meta.key.index
         if self._state is None or index != self._following:
-            self._state = self.model.start(part.meta.begin)
+            self._state = self.model.start(begin=part.meta.begin)
         self._following = index + 1
         latents = torch.from_numpy(part.latents.astype(np.float32))[None].to(self.model.device)
         pictures = self.model.decode([self._state], latents)[0].cpu()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from services.generator.config import GeneratorConfig
 from services.generator.engine import Engine
@@ -16,7 +17,7 @@ from services.generator.session import HeldChunk, Session, SessionConfig, Sessio
 from services.generator.settings import Choices, Settings
 from services.generator.tier import Tier, Tiers
 from services.generator.truth import baseline_gap
-from services.generator.world_model import WorldModel
+from services.generator.world_model import Subject, WorldModel
 from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage
 from worldkv.coding import Coding
@@ -129,10 +130,19 @@ class Maker:
         finder = tier.finder(lineage, self.settings(record).selector, spec.digest, kept.end, record.lockstep)
         return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept=kept)
 
-    def restored(self, record: Record, state: SessionState, memory: Memory) -> Session:
+    def subject(self, record: Record) -> Subject:
+        """What a session's world is about."""
+        return Subject(record.scene or "", record.picture)
+
+    async def hear(self, record: Record) -> None:
+        """Have the model hear what a session's world is about. Raises InvalidInput for what it cannot be told."""
+        await self.engine.run(partial(self.model.start, self.subject(record)))
+
+    async def restored(self, record: Record, state: SessionState, memory: Memory) -> Session:
         """A session that goes on as the saved one would have."""
-        return Session.restore(
-            self.model, self.walking(record), state, memory, self.scene(record.scene).slide, self.engine.run
+        config, slide = self.walking(record), self.scene(record.scene).slide
+        return await self.engine.run(
+            partial(Session.restore, self.model, config, state, memory, slide, self.engine.run)
         )
 
     async def rebuilt(self, record: Record, memory: Memory, known: Mapping[int, HeldChunk] | None = None) -> Session:
@@ -142,17 +152,20 @@ class Maker:
 
         Raises what `Rebuilder.held` does.
         """
-        held = await self.rebuilder(record, memory.store, memory.lineage).held(record.next, known or {})
-        before = next((each.poses for each in held if each.index == record.next - 1), None)
+        rebuilder = self.rebuilder(record, memory.store, memory.lineage)
+        before = (await rebuilder.part(record.next - 1)).meta.poses if record.next else None
+        begin = record.next * self.model.spec.frames
+        # Chunks are made again of what the world is about: that is heard before.
+        of_model = await self.engine.run(partial(self.model.start, self.subject(record), begin, before))
         state = SessionState(
             spec=self.model.spec.digest,
             seed=record.seed,
             next=record.next,
             walker=record.walker,
-            held=held,
-            model=self.model.start(record.next * self.model.spec.frames, before).to_bytes(),
+            held=await rebuilder.held(record.next, known or {}),
+            model=of_model.to_bytes(),
         )
-        return self.restored(record, state, memory)
+        return await self.restored(record, state, memory)
 
     def rebuilder(self, record: Record, store: Store, lineage: Lineage) -> Rebuilder:
         """What makes chunks of a world again."""

@@ -78,9 +78,11 @@ class Resident:
         return self.memory.kept if self.memory else self._kept
 
     async def begin(self) -> None:
-        """Begin a new world. Raises AlreadyExists, and OverBudget if there is no room."""
+        """Begin a new world. Raises AlreadyExists, OverBudget if there is no room, and InvalidInput for a subject that
+        the model cannot be told."""
         try:
             await self._admit(self.id, self.maker.walking(self.record))
+            await self.maker.hear(self.record)  # what cannot be told leaves no world
             branch, tier = new_branch(), self._tier
             self.record = replace(self.record, heads=(branch,))
             await self._save(self.record)
@@ -131,7 +133,7 @@ class Resident:
         if self.session is None:
             return
         await self._settled()
-        state = self.session.save()
+        state = await self.maker.engine.run(self.session.save)
         record = replace(self.record, next=state.next, walker=state.walker)
         try:
             await self._save(record, state)
@@ -184,7 +186,7 @@ class Resident:
     async def rewind(self, at: int) -> None:
         """Stand before chunk `at`, on a new branch; a tour is over. See `require_before`."""
         await self._settled()
-        before = self.session.save() if self.session is not None else None
+        before = await self.maker.engine.run(self.session.save) if self.session is not None else None
         known = {each.index: each for each in before.held if each.index < at} if before else {}
         walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)
         record = replace(self.record, tour="", next=at, walker=walker)
@@ -279,7 +281,7 @@ class Resident:
             maker.engine.change(self.id, maker.walking(self.record), maker.coding, world.chunks)
         memory = maker.memory(self.tenant, self.record, world.lineage, self._kept)
         if state is not None and state.next == world.chunks:
-            session = maker.restored(self.record, state, memory)
+            session = await maker.restored(self.record, state, memory)
         else:
             walker = await self._walker_at(world.lineage, world.chunks)
             self.record = replace(self.record, next=world.chunks, walker=walker)

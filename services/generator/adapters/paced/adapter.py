@@ -15,7 +15,7 @@ from torch import Tensor
 
 from services.generator.adapters.paced.shapes import CLEAN, PICTURES, Shape
 from services.generator.adapters.paced.well import Well
-from services.generator.world_model import Conditioning, State
+from services.generator.world_model import Conditioning, State, Subject
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
@@ -52,7 +52,10 @@ class PacedWorldModel:
         self.well = Well(shape.spec)
         self._sleep = sleep
 
-    def start(self, begin: int = 0, before: Matrix | None = None) -> State:
+    def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
+        if subject and subject != Subject():
+            got = f"{subject.words[:80]!r}" if subject.words else f"a picture of {len(subject.picture)} bytes"
+            raise InvalidInput(f"{self.spec.model} has no worlds but one, got {got}")
         return NoState()
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
@@ -70,8 +73,8 @@ class PacedWorldModel:
         self._until(due, lambda: made.extend(self.well.draw(place_of(each)) for each in latents))
         return made
 
-    def decode(self, states: Sequence[State], latents: Tensor) -> Tensor:
-        return latents[:, :, :3].sigmoid().repeat_interleave(PICTURES, 1)
+    def decode(self, states: Sequence[State], latents: Tensor) -> list[Tensor]:
+        return list(latents[:, :, :3].sigmoid().repeat_interleave(PICTURES, 1))
 
     def _until(self, due: float, work: Callable[[], None]) -> None:
         """Do something on the side, and be done at `due`, or with it."""

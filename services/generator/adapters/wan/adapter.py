@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast
-from services.generator.adapters.wan.layers import Pair
 from services.generator.adapters.wan.model import Passed, WanModel
+from services.generator.adapters.wan.prompts import Imagine, Prompts
 from services.generator.adapters.wan.rotation import Rotation
 from services.generator.adapters.wan.state import WanState
-from services.generator.adapters.wan.told import Prompt, Teller, Told
+from services.generator.adapters.wan.told import Teller, Told
 from services.generator.adapters.wan.vae import VAE
 from services.generator.adapters.wan.variants import Variant
-from services.generator.world_model import Conditioning, State
+from services.generator.world_model import Conditioning, State, Subject
 from worldkv.codec import Codec
 from worldkv.coding import KV, NAMES
 from worldkv.pose import Matrix
@@ -28,8 +28,9 @@ SEED_BITS = (1 << 63) - 1
 
 
 class WanWorldModel:
-    """Adapter of `WanModel`; see `WorldModel` for the methods. One prompt serves all its sessions.
+    """Adapter of `WanModel`; see `WorldModel` for the methods.
 
+    imagine  makes the prompt of a world; it is asked when a session begins
     weights  digest of the transformer's weights, hex
     grid     rows and columns of latent cells
     """
@@ -37,20 +38,20 @@ class WanWorldModel:
     codecs: Mapping[str, tuple[Codec, Codec]] = MappingProxyType({})
 
     def __init__(
-        self, variant: Variant, model: WanModel, prompt: Prompt, vae: VAE, weights: str, grid: tuple[int, int]
+        self, variant: Variant, model: WanModel, imagine: Imagine, vae: VAE, weights: str, grid: tuple[int, int]
     ) -> None:
-        self.variant, self.vae, self.grid, self.prompt = variant, vae, grid, prompt
+        self.variant, self.vae, self.grid, self.imagine = variant, vae, grid, imagine
         self.model = model.eval().requires_grad_(False)
         self.device = model.patch_embedding.weight.device
         self.spec = variant.spec(weights, vae.digest, grid, NAMES[model.dtype])
-        self.teller = Teller(variant, model, prompt, grid)
         c = model.config
+        self.prompts = Prompts(imagine, model.hear, c, grid, self.device)
+        self.teller = Teller(variant, model, self.prompts, grid)
         self._rotation = Rotation(c.rope, c.frames, grid[0] // c.patch, grid[1] // c.patch, self.device)
-        with torch.inference_mode():
-            self._context = model.hear(prompt.tokens[None].to(self.device))
 
-    def start(self, begin: int = 0, before: Matrix | None = None) -> WanState:
-        return WanState(self.variant.history, self.teller.no_past(), begin, before)
+    def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> WanState:
+        heard = None if subject is None else self.prompts.hear(subject)
+        return WanState(self.variant.history, self.teller.no_past(), self.prompts, heard, begin, before)
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         levels = self.variant.levels
@@ -64,7 +65,9 @@ class WanWorldModel:
         return clean.float()
 
     def see(self, pictures: Tensor) -> Tensor:
-        return self.vae.encode(pictures)
+        # Each is what is seen for as long as its latent frame lasts; the first of a clip lasts one picture. Nothing is
+        # known of the pictures before these: they begin a clip of their own.
+        return self.vae.encode(torch.cat([pictures[:1], pictures[1:].repeat_interleave(self.vae.pictures, 0)]))
 
     def encode(self, latents: Tensor, window: View, conditions: Sequence[Conditioning]) -> list[KV]:
         passed = self.run(latents, 0.0, window, self.teller.tell(conditions), keep=True)
@@ -76,7 +79,7 @@ class WanWorldModel:
         keys, values = passed.kv
         return [KV(keys[:, row], values[:, row]) for row in range(len(latents))]
 
-    def decode(self, states: Sequence[State], latents: Tensor) -> Tensor:
+    def decode(self, states: Sequence[State], latents: Tensor) -> list[Tensor]:
         mine = cast(Sequence[WanState], states)
         pictures, features = self.vae.decode(latents, [state.features for state in mine])
         for state, after in zip(mine, features, strict=True):
@@ -92,16 +95,12 @@ class WanWorldModel:
                 self._rotation.at(window.position),
                 (window.keys, window.values),
                 None if window.whole else window.valid,
-                self._shared(len(latents)),
+                told.context,
                 told.camera,
                 told.acts,
                 told.past,
                 keep,
             )
-
-    def _shared(self, batch: int) -> list[Pair]:
-        """The one context for every row of a batch; nothing is copied."""
-        return [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in self._context]
 
 
 def more_noise(noise: Tensor, count: int) -> Tensor:

@@ -15,23 +15,30 @@ from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.config import WanConfig
+from services.generator.adapters.wan.prompts import Heard, Prompt, Prompts
 from services.generator.adapters.wan.vae import Features
 from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
+
+SUBJECT, TOKENS, GIVEN = "subject", "prompt.tokens", "prompt.given"
+"""Names of a prompt's parts in a saved state."""
 
 
 class Lead(NamedTuple):
     """What led to a chunk: kept with it, so that it can be told the same when it is made again.
 
-    begin   its first latent frame since the world began
-    before  [n, 4, 4] float64: poses of the frames just before it, as many as the model looks back, or as there are
+    begin    its first latent frame since the world began
+    before   [n, 4, 4] float64: poses of the frames just before it, as many as the model looks back, or as there are
+    subject  digest of what the world is about
     """
 
     begin: int
     before: Matrix
+    subject: bytes
 
     def to_bytes(self) -> bytes:
-        packed: bytes = msgpack.packb({"begin": self.begin, "before": self.before.astype("<f8").tobytes()})
+        before = self.before.astype("<f8").tobytes()
+        packed: bytes = msgpack.packb({"begin": self.begin, "before": before, "subject": self.subject})
         return packed
 
     @classmethod
@@ -40,7 +47,7 @@ class Lead(NamedTuple):
         try:
             fields = msgpack.unpackb(data)
             before = np.frombuffer(fields["before"], "<f8").reshape(-1, 4, 4).astype(np.float64)
-            lead = cls(operator.index(fields["begin"]), before)
+            lead = cls(operator.index(fields["begin"]), before, bytes(memoryview(fields["subject"])))
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise InvalidInput(f"expected what led to a chunk, got {len(data)} bytes: {error!r}") from error
         if lead.begin < len(before) or not np.isfinite(before).all():
@@ -62,6 +69,8 @@ class WanState:
     """Moved on by the clean pass of each chunk, and by its decoding; tensors are replaced, never written into.
 
     history   poses that the model looks back
+    prompts   where saved prompts go when they come back
+    heard     what the world is about; None: nothing was heard
     past      rolling caches of the action modules, see `no_past`
     known     latent frames that they have seen, however many they still hold
     begin     first latent frame of the coming chunk
@@ -69,18 +78,29 @@ class WanState:
     features  of the VAE's decoder
     """
 
-    def __init__(self, history: int, past: ActionPast, begin: int = 0, before: Matrix | None = None) -> None:
+    def __init__(
+        self,
+        history: int,
+        past: ActionPast,
+        prompts: Prompts,
+        heard: Heard | None = None,
+        begin: int = 0,
+        before: Matrix | None = None,
+    ) -> None:
         self.history, self.past, self.known, self.begin = history, past, 0, begin
+        self.prompts, self.heard = prompts, heard
         self.before = self._newest(np.zeros((0, 4, 4)) if before is None else before)
         self.features: Features = {}
 
     def __copy__(self) -> WanState:
-        other = WanState(self.history, self.past, self.begin, self.before)
+        other = WanState(self.history, self.past, self.prompts, self.heard, self.begin, self.before)
         other.known, other.features = self.known, copy.copy(self.features)
         return other
 
     def conditioning(self, poses: Matrix) -> bytes:
-        return Lead(self.begin, self.before).to_bytes()
+        if self.heard is None:
+            raise InvalidInput("a chunk is drawn of what its world is about, and this state has heard of nothing")
+        return Lead(self.begin, self.before, self.heard.digest).to_bytes()
 
     def advance(self, poses: Matrix, own: ActionPast | None) -> None:
         """After a chunk at these poses, whose frames left `own` in the action modules, where there are any."""
@@ -94,6 +114,10 @@ class WanState:
         tensors = {f"features.{name}": each for name, each in self.features.items()}
         tensors |= {"mouse": self.past.mouse, "keyboard": self.past.keyboard}
         tensors |= {"counts": torch.tensor([self.begin, self.known]), "before": torch.from_numpy(self.before)}
+        if self.heard is not None:
+            prompt = self.heard.prompt
+            tensors |= {SUBJECT: torch.frombuffer(bytearray(self.heard.digest), dtype=torch.uint8)}
+            tensors |= {TOKENS: prompt.tokens} | ({} if prompt.given is None else {GIVEN: prompt.given})
         return save({name: each.contiguous().cpu() for name, each in tensors.items()})
 
     def from_bytes(self, data: bytes) -> None:
@@ -102,11 +126,14 @@ class WanState:
             tensors = load(data)
             (begin, known), before = tensors.pop("counts").tolist(), tensors.pop("before").numpy()
             past = ActionPast(tensors.pop("mouse"), tensors.pop("keyboard"))
+            subject = tensors.pop(SUBJECT).numpy().tobytes() if SUBJECT in tensors else None
+            prompt = None if subject is None else Prompt(tensors.pop(TOKENS), tensors.pop(GIVEN, None))
         except (SafetensorError, KeyError, ValueError) as error:
             raise InvalidInput(f"expected the state of a walk, got {len(data)} bytes: {error!r}") from error
         for mine, given in zip(self.past, past, strict=True):
             if given.shape != mine.shape or given.dtype != mine.dtype:
                 raise InvalidInput(f"a state of this model has caches {tuple(mine.shape)}, got {tuple(given.shape)}")
+        self.heard = self.prompts.take(subject, prompt) if subject is not None and prompt is not None else None
         device = self.past.keyboard.device
         self.begin, self.known, self.before = begin, known, before
         self.past = ActionPast(*(each.to(device) for each in past))

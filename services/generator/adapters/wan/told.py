@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -13,9 +12,11 @@ from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast, Acts, window_phase
 from services.generator.adapters.wan.camera import rays
-from services.generator.adapters.wan.config import MASK_CHANNELS, ActionConfig, CameraConfig, WanConfig
+from services.generator.adapters.wan.config import MASK_CHANNELS, ActionConfig, CameraConfig
+from services.generator.adapters.wan.layers import Pair
 from services.generator.adapters.wan.model import WanModel
 from services.generator.adapters.wan.moves import Controls, motion, since_before, wasd
+from services.generator.adapters.wan.prompts import Heard, Prompts, contexts
 from services.generator.adapters.wan.state import Lead, WanState, no_past
 from services.generator.adapters.wan.variants import Variant
 from services.generator.world_model import Conditioning
@@ -23,26 +24,15 @@ from worldkv.errors import InvalidInput
 from worldkv.pose import Matrix
 
 
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """What a world is about.
-
-    tokens  [T, width] of the text or image encoder, as many as the model attends to
-    given   [n, channels, height, width]: latents of the first picture and of grey after it, until they have settled;
-            the last of them stands for all later frames. None for a model that takes no picture
-    """
-
-    tokens: Tensor
-    given: Tensor | None = None
-
-
 class Told(NamedTuple):
     """What the passes of a chunk have in common besides the window: see `WanModel.forward`.
 
-    given [B, F, mask and channels, height, width], no channels where the model takes no picture
+    given    [B, F, mask and channels, height, width], no channels where the model takes no picture
+    context  of each layer's cross-attention, keys and values [B, T, H, K]
     """
 
     given: Tensor
+    context: list[Pair]
     camera: Tensor | None
     acts: Acts | None
     past: ActionPast | None
@@ -53,15 +43,15 @@ class Teller:
 
     grid  rows and columns of latent cells
 
-    Raises InvalidInput for a prompt that does not fit the model.
+    Raises InvalidInput for a grid that does not divide into tokens.
     """
 
-    def __init__(self, variant: Variant, model: WanModel, prompt: Prompt, grid: tuple[int, int]) -> None:
+    def __init__(self, variant: Variant, model: WanModel, prompts: Prompts, grid: tuple[int, int]) -> None:
         c = model.config
-        _check(prompt, c, grid)
-        self.variant, self.model, self.grid = variant, model, grid
+        if any(side % c.patch for side in grid):
+            raise InvalidInput(f"a grid of latent cells divides by {c.patch}, got {grid}")
+        self.variant, self.model, self.prompts, self.grid = variant, model, prompts, grid
         self.device = model.patch_embedding.weight.device
-        self._given = None if prompt.given is None else prompt.given.float().to(self.device)
         self._phase = window_phase(c.actions, self.device) if c.actions else None
 
     def no_past(self) -> ActionPast:
@@ -70,35 +60,41 @@ class Teller:
         return no_past(c, self.grid[0] * self.grid[1] // c.patch**2, self.device, self.model.dtype)
 
     def tell(self, conditions: Sequence[Conditioning]) -> Told:
-        """Raises InvalidInput if a condition does not say what led to its chunk, and the model asks for it."""
+        """Raises InvalidInput if a condition does not say what led to its chunk, NotFound if what it is about was not
+        heard here."""
         c, variant = self.model.config, self.variant
         leads = [self._lead(condition) for condition in conditions]
+        states = [cast(WanState | None, condition.state) for condition in conditions]
+        heard = [self._heard(lead, state) for lead, state in zip(leads, states, strict=True)]
         walked = [np.concatenate([lead.before, each.poses]) for lead, each in zip(leads, conditions, strict=True)]
-        given = torch.stack([self._picture(lead.begin) for lead in leads])
+        given = torch.stack([self._picture(each, lead.begin) for each, lead in zip(heard, leads, strict=True)])
         camera = self._camera(c.camera, walked) if c.camera else None
         if c.actions is None or variant.controls is None:
-            return Told(given, camera, None, None)
+            return Told(given, contexts(heard), camera, None, None)
         # A chunk that is made again outside a walk is told what was done, and has no past to remember it by.
-        states = [cast(WanState, each.state) if each.state else WanState(0, self.no_past()) for each in conditions]
-        past = ActionPast(*(torch.stack(part, 2) for part in zip(*(state.past for state in states), strict=True)))
-        known = [state.known for state in states]
-        return Told(given, camera, self._acts(c.actions, variant.controls, leads, walked, known), past)
+        pasts = [state.past if state else self.no_past() for state in states]
+        past = ActionPast(*(torch.stack(part, 2) for part in zip(*pasts, strict=True)))
+        known = [state.known if state else 0 for state in states]
+        acts = self._acts(c.actions, variant.controls, leads, walked, known)
+        return Told(given, contexts(heard), camera, acts, past)
 
     def _lead(self, condition: Conditioning) -> Lead:
-        if condition.extra:
-            return Lead.from_bytes(condition.extra)
-        if self.variant.history or self._given is not None:
+        if not condition.extra:
             raise InvalidInput(f"a chunk of {self.variant.name} is drawn from what led to it, and nothing was given")
-        return Lead(0, np.zeros((0, 4, 4)))
+        return Lead.from_bytes(condition.extra)
 
-    def _picture(self, begin: int) -> Tensor:
+    def _heard(self, lead: Lead, state: WanState | None) -> Heard:
+        """A walk's own prompt; outside one, that of the same subject."""
+        return state.heard if state and state.heard else self.prompts.find(lead.subject)
+
+    def _picture(self, heard: Heard, begin: int) -> Tensor:
         """Mask and latents of the given picture for the chunk that begins at a frame."""
-        frames = self.model.config.frames
-        if self._given is None:
+        frames, given = self.model.config.frames, heard.prompt.given
+        if given is None:
             return torch.empty(frames, 0, *self.grid, device=self.device)
         at = torch.arange(begin, begin + frames, device=self.device)
         mask = (at == 0).float()[:, None, None, None].expand(-1, MASK_CHANNELS, *self.grid)
-        return torch.cat([mask, self._given[at.clamp(max=len(self._given) - 1)]], 1)
+        return torch.cat([mask, given[at.clamp(max=len(given) - 1)]], 1)
 
     def _camera(self, config: CameraConfig, walked: Sequence[Matrix]) -> Tensor:
         c, step = self.model.config, self.variant.step
@@ -145,16 +141,3 @@ def rows_read(begin: int, frames: int, back: int, pictures: int) -> NDArray[np.i
     last = pictures * np.arange(begin, begin + frames)
     rows = last[:, None] + np.arange(-back * pictures, 0)
     return -(-rows.clip(min=0) // pictures)
-
-
-def _check(prompt: Prompt, config: WanConfig, grid: tuple[int, int]) -> None:
-    if any(side % config.patch for side in grid):
-        raise InvalidInput(f"a grid of latent cells divides by {config.patch}, got {grid}")
-    wanted = (config.context.tokens, config.context.width)
-    if tuple(prompt.tokens.shape) != wanted:
-        raise InvalidInput(f"a prompt's tokens are {wanted}, got {tuple(prompt.tokens.shape)}")
-    if (prompt.given is not None) != bool(config.given_channels):
-        raise InvalidInput(f"a prompt of this model has {'a' if config.given_channels else 'no'} given picture")
-    cell = (config.out_channels, *grid)
-    if prompt.given is not None and (not len(prompt.given) or tuple(prompt.given.shape[1:]) != cell):
-        raise InvalidInput(f"a given picture is at least one latent {cell}, got {tuple(prompt.given.shape)}")
