@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 
+from services.generator.adapters.wan.settings import WanSettings
 from services.generator.drawing import Context
 from services.generator.engine import EngineConfig
 from services.generator.modes import SessionConfig
@@ -249,6 +250,7 @@ class GeneratorConfig:
     model    which one
     weights  its file or folder; None: those that come along
     threads  that one pass of the model computes in; 0: as many as there are cores
+    wan      how it is run, if it is a published model of the Wan family
     engine   how many sessions are drawn for, and how
     memory   how worlds are remembered
     live     how sessions are served
@@ -262,6 +264,7 @@ class GeneratorConfig:
     model: str = "pocket"
     weights: Path | None = None
     threads: int = 0
+    wan: WanSettings = field(default_factory=WanSettings)
     engine: EngineConfig = field(default_factory=EngineConfig)
     memory: MemorySettings = field(default_factory=MemorySettings)
     live: LiveConfig = field(default_factory=LiveConfig)

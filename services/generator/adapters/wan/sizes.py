@@ -89,7 +89,7 @@ class Sizes:
 
 
 def rope(head_dim: int, theta: float) -> Rope:
-    """How the family splits a head's channel pairs: a third each, rounded down, to height and width, the rest to time."""
+    """How the family splits the pairs of a head: a third each, rounded down, to height and width, the rest to time."""
     side = head_dim // 6
     return Rope(time=head_dim // 2 - 2 * side, height=side, width=side, theta=theta)
 

@@ -1,0 +1,121 @@
+"""Files of weights: what is in them, how they are read, and what is refused."""
+
+import json
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from services.generator.adapters.wan.files import Stored, fill, stored
+from worldkv.errors import WeightsError, WeightsMismatch, WeightsMissing
+
+
+def shards(folder: Path, count: int = 3) -> dict[str, torch.Tensor]:
+    """A folder of shards with their index; answers what is in them."""
+    tensors = {f"layer.{i}": torch.full((2, i + 1), float(i)) for i in range(6)}
+    where = {name: f"part-{i % count}.safetensors" for i, name in enumerate(tensors)}
+    for file in set(where.values()):
+        save_file({name: tensors[name] for name in tensors if where[name] == file}, folder / file)
+    (folder / "part.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    return tensors
+
+
+def test_shards_are_those_that_the_index_names(tmp_path: Path):
+    tensors = shards(tmp_path)
+    save_file({"stray": torch.zeros(1)}, tmp_path / "another.safetensors")
+    found = stored(tmp_path)
+    assert {name: each.shape for name, each in found.items()} == {n: tuple(x.shape) for n, x in tensors.items()}
+    assert all(torch.equal(each.read(), tensors[name]) for name, each in found.items())
+
+
+def test_a_shard_that_is_not_there_is_named(tmp_path: Path):
+    shards(tmp_path)
+    (tmp_path / "part-1.safetensors").unlink()
+    with pytest.raises(WeightsMissing, match=r"part-1\.safetensors, 1 in all"):
+        stored(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])
+def test_an_index_that_is_none_is_refused(text, tmp_path: Path):
+    shards(tmp_path)
+    (tmp_path / "part.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsMismatch, match="is no index of shards"):
+        stored(tmp_path)
+
+
+class Touches:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_that_carries_code_is_refused_and_the_code_does_not_run(zipped, tmp_path: Path):
+    ran, file = tmp_path / "ran", tmp_path / "a.pth"
+    torch.save({"weight": torch.zeros(1), "more": Touches(ran)}, file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(WeightsError, match=r"a\.pth"):
+        stored(file)
+    assert not ran.exists()
+    torch.load(file, weights_only=False)
+    assert ran.exists(), "the file would have done no harm"
+
+
+class Counted:
+    """Tensors as they come from files, of which it counts those that are alive."""
+
+    def __init__(self) -> None:
+        self.alive = self.most = self.reads = 0
+
+    def stored(self, tensor: torch.Tensor) -> Stored:
+        def read() -> torch.Tensor:
+            made = tensor.clone()
+            self.reads, self.alive = self.reads + 1, self.alive + 1
+            self.most = max(self.most, self.alive)
+            weakref.finalize(made, self.gone)
+            return made
+
+        return Stored(tuple(tensor.shape), read)
+
+    def gone(self) -> None:
+        self.alive -= 1
+
+
+def test_a_module_is_filled_one_tensor_at_a_time(tmp_path: Path):
+    with torch.device("meta"):
+        module = nn.Sequential(*(nn.Linear(4, 4) for _ in range(3)))
+    counted, weights = Counted(), nn.Sequential(*(nn.Linear(4, 4) for _ in range(3))).state_dict()
+    tensors = {name: counted.stored(each) for name, each in weights.items()}
+    fill(module, tensors, tmp_path, torch.bfloat16, "cpu")
+    assert (counted.reads, counted.most, counted.alive) == (len(weights), 1, 0)
+    assert {each.dtype for each in module.parameters()} == {torch.bfloat16}
+    for name, each in module.state_dict().items():
+        assert torch.equal(each, weights[name].bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"0.bias": torch.zeros(3)}, r"0\.bias: \(3,\) where \(4,\) is expected"),
+        ({"more": torch.zeros(1)}, r"more: \(1,\) where None is expected"),
+        ({"0.bias": torch.full((4,), torch.inf)}, r"0\.bias holds values that are not finite"),
+        ({"0.bias": torch.zeros(4, dtype=torch.int64)}, r"0\.bias holds values that are not finite"),
+    ],
+)
+def test_a_module_is_not_filled_with_what_is_not_its_own(change, words, tmp_path: Path):
+    with torch.device("meta"):
+        module = nn.Sequential(nn.Linear(4, 4))
+    counted, weights = Counted(), nn.Sequential(nn.Linear(4, 4)).state_dict() | change
+    with pytest.raises(WeightsMismatch, match=words):
+        fill(module, {name: counted.stored(each) for name, each in weights.items()}, tmp_path, torch.float32, "cpu")
+
+
+def test_parameters_in_a_pickle_are_tensors_like_others(tmp_path: Path):
+    torch.save({"weight": nn.Parameter(torch.ones(2))}, tmp_path / "a.pth")
+    assert not stored(tmp_path / "a.pth")["weight"].read().requires_grad
