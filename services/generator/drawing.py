@@ -100,16 +100,18 @@ def draw(model: WorldModel, window: Window, rows: Sequence[int], drafts: Sequenc
     began = perf_counter()
     for row, draft in zip(rows, drafts, strict=True):
         window.fill(row, draft.entries, draft.position, draft.at)
-    view = window.view(rows)
+    shape = drafts[0].shape
+    view = window.view(rows, len(drafts[0].entries) if shape.grows else None)  # what is growing is seen as far as it is
     filled = perf_counter()
     states = [copy(draft.state) for draft in drafts]
     conditions = [draft.conditioning._replace(state=state) for draft, state in zip(drafts, states, strict=True)]
-    if drafts[0].shape.shown:
+    if shape.shown:
         latents = torch.stack([_see(model, draft.source) for draft in drafts])
     else:
         latents = model.generate(view, conditions, torch.stack([d.source for d in drafts]).to(model.device))
-    kvs = model.encode(latents, _behind(model, view, drafts[0].shape.context), conditions)
-    pictures = model.decode(states, latents).cpu()  # whoever reads the clock now waits for the device
+    kvs = model.encode(latents, _behind(model, view, shape.context), conditions)
+    # Whoever reads the clock after this waits for the device.
+    pictures = [each.cpu() for each in model.decode(states, latents)]
     if len(drafts) > 1:  # a part of a batch would hold all of it
         kvs = [KV(kv.keys.clone(), kv.values.clone()) for kv in kvs]
     own = ([x.clone() for x in both] if len(drafts) > 1 else [*both] for both in (latents, pictures))

@@ -1,0 +1,92 @@
+"""The VAE of Wan 2.1, decoding many walks chunk by chunk.
+
+Its decoder is causal: each convolution over time sees the two time steps before what it is given. A session carries
+these from chunk to chunk, so that each is decoded as it would be in one clip with all chunks before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from services.generator.adapters.wan.vae.names import Sizes
+from services.generator.adapters.wan.vae.seam import Features
+from worldkv.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
+NOT_YET = "Rep"
+"""What Diffusers keeps, in place of features, where time is doubled, after the one frame that is not doubled."""
+
+
+class WanVAE:
+    """Adapter of Diffusers' VAE; see `VAE` for the methods. A latent frame is decoded at a time, of all sessions.
+
+    sizes   of the model
+    digest  of its weights, hex
+    """
+
+    def __init__(self, model: AutoencoderKLWan, sizes: Sizes, digest: str) -> None:
+        self.model, self.sizes, self.digest = model.eval().requires_grad_(False), sizes, digest
+        self.pictures, self.pixels = sizes.pictures, sizes.pixels
+        weight = model.post_quant_conv.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self._mean, self._std = (
+            torch.tensor(each, device=self.device)[:, None, None]
+            for each in (model.config.latents_mean, model.config.latents_std)
+        )
+        # In the order in which the decoder takes its steps, which is that of its parts.
+        self._names = [name for name, each in model.decoder.named_modules() if _looks_back(each)]
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        count, colours, height, width = pictures.shape
+        if count % self.pictures != 1 % self.pictures or colours != 3 or height % self.pixels or width % self.pixels:
+            raise InvalidInput(
+                f"a clip has 1 picture and {self.pictures} for each further frame, of 3 colours and sides that divide "
+                f"by {self.pixels}; got {tuple(pictures.shape)}"
+            )
+        with torch.inference_mode():
+            x = (pictures * 2 - 1).transpose(0, 1)[None].to(self.device, self.dtype)
+            z = self.model.encode(x).latent_dist.mode()[0].transpose(0, 1)
+            return ((z.float() - self._mean) / self._std).to(pictures.device)
+
+    def decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[list[Tensor], list[Features]]:
+        alike: dict[frozenset[tuple[str, int]], list[int]] = {}
+        for row, each in enumerate(features):
+            alike.setdefault(frozenset((name, tensor.shape[1]) for name, tensor in each.items()), []).append(row)
+        pictures, after = [torch.empty(0)] * len(latents), [Features()] * len(latents)
+        with torch.inference_mode():
+            for rows in alike.values():
+                shown, caches = self._decode(latents[rows], [features[row] for row in rows])
+                for i, row in enumerate(rows):
+                    pictures[row] = shown[i] if len(rows) == 1 else shown[i].clone()
+                    # A part of a batch would hold all of it for as long as the session lives.
+                    own = ((name, each[i]) for name, each in caches.items())
+                    after[row] = {name: each if len(rows) == 1 else each.clone() for name, each in own}
+        return pictures, after
+
+    def _decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Pictures [B, pictures, 3, height, width] of sessions that are equally far, and their features together."""
+        caches = [self._cache(name, features) for name in self._names]
+        normal = latents.to(self.device, torch.float32) * self._std + self._mean
+        z = self.model.post_quant_conv(normal.transpose(1, 2).to(self.dtype))
+        shown = [self.model.decoder(frame, feat_cache=caches, feat_idx=[0]) for frame in z.split(1, 2)]
+        pictures = ((torch.cat(shown, 2).transpose(1, 2).float() + 1) / 2).clamp(0, 1).to(latents.device)
+        kept = zip(self._names, caches, strict=True)
+        return pictures, {name: each for name, each in kept if isinstance(each, Tensor)}
+
+    def _cache(self, name: str, features: Sequence[Features]) -> Tensor | str | None:
+        """What a convolution has seen in each session, [B, channels, 1 or 2, height, width]."""
+        if not features[0]:
+            return None
+        if name not in features[0]:
+            return NOT_YET
+        return torch.stack([each[name] for each in features])
+
+
+def _looks_back(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1
