@@ -60,6 +60,19 @@ class MemorySettings:
         if not 0 <= self.recall_seconds < inf:
             raise InvalidConfig(f"memory.recall_seconds = {self.recall_seconds}: expected seconds from 0")
 
+    def check(self, model: WorldModel) -> None:
+        """Raises InvalidConfig unless the window's sink and recent parts are whole chunks of the model, and
+        UnknownCodec for a codec that is neither the model's nor everybody's."""
+        frames = model.spec.frames
+        for name in ("sink", "recent"):
+            count = getattr(self.window, name)
+            if count % frames:
+                raise InvalidConfig(
+                    f"memory.window.{name} = {count}: expected a multiple of {frames}, the latent frames of a chunk of "
+                    f"{model.spec.model}"
+                )
+        self.coding(model)
+
     def coding(self, model: WorldModel) -> Coding:
         """What is done to a chunk that is stored. Raises UnknownCodec for a codec that is neither the model's nor
         everybody's."""

@@ -14,6 +14,7 @@ from tests.toys import toy_model
 from worldkv.coding import stored_tokens
 from worldkv.config import load
 from worldkv.errors import InvalidConfig, InvalidInput, UnknownCodec
+from worldkv.window import WindowConfig
 from worldkv.wire_sessions import MemoryChange
 
 ROOT = Path(__file__).parents[2]
@@ -58,6 +59,13 @@ def test_selectors_codecs_and_models_that_nobody_knows_are_refused():
         MemorySettings(codec="nobody").coding(toy_model())
     with pytest.raises(InvalidConfig, match="there are"):
         load_model("nobody", None)
+
+
+def test_a_window_is_made_of_whole_chunks():
+    MemorySettings(codec="int8").check(toy_model())
+    for name in ("sink", "recent"):
+        with pytest.raises(InvalidConfig, match=rf"memory\.window\.{name} = 4: expected a multiple of 3"):
+            MemorySettings(codec="int8", window=WindowConfig(**{name: 4})).check(toy_model())
 
 
 def test_in_lockstep_a_session_waits_for_everything():
