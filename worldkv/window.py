@@ -117,19 +117,22 @@ class Window:
         """Bytes of keys and values, whether valid or not."""
         return self.keys.nbytes + self.values.nbytes
 
-    def view(self, rows: Sequence[int]) -> View:
+    def view(self, rows: Sequence[int], slots: int | None = None) -> View:
         """What a pass over these rows attends to, in this order. Costs no device synchronisation.
+
+        slots  so many of the first slots; None: all of them
 
         A run of rows is seen where it lies, and changes with the window; other rows are copied together.
         """
-        first, whole = rows[0], all(self._used[row] == self.sizes for row in rows)
+        sizes = self.sizes[:slots]
+        first, tokens, whole = rows[0], sum(sizes), all(self._used[row][:slots] == sizes for row in rows)
+        keys, values, valid = self.keys[:, :, :tokens], self.values[:, :, :tokens], self.valid[:, :tokens]
         if list(rows) == list(range(first, first + len(rows))):
             run = slice(first, first + len(rows))
-            keys, values = self.keys[:, run], self.values[:, run]
-            return View(self.spec, keys, values, self.valid[run], self.position[run], whole)
+            return View(self.spec, keys[:, run], values[:, run], valid[run], self.position[run], whole)
         chosen = torch.tensor(rows, device=self.keys.device)
-        keys, values = self.keys.index_select(1, chosen), self.values.index_select(1, chosen)
-        return View(self.spec, keys, values, self.valid[chosen], self.position[chosen], whole)
+        keys, values = keys.index_select(1, chosen), values.index_select(1, chosen)
+        return View(self.spec, keys, values, valid[chosen], self.position[chosen], whole)
 
     def fill(self, row: int, entries: Sequence[Entry | None], position: int, at: Sequence[int]) -> None:
         """Put a session's chunks into its row: entry i into slot i, at time `at[i]`; None empties a slot.

@@ -97,6 +97,18 @@ def test_a_run_of_rows_is_seen_where_it_lies() -> None:
     assert view.values.data_ptr() == window.values[:, 1].data_ptr()
 
 
+def test_a_view_of_the_slots_in_use_needs_no_mask() -> None:
+    window = Window(SPEC, [TOKENS, TOKENS, TOKENS], batch=2)
+    window.fill(1, [entry("a", 0), entry("b", 3)], 6, [0, 3])
+    view = window.view([1], slots=2)
+    assert view.whole
+    assert torch.equal(view.keys, window.keys[:, 1:, : 2 * TOKENS])
+    assert torch.equal(view.values[:, 0, TOKENS:], entry("b", 3).kv.values)
+    assert view.valid.shape == (1, 2 * TOKENS)
+    assert not window.view([1]).whole
+    assert not window.view([0, 1], slots=2).whole
+
+
 def test_a_chunk_that_was_moved_by_half_is_moved_again() -> None:
     window, old, new = Window(SPEC, [TOKENS]), entry("old", 0), entry("new", 0)
     window.fill(0, [old], 3, [0])
