@@ -14,6 +14,9 @@ from services.generator.adapters.wan.rotation import Turns
 Modulation = tuple[Tensor, ...]
 """Shift, scale and gate of self-attention, then of the FFN, each [B, F, 1, D]."""
 
+Sight = tuple[Tensor, Tensor]
+"""What x is multiplied by, and what is added to it, where the camera moves: each [B, F, S, D]."""
+
 
 class Block(nn.Module):
     """Self-attention, camera where there is one, cross-attention, action module where there is one, FFN.
@@ -50,10 +53,13 @@ class Block(nn.Module):
         attended, pair = self.self_attn(h.flatten(1, 2).to(self.dtype), turns, memory, mask)
         return x + attended.view(x.shape) * by[2], pair
 
-    def guide(self, x: Tensor, camera: Tensor) -> Tensor:
-        """x scaled and shifted by the camera's embedding [B, F, S, D]."""
+    def sight(self, camera: Tensor) -> Sight:
+        """What the camera's embedding [B, F, S, D] does to x in this block: the same in all passes of a chunk."""
         h = camera + self.cam_injector_layer2(functional.silu(self.cam_injector_layer1(camera)))
-        return (1 + self.cam_scale_layer(h)) * x + self.cam_shift_layer(h)
+        return 1 + self.cam_scale_layer(h), self.cam_shift_layer(h)
+
+    def guide(self, x: Tensor, sight: Sight) -> Tensor:
+        return sight[0] * x + sight[1]
 
     def listen(self, x: Tensor, context: Pair) -> Tensor:
         """x after cross-attention to the context, keys and values each [B, T, H, K]."""

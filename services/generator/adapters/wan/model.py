@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from services.generator.adapters.wan.actions import ActionPast, Acts
-from services.generator.adapters.wan.block import Block
+from services.generator.adapters.wan.block import Block, Sight
 from services.generator.adapters.wan.config import WanConfig
 from services.generator.adapters.wan.layers import Head, Pair
 from services.generator.adapters.wan.rotation import Turns
@@ -85,10 +85,15 @@ class WanModel(nn.Module):
         embedded = embed(tokens.to(self.dtype))
         return [block.cross_attn.pair(embedded) for block in self.layers]
 
-    def look(self, rays: Tensor) -> Tensor:
-        """Embedding [B, F, S, D] of folded rays [B, F, S, channels * patch^2]: the same in all passes of a chunk."""
+    def look(self, rays: Tensor) -> list[Sight]:
+        """What folded rays [B, F, S, channels * patch^2] do in each layer.
+
+        It is the same in all passes of a chunk, and made once for them: as large as a chunk's keys and values, and a
+        fifth of the linear layers' work in every pass otherwise.
+        """
         embedded = self.patch_embedding_wancamctrl(rays.to(self.dtype))
-        return embedded + self.c2ws_hidden_states_layer2(functional.silu(self.c2ws_hidden_states_layer1(embedded)))
+        embedded = embedded + self.c2ws_hidden_states_layer2(functional.silu(self.c2ws_hidden_states_layer1(embedded)))
+        return [block.sight(embedded) for block in self.layers]
 
     def forward(
         self,
@@ -98,7 +103,7 @@ class WanModel(nn.Module):
         memory: Pair,
         valid: Tensor | None,
         context: list[Pair],
-        camera: Tensor | None = None,
+        camera: list[Sight] | None = None,
         acts: Acts | None = None,
         past: ActionPast | None = None,
         keep: bool = False,
@@ -123,7 +128,7 @@ class WanModel(nn.Module):
             by = block.modulate(time_6)
             x, pair = block.attend(x, by, turns, (memory[0][layer], memory[1][layer]), mask)
             if camera is not None:
-                x = block.guide(x, camera)
+                x = block.guide(x, camera[layer])
             x = block.listen(x, context[layer])
             if block.action_model is not None:
                 assert acts is not None, "a model with action modules is told what was done"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast, Acts, window_phase
+from services.generator.adapters.wan.block import Sight
 from services.generator.adapters.wan.camera import rays
 from services.generator.adapters.wan.config import MASK_CHANNELS, ActionConfig, CameraConfig
 from services.generator.adapters.wan.layers import Pair
@@ -33,7 +34,7 @@ class Told(NamedTuple):
 
     given: Tensor
     context: list[Pair]
-    camera: Tensor | None
+    camera: list[Sight] | None
     acts: Acts | None
     past: ActionPast | None
 
@@ -96,7 +97,7 @@ class Teller:
         mask = (at == 0).float()[:, None, None, None].expand(-1, MASK_CHANNELS, *self.grid)
         return torch.cat([mask, given[at.clamp(max=len(given) - 1)]], 1)
 
-    def _camera(self, config: CameraConfig, walked: Sequence[Matrix]) -> Tensor:
+    def _camera(self, config: CameraConfig, walked: Sequence[Matrix]) -> list[Sight]:
         c, step = self.model.config, self.variant.step
         # A world's first frame has none before it: it has not moved.
         whole = [np.concatenate([each[:1], each])[-c.frames - 1 :] for each in walked]
