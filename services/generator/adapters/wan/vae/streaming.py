@@ -85,7 +85,8 @@ class WanVAE:
             return None
         if name not in features[0]:
             return NOT_YET
-        return torch.stack([each[name] for each in features])
+        own = [each[name].to(self.device) for each in features]
+        return torch.stack(own) if len(own) > 1 else own[0][None]
 
 
 def _looks_back(module: nn.Module) -> bool:

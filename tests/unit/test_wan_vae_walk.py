@@ -1,0 +1,159 @@
+"""Walks of the Wan models with their VAE, at a small width: pictures, saved states, and films made again."""
+
+import numpy as np
+import torch
+
+from benchmarks.model_vae import streamed
+from benchmarks.wan_small import GRID, random_adapter
+from benchmarks.wan_vae_small import random_vae
+from benchmarks.wan_walks import START, STORE_BYTES, action_of
+from services.generator.adapters.wan.adapter import WanWorldModel
+from services.generator.adapters.wan.state import WanState
+from services.generator.adapters.wan.vae import WanVAE
+from services.generator.adapters.wan.variants import LINGBOT_V2_SMALL, MATRIX_GTA, SELF_FORCING, Variant
+from services.generator.drawing import draw
+from services.generator.live.looking import _Film
+from services.generator.session import Session, SessionConfig
+from worldkv.chunk import Lineage, Part
+from worldkv.coding import Coding
+from worldkv.finder import LocalFinder
+from worldkv.format import decode_part
+from worldkv.index import ScanIndex
+from worldkv.memory import Memory, MemoryConfig
+from worldkv.select import make_selector
+from worldkv.store import PartKey, RamStore
+from worldkv.window import Window, WindowConfig
+
+HEIGHT, WIDTH = 8 * GRID[0], 8 * GRID[1]
+
+
+def adapter_of(variant: Variant, dtype: torch.dtype = torch.float32) -> WanWorldModel:
+    return random_adapter(variant, vae=random_vae(4, seed=2, dtype=dtype)[0])
+
+
+def session_of(adapter: WanWorldModel, seed: int = 0) -> Session:
+    frames = adapter.spec.frames
+    return Session(adapter, SessionConfig("window", WindowConfig(0, frames, frames), seed=seed), START)
+
+
+async def walk(session: Session, chunks: range) -> list[torch.Tensor]:
+    """Pictures of each chunk."""
+    adapter = session.model
+    assert isinstance(adapter, WanWorldModel)
+    return [(await session.step(action_of(adapter.variant, chunk))).pictures for chunk in chunks]
+
+
+async def test_a_walk_shows_fewer_pictures_at_first_and_then_four_a_frame():
+    for variant, counts in ((SELF_FORCING, [9, 12, 12]), (LINGBOT_V2_SMALL, [13, 16, 16])):
+        pictures = await walk(session_of(adapter_of(variant)), range(3))
+        assert [tuple(each.shape) for each in pictures] == [(count, 3, HEIGHT, WIDTH) for count in counts]
+        assert all(0 <= each.min() <= each.max() <= 1 and each.dtype == torch.float32 for each in pictures)
+
+
+async def test_a_walk_that_was_saved_goes_on_with_the_same_pictures():
+    adapter = adapter_of(MATRIX_GTA)
+    for before in (0, 1, 3):
+        session = session_of(adapter)
+        await walk(session, range(before))
+        saved = session.save()
+        wanted = await walk(session, range(before, before + 2))
+        again = Session.restore(adapter, session.config, saved)
+        drawn = await walk(again, range(before, before + 2))
+        assert all(torch.equal(a, b) for a, b in zip(drawn, wanted, strict=True))
+
+
+async def test_without_its_features_a_walk_goes_on_with_other_pictures():
+    session = session_of(adapter_of(SELF_FORCING))
+    await walk(session, range(2))
+    saved = session.save()
+    (wanted,) = await walk(session, range(2, 3))
+    again = Session.restore(session.model, session.config, saved)
+    assert isinstance(again.state, WanState)
+    again.state.features = {}
+    (drawn,) = await walk(again, range(2, 3))
+    assert len(drawn) == 9
+    assert (drawn - wanted[-9:]).abs().max() > 0.01
+
+
+async def test_features_are_saved_as_they_are_held():
+    adapter = adapter_of(SELF_FORCING, torch.bfloat16)
+    session = session_of(adapter)
+    await walk(session, range(2))
+    state, vae = session.state, adapter.vae
+    assert isinstance(state, WanState)
+    assert isinstance(vae, WanVAE)
+    carried = vae.sizes.feature_bytes(GRID, torch.bfloat16)
+    assert carried < len(state.to_bytes()) < carried + 16_000
+    again = adapter.start()
+    again.from_bytes(state.to_bytes())
+    assert again.features.keys() == state.features.keys()
+    assert all(torch.equal(each, state.features[name]) for name, each in again.features.items())
+
+
+async def test_walks_of_different_ages_are_drawn_together_as_alone():
+    adapter = adapter_of(SELF_FORCING)
+    sessions = [session_of(adapter, seed) for seed in range(3)]
+    for session, chunks in zip(sessions, (2, 0, 1), strict=True):
+        await walk(session, range(chunks))
+    drafts = [await session.begin(action_of(SELF_FORCING, 5)) for session in sessions]
+    sizes = drafts[0].shape.sizes
+    together = draw(adapter, Window(adapter.spec, sizes, batch=3), range(3), drafts)
+    assert [len(each.pictures) for each in together] == [12, 9, 12]
+    for got, draft in zip(together, drafts, strict=True):
+        (wanted,) = draw(adapter, Window(adapter.spec, sizes), [0], [draft])
+        assert torch.allclose(got.pictures, wanted.pictures, atol=1e-4)
+        assert isinstance(got.state, WanState)
+        assert isinstance(wanted.state, WanState)
+        assert got.state.features.keys() == wanted.state.features.keys()
+        assert all(torch.allclose(x, wanted.state.features[n], atol=1e-3) for n, x in got.state.features.items())
+
+
+async def test_what_is_shown_becomes_a_chunk_of_pictures_like_it():
+    """Each picture is held for its latent frame; random weights do not give it back, but a still one stays still."""
+    adapter = adapter_of(SELF_FORCING)
+    session = session_of(adapter)
+    still, other = torch.rand(1, 3, HEIGHT, WIDTH).expand(3, -1, -1, -1), torch.rand(3, 3, HEIGHT, WIDTH)
+    latents = adapter.see(still)
+    assert latents.shape == (3, 16, *GRID)
+    assert torch.allclose(latents, adapter.vae.encode(still[:1].expand(9, -1, -1, -1)))
+    assert not torch.allclose(latents, adapter.see(other), atol=0.1)
+    assert len((await session.show(still, [START] * 3)).pictures) == 9
+    assert len((await session.show(other, [START] * 3)).pictures) == 12
+
+
+async def kept_walk(adapter: WanWorldModel, chunks: int) -> tuple[list[torch.Tensor], list[Part]]:
+    """Pictures of a walk that keeps its chunks, and what is kept of them."""
+    lineage, store, frames = Lineage.begin(), RamStore(STORE_BYTES), adapter.spec.frames
+    window = WindowConfig(0, frames, frames)
+    finder = LocalFinder(ScanIndex(), make_selector("latest", 0), lineage)
+    memory = Memory(adapter.spec, window, MemoryConfig(Coding("raw", "raw")), store, finder, lineage)
+    pictures = await walk(Session(adapter, SessionConfig("worldkv", window), START, memory), range(chunks))
+    await memory.settle()
+    keys = [PartKey(lineage.key(n), "part") for n in range(chunks)]
+    found = await store.get(keys)
+    return pictures, [decode_part(found[key]) for key in keys]
+
+
+async def test_a_film_made_again_shows_what_was_seen():
+    """Latents are kept in float16."""
+    adapter = adapter_of(SELF_FORCING)
+    seen, parts = await kept_walk(adapter, 4)
+    film = _Film(adapter)
+    again = [film.show(part)[0] for part in parts]
+    assert [len(each) for each in again] == [9, 12, 12, 12]
+    assert max(float((a - b).abs().max()) for a, b in zip(again, seen, strict=True)) <= 0.01
+
+
+async def test_a_film_that_leaves_one_out_begins_again():
+    adapter = adapter_of(SELF_FORCING)
+    seen, parts = await kept_walk(adapter, 4)
+    film = _Film(adapter)
+    pictures = [film.show(parts[n])[0] for n in (0, 2, 3)]
+    assert [len(each) for each in pictures] == [9, 9, 12]
+    latents = torch.from_numpy(np.concatenate([parts[n].latents for n in (2, 3)]).astype(np.float32))
+    vae = adapter.vae
+    assert isinstance(vae, WanVAE)
+    assert torch.equal(torch.cat(pictures[1:]), torch.cat(streamed(vae, latents, 3)))
+    # What is not known of the chunks before is missed less and less.
+    first, later = ((a[-9:] - b[-9:]).norm() for a, b in zip(pictures[1:], seen[2:], strict=True))
+    assert first > later
