@@ -131,16 +131,29 @@ def encode_again(model: WorldModel, part: Part, before: Sequence[Entry], placeme
     window = Window(model.spec, [e.kv.tokens for e in before], device=model.device)
     at, now = positions(list(before), part.meta.begin, placement)
     window.fill(0, list(before), now, at)
-    latents = torch.from_numpy(part.latents.astype(np.float32))[None].to(model.device)
     behind = _behind(model, window.view([0]), context)
-    (kv,) = model.encode(latents, behind, [Conditioning(part.meta.poses, part.conditioning)])
+    (kv,) = model.encode(_kept(model, part), behind, [Conditioning(part.meta.poses, part.conditioning)])
     return kv
+
+
+def decode_again(model: WorldModel, state: State, part: Part) -> Tensor:
+    """Pictures of a kept chunk [pictures, 3, height, width] float32 in 0..1, on the CPU.
+
+    They follow on those that the state has seen before, and it moves on.
+    """
+    (pictures,) = model.decode([state], _kept(model, part))
+    return pictures.cpu()
 
 
 def _behind(model: WorldModel, view: View, context: Context) -> View:
     """What the clean pass attends to, where chunks are drawn or made again behind `view`."""
     batch = len(view.position)
     return view if context == "window" else Window(model.spec, (), batch, model.device).view(range(batch))
+
+
+def _kept(model: WorldModel, part: Part) -> Tensor:
+    """The latents of a chunk, as a batch of one."""
+    return torch.from_numpy(part.latents.astype(np.float32))[None].to(model.device)
 
 
 def _see(model: WorldModel, pictures: Tensor) -> Tensor:

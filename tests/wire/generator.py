@@ -12,6 +12,7 @@ from services.generator.config import GeneratorConfig, LiveConfig, MemorySetting
 from services.generator.server import assembled
 from services.generator.servicer import Generator, add
 from services.generator.tier import Inside, Tiers
+from services.generator.world_model import WorldModel
 from tests.toys import toy_model
 from worldkv import rpc
 from worldkv.service import Host, ServiceConfig, serve
@@ -135,15 +136,22 @@ def inside() -> Inside:
 
 @asynccontextmanager
 async def generating(
-    tiers: Tiers | None = None, config: GeneratorConfig = CONFIG, weights: int = 0, **live: Any
+    tiers: Tiers | None = None,
+    config: GeneratorConfig = CONFIG,
+    weights: int = 0,
+    model: WorldModel | None = None,
+    **live: Any,
 ) -> AsyncIterator[Caller]:
-    """A generator over these tiers, or tiers of its own; `weights`: which; `live`: fields of its `LiveConfig`."""
+    """A generator over these tiers, or tiers of its own; `live`: fields of its `LiveConfig`.
+
+    weights  of the small model, where no other model is given
+    """
     config = replace(config, live=replace(config.live, **live))
     made: list[Generator] = []
 
     @asynccontextmanager
     async def servicers(host: Host) -> AsyncIterator[Sequence[str]]:
-        async with assembled(config, toy_model(weights), host, tiers or inside()) as generator:
+        async with assembled(config, model or toy_model(weights), host, tiers or inside()) as generator:
             made.append(generator)
             yield add(generator, host.server)
 

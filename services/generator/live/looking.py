@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter, thread_time
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from services.generator.drawing import decode_again
 from services.generator.live.making import Maker
 from services.generator.live.pictures import encoded
 from services.generator.live.resident import Resident
@@ -113,9 +112,7 @@ class _Film:
         if self._state is None or index != self._following:
             self._state = self.model.start(begin=part.meta.begin)
         self._following = index + 1
-        latents = torch.from_numpy(part.latents.astype(np.float32))[None].to(self.model.device)
-        pictures = self.model.decode([self._state], latents)[0].cpu()
-        return pictures, perf_counter() - began
+        return decode_again(self.model, self._state, part), perf_counter() - began
 
 
 def _coded(pictures: Tensor, look: Look, quality: int) -> tuple[list[pb.Picture], float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from services.generator.config import GeneratorConfig
+from services.generator.drawing import decode_again
 from services.generator.engine import Engine
 from services.generator.live.judging import Judge, Judges
 from services.generator.live.rebuilding import Rebuilder
@@ -19,7 +20,7 @@ from services.generator.tier import Tier, Tiers
 from services.generator.truth import baseline_gap
 from services.generator.world_model import Subject, WorldModel
 from worldkv.actions import Walker, follow, parse_path
-from worldkv.chunk import Lineage
+from worldkv.chunk import Lineage, Part
 from worldkv.coding import Coding
 from worldkv.errors import InvalidInput
 from worldkv.memory import Kept, Memory, MemoryConfig
@@ -153,19 +154,26 @@ class Maker:
         Raises what `Rebuilder.held` does.
         """
         rebuilder = self.rebuilder(record, memory.store, memory.lineage)
-        before = (await rebuilder.part(record.next - 1)).meta.poses if record.next else None
-        begin = record.next * self.model.spec.frames
+        last = await rebuilder.part(record.next - 1) if record.next else None
         # Chunks are made again of what the world is about: that is heard before.
-        of_model = await self.engine.run(partial(self.model.start, self.subject(record), begin, before))
+        of_model = await self.engine.run(partial(self._begun, record, last))
         state = SessionState(
             spec=self.model.spec.digest,
             seed=record.seed,
             next=record.next,
             walker=record.walker,
             held=await rebuilder.held(record.next, known or {}),
-            model=of_model.to_bytes(),
+            model=of_model,
         )
         return await self.restored(record, state, memory)
+
+    def _begun(self, record: Record, last: Part | None) -> bytes:
+        """The model's state before chunk `record.next`, where nobody saved it; `last`: the chunk before that one."""
+        begin, before = record.next * self.model.spec.frames, None if last is None else last.meta.poses
+        state = self.model.start(self.subject(record), begin, before)
+        if last is not None:  # what a chunk looks like may depend on the one before it
+            decode_again(self.model, state, last)
+        return state.to_bytes()
 
     def rebuilder(self, record: Record, store: Store, lineage: Lineage) -> Rebuilder:
         """What makes chunks of a world again."""

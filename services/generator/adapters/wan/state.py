@@ -113,7 +113,7 @@ class WanState:
     def to_bytes(self) -> bytes:
         tensors = {f"features.{name}": each for name, each in self.features.items()}
         tensors |= {"mouse": self.past.mouse, "keyboard": self.past.keyboard}
-        tensors |= {"counts": torch.tensor([self.begin, self.known]), "before": torch.from_numpy(self.before)}
+        tensors |= {"counts": torch.tensor([self.begin, self.known]), "before": torch.tensor(self.before)}
         if self.heard is not None:
             prompt = self.heard.prompt
             tensors |= {SUBJECT: torch.frombuffer(bytearray(self.heard.digest), dtype=torch.uint8)}

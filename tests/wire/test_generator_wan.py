@@ -1,0 +1,68 @@
+"""A small Wan model with its VAE, live: its decoder goes on where it was, whatever becomes of the generator."""
+
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.wan_small import GRID, random_adapter
+from benchmarks.wan_vae_small import random_vae
+from services.generator.adapters.wan.adapter import WanWorldModel
+from services.generator.adapters.wan.variants import LINGBOT_CAM
+from tests.wire.generator import Caller, Stream, generating, inside
+from worldkv.v1 import sessions_pb2 as pb
+
+FIRST, LATER = 9, 12
+"""Pictures of a walk's first chunk, and of others."""
+
+
+@cache
+def adapter() -> WanWorldModel:
+    return random_adapter(LINGBOT_CAM, vae=random_vae(4, seed=2)[0])
+
+
+def seen(messages: list[pb.Drawn] | list[pb.LookResponse]) -> list[NDArray[np.float32]]:
+    """Pictures [pictures, height, width, 3] of each chunk."""
+    shape = (-1, 8 * GRID[0], 8 * GRID[1], 3)
+    return [np.frombuffer(b"".join(each.data for each in one.pictures), np.float32).reshape(shape) for one in messages]
+
+
+async def steps(caller: Caller, session: str, chunks: int) -> list[NDArray[np.float32]]:
+    async with caller.walk(session, seen=1 << 40) as walk:
+        assert isinstance(walk, Stream)
+        return seen(await walk.steps(chunks))
+
+
+async def test_suspended_and_resumed_elsewhere_its_pictures_go_on_exactly():
+    async with generating(model=adapter()) as alone:
+        whole = await steps(alone, (await alone.open(seed=3)).session, 5)
+    assert [len(each) for each in whole] == [FIRST, LATER, LATER, LATER, LATER]
+    tiers = inside()
+    async with generating(tiers, model=adapter()) as first, generating(tiers, model=adapter()) as second:
+        session = (await first.open(seed=3)).session
+        before = await steps(first, session, 3)
+        await first.call("Suspend", session=session)
+        await second.call("Resume", session=session)
+        after = await steps(second, session, 2)
+    assert all(np.array_equal(a, b) for a, b in zip(before + after, whole, strict=True))
+
+
+async def test_if_its_generator_died_the_chunk_before_is_decoded_again():
+    """So that there are as many pictures as in the middle of a walk, and they go on from what was seen."""
+    tiers = inside()
+    async with generating(tiers, model=adapter()) as dead, generating(tiers, model=adapter()) as alive:
+        session = (await dead.open(seed=3)).session
+        await steps(dead, session, 3)
+        assert (await alive.call("Resume", session=session)).opened.next == 3
+        assert [len(each) for each in await steps(alive, session, 2)] == [LATER, LATER]
+
+
+async def test_what_it_has_shown_can_be_looked_at_again():
+    """Made from latents that are kept in float16; looked at from its middle on, it follows on the chunk before."""
+    async with generating(model=adapter()) as caller:
+        opened = await caller.open(seed=3)
+        shown = await steps(caller, opened.session, 4)
+        for at in (0, 2):
+            wanted = pb.LookRequest(session=opened.session, at=at, pictures=1 << 16)
+            answers = [each async for each in caller.sessions.Look(wanted, metadata=caller.metadata)]
+            assert [len(each.pictures) for each in answers] == [len(each) for each in shown[at:]]
