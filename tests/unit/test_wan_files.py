@@ -2,10 +2,13 @@
 
 import json
 import weakref
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
@@ -114,6 +117,32 @@ def test_a_module_is_not_filled_with_what_is_not_its_own(change, words, tmp_path
     counted, weights = Counted(), nn.Sequential(nn.Linear(4, 4)).state_dict() | change
     with pytest.raises(WeightsMismatch, match=words):
         fill(module, {name: counted.stored(each) for name, each in weights.items()}, tmp_path, torch.float32, "cpu")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A file of each kind."""
+    folder, tensors = tmp_path_factory.mktemp("whole"), {"a.weight": torch.ones(2, 3), "b.bias": torch.zeros(4)}
+    torch.save({"generator": tensors}, folder / "a.pt")
+    save_file(tensors, folder / "a.safetensors")
+    return {file.suffix: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@given(data=st.data())
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_done_to_a_file_it_is_read_or_refused_by_name(suffix, data, whole, tmp_path):
+    content = bytearray(whole[suffix])
+    for at, byte in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=4)):
+        content[at] = byte
+    del content[data.draw(st.integers(0, len(content)) | st.just(len(content))) :]
+    file = tmp_path / f"a{suffix}"
+    file.unlink(missing_ok=True)
+    file.write_bytes(content)
+    with suppress(WeightsMismatch):
+        for each in stored(file).values():
+            assert tuple(each.read().shape) == each.shape
 
 
 def test_parameters_in_a_pickle_are_tensors_like_others(tmp_path: Path):

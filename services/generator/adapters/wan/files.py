@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,22 @@ WRAPPERS = frozenset(
     ["model", "module", "generator", "pipe", "dit", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod"]
 )
 """Parts of names that come from what a model was wrapped in when it was saved."""
+DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    *(
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ),
+)
+"""What torch raises of a pickle that is cut off, changed, or carries code."""
 SHOWN = 3
 """Differences that an error names."""
 
@@ -151,7 +168,7 @@ def _safetensors(file: Path) -> dict[str, Stored]:
         opened: Any = safe_open(file, "pt")
         names = list(opened.keys())
         return {n: Stored(tuple(opened.get_slice(n).get_shape()), partial(opened.get_tensor, n)) for n in names}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise WeightsMismatch(f"{file} is not a whole safetensors file: {error}") from error
 
 
@@ -159,7 +176,7 @@ def _pickled(file: Path) -> dict[str, Stored]:
     """Tensors of a checkpoint, mapped into memory."""
     try:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except DAMAGED as error:
         raise WeightsMismatch(f"{file} is not a whole checkpoint of tensors: {error}") from error
     held = next((held[name] for name in CHECKPOINTS if name in held), held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not all(isinstance(n, str) and isinstance(x, Tensor) for n, x in held.items()):
