@@ -105,7 +105,7 @@ async def test_turning_back_gives_up_what_nobody_waits_for() -> None:
     assert tasks() == set()
 
 
-async def test_fetches_ahead_push_out_neither_what_was_recalled_nor_what_will_be() -> None:
+async def test_guesses_push_out_neither_what_was_recalled_nor_what_will_be() -> None:
     memory = await walking(hot_bytes=4 * CHUNK)
     found = await recall(memory, 1, 2)
     memory.finder.spares = [6, 7, 8, 9]
@@ -114,6 +114,16 @@ async def test_fetches_ahead_push_out_neither_what_was_recalled_nor_what_will_be
     assert {memory.lineage.key(i) for i in (1, 2, 3)} <= {*memory._hot}
     assert memory._hot.used_bytes <= 4 * CHUNK
     assert len(memory.store.asked_kv()) <= 2 + 2, "no more are fetched than there is room for"
+
+
+async def test_what_the_next_step_needs_pushes_out_what_stands_in_the_window_already() -> None:
+    memory = await walking(hot_bytes=2 * CHUNK)
+    found = await recall(memory, 1, 2)
+    memory.finder.spares = [6, 7]
+    await ahead(memory, 0, 3, 4, recalled=tuple(found))
+    await until(lambda: not tasks())
+    assert {memory.lineage.key(i) for i in (3, 4)} == {*memory._hot}
+    await memory.close()
 
 
 async def test_without_room_nothing_is_fetched_ahead() -> None:

@@ -68,10 +68,22 @@ class Ahead:
 
     async def _go(self, asks: Sequence[Ask], recalled: Collection[ChunkKey]) -> None:
         answers = await asyncio.gather(*map(self._ask, asks))
-        self.hot.need({*recalled, *(hit.key for hit in answers[0] if not hit.spare)})
-        plan = self.prefetcher.plan(answers, self.hot.beside_needed() // max(self.chunk_bytes, 1))
+        chosen = [hit.key for hit in answers[0] if not hit.spare]
+        self.hot.need(chosen or recalled)
+        plan = self.prefetcher.plan(answers, self._room(chosen, recalled))
         self.fetches.give_up(plan.cancel)
         self.fetches.ahead([wanted.key for wanted in plan.fetch], self._told)
+
+    def _room(self, chosen: Collection[ChunkKey], recalled: Collection[ChunkKey]) -> int:
+        """Chunks that may be fetched ahead.
+
+        What was recalled just now stands in the window already: what the coming step needs may push it out of the hot
+        set, other guesses may not.
+        """
+        room = self.hot.beside_needed() // max(self.chunk_bytes, 1)
+        needed = sum(key not in self.hot for key in chosen)
+        recent = sum(key in self.hot and key not in chosen for key in recalled)
+        return min(room, max(needed, room - recent))
 
     async def _ask(self, ask: Ask) -> Sequence[Hit]:
         try:

@@ -12,7 +12,7 @@ from worldkv.window import Entry
 class HotSet:
     """Decoded chunks by key, never more than `room_bytes` of them.
 
-    needed  chunks that are let go of last: what the step that is being made recalls, and what the coming one will
+    needed  chunks that are let go of last: what the step that is being made recalls, then what the coming one will
     """
 
     def __init__(self, room_bytes: int) -> None:
