@@ -45,8 +45,8 @@ async def generator(config: GeneratorConfig, host: Host) -> AsyncIterator[Sequen
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
-        model = await asyncio.to_thread(load_model, config.model, config.weights)
-        config.memory.coding(model)
+        model = await asyncio.to_thread(load_model, config.model, config.weights, config.wan)
+        config.memory.check(model)
     except (WeightsError, UnknownCodec) as error:
         raise InvalidConfig(str(error)) from error
     async with assembled(config, model, host) as made:

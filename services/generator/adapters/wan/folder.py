@@ -1,0 +1,119 @@
+"""What lies in a folder of a published model, told from the headers of its files alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Literal
+
+from services.generator.adapters.wan.files import INDEX, SUFFIXES, Shape, plain, shapes, stored
+from worldkv.errors import WeightsError, WeightsMissing
+
+Kind = Literal["transformer", "vae", "text", "image", "tokenizer", "unknown"]
+DEPTH = 3
+"""Folders below the one that is named in which files are looked for."""
+TOKENIZER = "tokenizer.json"
+"""The file that makes a folder one of a tokenizer."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model: one file, or a folder of shards or of a tokenizer's files.
+
+    path        of it
+    kind        unknown for weights of something else, or that cannot be read
+    disk_bytes  of its files
+    shapes      of its weights by their names in the file
+    trouble     why it cannot be read, empty if it can
+    """
+
+    path: Path
+    kind: Kind
+    disk_bytes: int
+    shapes: dict[str, Shape] = field(default_factory=dict, repr=False)
+    trouble: str = ""
+
+    @property
+    def parameters(self) -> int:
+        return sum(map(prod, self.shapes.values()))
+
+
+def look(places: Sequence[Path]) -> list[Part]:
+    """The parts in some folders, or files: those of an earlier place first, and of one place those less deep.
+
+    Raises WeightsMissing for a place that is not there. A file that cannot be read is a part with its trouble.
+    """
+    lost = [str(place) for place in places if not place.exists()]
+    if lost:
+        raise WeightsMissing(f"no weights at {', '.join(lost)}: a file, or a folder of a published model, is expected")
+    return [part for place in places for part in _parts(place)]
+
+
+def of_kind(parts: Sequence[Part], kind: Kind) -> list[Part]:
+    return [part for part in parts if part.kind == kind]
+
+
+def troubles(parts: Sequence[Part]) -> str:
+    """What could not be read, in words that end a sentence; empty if all could."""
+    return "".join(f"; {part.trouble}" for part in parts if part.trouble)
+
+
+def _parts(place: Path) -> Iterator[Part]:
+    if place.is_file():
+        yield _weights(place, [place])
+        return
+    for folder in _folders(place):
+        files = sorted(each for each in folder.iterdir() if each.is_file())
+        tensors = [each for each in files if each.suffix == ".safetensors"]
+        if len(tensors) > 1 or any(folder.glob(INDEX)):
+            yield _weights(folder, tensors)
+        else:
+            yield from (_weights(each, [each]) for each in tensors)
+        yield from (_weights(each, [each]) for each in files if each.suffix in SUFFIXES and each not in tensors)
+        if (folder / TOKENIZER).is_file() and _reads_words(folder):
+            yield Part(folder, "tokenizer", sum(each.stat().st_size for each in files))
+
+
+def _folders(place: Path) -> list[Path]:
+    """A folder and those below it, the less deep ones first; hidden ones are passed over."""
+    found, level = [place], [place]
+    for _ in range(DEPTH):
+        level = sorted(each for above in level for each in above.iterdir() if each.is_dir() and each.name[0] != ".")
+        found += level
+    return found
+
+
+def _weights(path: Path, files: Sequence[Path]) -> Part:
+    size = sum(each.stat().st_size for each in files)
+    try:
+        found = shapes(stored(path))
+    except WeightsError as error:
+        return Part(path, "unknown", size, trouble=str(error))
+    return Part(path, kind_of(found), size, found)
+
+
+def kind_of(names: Collection[str]) -> Kind:
+    """What weights of these names are part of."""
+    known = {plain(name) for name in names}
+    if {"patch_embedding.weight", "head.modulation"} <= known:
+        return "transformer"
+    if {"token_embedding.weight", "blocks.0.attn.q.weight"} <= known:
+        return "text"
+    if "visual.patch_embedding.weight" in known:
+        return "image"
+    if {"decoder.conv1.weight", "conv2.weight"} <= known or "decoder.conv_in.weight" in known:
+        return "vae"
+    return "unknown"
+
+
+def _reads_words(folder: Path) -> bool:
+    """Whether a folder's tokenizer is T5's, as far as it says; one of CLIP's comes along with some models."""
+    try:
+        table = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+        return "T5" in str(table.get("tokenizer_class", "T5"))
+    except (OSError, ValueError, AttributeError):
+        return True  # whoever loads it will tell
