@@ -16,7 +16,7 @@ LAYERS = """
 tests
 benchmarks
 worldkv.cli
-worldkv.admin, worldkv.admin_fleet, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
+worldkv.admin, worldkv.admin_fleet, worldkv.admin_model, worldkv.admin_retriever, worldkv.admin_walk, worldkv.walking
 worldkv.admin_bench, worldkv.admin_config, worldkv.admin_health, worldkv.admin_plan, worldkv.admin_token
 worldkv.admin_fleet_view, worldkv.admin_options, worldkv.admin_rows
 services.cluster
@@ -58,6 +58,7 @@ LIGHT = (
     "worldkv.admin_fleet",
     "worldkv.admin_fleet_view",
     "worldkv.admin_health",
+    "worldkv.admin_model",
     "worldkv.admin_options",
     "worldkv.admin_plan",
     "worldkv.admin_retriever",
@@ -99,7 +100,7 @@ LIGHT = (
 OFF_THE_WIRE = ("pocket", "services.generator.session", "worldkv.memory", "worldkv.window")
 """What runs in one process, without gRPC or Ray."""
 
-COMMANDS = ("worldkv.cli", "worldkv.admin_bench")
+COMMANDS = ("worldkv.cli", "worldkv.admin_bench", "worldkv.admin_model")
 """Commands that run what stands above them, which they import when they do."""
 
 MAX_LINES = 400

@@ -18,6 +18,7 @@ from worldkv import (
     admin_config,
     admin_fleet,
     admin_health,
+    admin_model,
     admin_plan,
     admin_retriever,
     admin_token,
@@ -52,6 +53,7 @@ for name, group in (
     ("store", admin.store),
     ("retriever", admin_retriever.retriever),
     ("config", admin_config.config),
+    ("model", admin_model.model),
 ):
     app.add_typer(group, name=name, rich_help_panel=CARE)
 for of_care in (admin_token.token, admin_health.health):

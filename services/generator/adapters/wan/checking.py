@@ -1,0 +1,105 @@
+"""What a folder of published models holds, whether it will run, and what it takes: told from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.generator.adapters.wan.choosing import Candidate, Plan, candidates, gathered, playable
+from services.generator.adapters.wan.devices import dtype_of, encoder_dtype
+from services.generator.adapters.wan.folder import Part, look
+from services.generator.adapters.wan.settings import WanSettings
+from services.generator.adapters.wan.state import no_past
+from services.generator.adapters.wan.variants import Variant
+from worldkv.errors import InvalidConfig, WeightsError
+
+NO_DIGEST = "0" * 32
+"""Of weights that were not read."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model takes, in bytes.
+
+    device   of its transformer and VAE
+    encoder  of what encodes prompts or pictures
+    chunk    keys and values of one chunk, uncoded
+    frame    those of one latent frame: a window of n frames takes n times as much, for each session
+    state    what a session carries besides: the decoder's features, and the caches of action modules
+    """
+
+    device: int
+    encoder: int
+    chunk: int
+    frame: int
+    state: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one model that a folder may be.
+
+    why   it will not run, empty if it will
+    grid, cost  None if it will not
+    """
+
+    variant: Variant
+    transformer: Part
+    why: str = ""
+    grid: tuple[int, int] | None = None
+    cost: Cost | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: all parts, what the transformers among them are, and what each would run as."""
+
+    parts: tuple[Part, ...]
+    candidates: tuple[Candidate, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def about(self, part: Part) -> str:
+        """What a part is, or what is wrong with it, in words."""
+        for each in self.candidates:
+            if each.part is part:
+                return each.words
+        return part.trouble
+
+
+def check(place: Path, name: str, settings: WanSettings) -> Report:
+    """What is in a folder, or file, and in `settings.parts`.
+
+    name  of the model that is asked about; `ANY`: all that there are
+
+    Raises WeightsMissing for a place that is not there, InvalidConfig for a transformer that is named and is not there.
+    """
+    places = [place, *settings.parts]
+    parts = look(places)
+    known = candidates(parts, places)
+    models = playable(known, name, place, settings)
+    verdicts = [_verdict(parts, part, variant, place, settings) for part, variant in models]
+    return Report(tuple(parts), tuple(known), tuple(verdicts))
+
+
+def cost(plan: Plan, settings: WanSettings) -> Cost:
+    """What a model takes as these settings run it."""
+    dtype, vae_dtype = dtype_of(settings.dtype), dtype_of(settings.vae_dtype)
+    spec = plan.variant.spec(NO_DIGEST, NO_DIGEST, plan.grid, settings.dtype)
+    past = no_past(plan.variant.backbone, spec.frame_tokens, "meta", dtype)
+    encoders = [part.parameters for part in (plan.text, plan.image) if part]
+    return Cost(
+        device=plan.transformer.parameters * dtype.itemsize + plan.vae.parameters * vae_dtype.itemsize,
+        encoder=sum(encoders) * encoder_dtype(settings).itemsize,
+        chunk=spec.raw_bytes,
+        frame=spec.raw_bytes // spec.frames,
+        state=plan.vae_sizes.feature_bytes(plan.grid, vae_dtype) + sum(each.nbytes for each in past),
+    )
+
+
+def _verdict(parts: Sequence[Part], transformer: Part, variant: Variant, place: Path, settings: WanSettings) -> Verdict:
+    try:
+        plan = gathered(parts, transformer, variant, place, settings)
+    except (WeightsError, InvalidConfig) as error:
+        return Verdict(variant, transformer, str(error))
+    return Verdict(variant, transformer, "", plan.grid, cost(plan, settings))
