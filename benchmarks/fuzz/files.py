@@ -115,7 +115,7 @@ def session() -> bytes:
     )
     tensor = torch.arange(64, dtype=torch.float32).reshape(1, 8, 1, 8)
     held = HeldChunk(8, np.stack([np.eye(4)] * 2), KV(tensor, tensor + 1))
-    return join(saving.encode(saving.Saved(record, SessionState(SPEC.digest, 3, 9, walker, (held,), b""))))
+    return join(saving.encode(saving.Saved(record, SessionState(SPEC.digest, 3, 9, walker, (held,), Frame(())))))
 
 
 def session_again(data: bytes) -> bytes:

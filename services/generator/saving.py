@@ -100,8 +100,8 @@ class Saved:
 def encode(saved: Saved) -> Frame:
     """The bytes of a session; shares those of picture, model state, keys and values with it."""
     record, state = saved.record, saved.state
-    held, of_model = ((), b"") if state is None else (state.held, state.model)
-    body = [memoryview(each) for each in (record.picture, of_model)]
+    held, of_model = ((), Frame(())) if state is None else (state.held, state.model)
+    body = [memoryview(record.picture), *of_model.buffers]
     body += [_bytes(tensor) for chunk in held for tensor in chunk.kv]
     digest = xxh3_64()
     for each in body:
@@ -122,7 +122,7 @@ def encode(saved: Saved) -> Frame:
         [getattr(record.chosen, name) for name in CHOSEN],
         record.judged,
         len(record.picture),
-        None if state is None else [state.spec, len(of_model), [_described(chunk) for chunk in held]],
+        None if state is None else [state.spec, of_model.nbytes, [_described(chunk) for chunk in held]],
         sum(each.nbytes for each in body),
         digest.intdigest(),
     ]
@@ -160,7 +160,7 @@ def decode(frame: Frame, spec: ModelSpec) -> Saved:
         return Saved(record)
     spec.require(described[0])
     held = _held(shapes, body[held_at:], spec)
-    of_model = described[1] if version < 3 else bytes(body[picture:held_at])
+    of_model = Frame.of(described[1] if version < 3 else body[picture:held_at])
     return Saved(record, SessionState(described[0], record.seed, record.next, record.walker, held, of_model))
 
 

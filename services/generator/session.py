@@ -38,6 +38,7 @@ from worldkv.actions import Action, Slide, Walker, follow, unhindered
 from worldkv.chunk import Lineage, Meta, Part
 from worldkv.coding import KV
 from worldkv.errors import Conflict, InvalidConfig, InvalidInput
+from worldkv.format import Frame
 from worldkv.memory import Memory, Recalled, RecallReport
 from worldkv.pose import Matrix
 from worldkv.select import Query
@@ -65,7 +66,7 @@ class SessionState:
     next    number of the next chunk to be drawn
     walker  where the walker stands
     held    chunks that stand in the window uncoded, by number
-    model   state of the model, as bytes
+    model   state of the model, as bytes; may share memory with the state
     """
 
     spec: str
@@ -73,7 +74,7 @@ class SessionState:
     next: int
     walker: Walker
     held: tuple[HeldChunk, ...]
-    model: bytes
+    model: Frame
 
 
 _SERIAL = count()
@@ -136,7 +137,7 @@ class Session:
         return session
 
     def save(self) -> SessionState:
-        """What the session is between two chunks; shares keys and values with it, which are never changed."""
+        """What the session is between two chunks; shares its memory, which is never changed."""
         seed, digest = self.config.seed, self.model.spec.digest
         return SessionState(digest, seed, self.next, self.walker, self.held, self.state.to_bytes())
 

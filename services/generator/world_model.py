@@ -13,6 +13,7 @@ from xxhash import xxh3_128
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
+from worldkv.format import Frame
 from worldkv.pose import Matrix
 from worldkv.window import View
 
@@ -58,9 +59,11 @@ class State(Protocol):
     def conditioning(self, poses: Matrix) -> bytes:
         """What the coming chunk, at these poses, is drawn from besides them: enough to encode it again."""
 
-    def to_bytes(self) -> bytes: ...
+    def to_bytes(self) -> Frame:
+        """What it is, and may share its memory with: what a state holds is replaced as it moves on, never changed."""
 
-    def from_bytes(self, data: bytes) -> None: ...
+    def from_bytes(self, data: Frame) -> None:
+        """Become what was saved. Raises InvalidInput for bytes that are no state of this model."""
 
 
 class WorldModel(Protocol):

@@ -51,6 +51,8 @@ PLAIN = replace(
     RECORD, scene=None, tour="", numbers=(), mode="full", next=0, chosen=NO_CHANGE, judged=False, picture=b""
 )
 
+MODEL = Frame.of(b"mod", b"el")
+
 
 def held(index: int, tokens: int = 5) -> HeldChunk:
     generator = torch.Generator().manual_seed(index)
@@ -67,7 +69,7 @@ def counted(index: int, tokens: int) -> HeldChunk:
 
 
 def saved() -> Saved:
-    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (held(0), held(8, 7)), b"model")
+    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (held(0), held(8, 7)), MODEL)
     return Saved(RECORD, state)
 
 
@@ -80,7 +82,7 @@ def test_a_record_comes_back(record):
 def test_a_state_comes_back_bit_for_bit():
     before, after = saved(), decode(encode(saved()), SPEC)
     assert after.record == before.record
-    assert (after.state.model, after.state.walker, after.state.next, after.state.seed) == (
+    assert (join(after.state.model), after.state.walker, after.state.next, after.state.seed) == (
         b"model",
         RECORD.walker,
         RECORD.next,
@@ -104,7 +106,7 @@ def test_a_state_comes_back_bit_for_bit():
 def test_sessions_of_every_version_are_read(name, record):
     after = decode(Frame.of((GOLDEN / name).read_bytes()), SPEC)
     assert after.record == record
-    assert (after.state.seed, after.state.next, after.state.model) == (record.seed, record.next, b"model")
+    assert (after.state.seed, after.state.next, join(after.state.model)) == (record.seed, record.next, b"model")
     for one, other in zip(after.state.held, (counted(0, 5), counted(8, 7)), strict=True):
         assert one.index == other.index
         assert np.array_equal(one.poses, other.poses)
@@ -114,7 +116,7 @@ def test_sessions_of_every_version_are_read(name, record):
 
 def test_a_session_is_written_as_this_version_is():
     held = counted(0, 5), counted(8, 7)
-    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, held, b"model")
+    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, held, MODEL)
     assert join(encode(Saved(RECORD, state))) == (GOLDEN / "session-v3.wks").read_bytes()
 
 
@@ -162,9 +164,11 @@ def test_each_way_to_be_wrong_has_a_name(data, error):
 
 
 def test_a_states_size_is_not_that_of_a_header():
-    state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (), bytes(3 << 20))
+    state = SessionState(
+        SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, (), Frame.of(bytes(2 << 20), bytes(1 << 20))
+    )
     after = decode(encode(Saved(replace(RECORD, picture=bytes(3 << 20)), state)), SPEC)
-    assert (after.record.picture, after.state.model) == (bytes(3 << 20), bytes(3 << 20))
+    assert (after.record.picture, join(after.state.model)) == (bytes(3 << 20), bytes(3 << 20))
 
 
 def test_a_picture_larger_than_its_body_is_refused():

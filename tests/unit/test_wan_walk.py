@@ -19,6 +19,7 @@ from services.generator.session import Session
 from services.generator.world_model import Conditioning, Subject
 from worldkv.actions import Action, follow
 from worldkv.errors import InvalidInput
+from worldkv.format import Frame, join
 from worldkv.window import Entry, Window
 
 CHUNKS = 7
@@ -178,7 +179,7 @@ def test_bytes_that_are_no_lead_are_refused(data):
 def test_bytes_that_are_no_state_of_this_model_are_refused(spoil):
     state = recorded_adapter(MATRIX_GTA).start()
     whole = recorded_adapter(MATRIX_UNIVERSAL if spoil == "other model" else MATRIX_GTA).start(ABOUT).to_bytes()
-    data = whole[:-3] if spoil == "cut" else whole
+    data = Frame.of(join(whole)[:-3]) if spoil == "cut" else whole
     with pytest.raises(InvalidInput, match="state"):
         state.from_bytes(data)
 

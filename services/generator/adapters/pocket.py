@@ -17,6 +17,7 @@ from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
+from worldkv.format import Frame
 from worldkv.pose import Matrix
 from worldkv.window import View
 
@@ -32,12 +33,12 @@ class NoState:
     def conditioning(self, poses: Matrix) -> bytes:
         return b""
 
-    def to_bytes(self) -> bytes:
-        return b""
+    def to_bytes(self) -> Frame:
+        return Frame(())
 
-    def from_bytes(self, data: bytes) -> None:
-        if data:
-            raise InvalidInput(f"the pocket model keeps no state, got {len(data)} bytes")
+    def from_bytes(self, data: Frame) -> None:
+        if data.nbytes:
+            raise InvalidInput(f"the pocket model keeps no state, got {data.nbytes} bytes")
 
 
 class PocketWorldModel:

@@ -23,6 +23,7 @@ from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import Coding
 from worldkv.errors import InvalidInput
+from worldkv.format import Frame
 from worldkv.memory import Kept, Memory, MemoryConfig
 from worldkv.store import Store
 from worldkv.v1 import sessions_pb2 as pb
@@ -167,7 +168,7 @@ class Maker:
         )
         return await self.restored(record, state, memory)
 
-    def _begun(self, record: Record, last: Part | None) -> bytes:
+    def _begun(self, record: Record, last: Part | None) -> Frame:
         """The model's state before chunk `record.next`, where nobody saved it; `last`: the chunk before that one."""
         begin, before = record.next * self.model.spec.frames, None if last is None else last.meta.poses
         state = self.model.start(self.subject(record), begin, before)

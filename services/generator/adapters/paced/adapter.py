@@ -19,6 +19,7 @@ from services.generator.world_model import Conditioning, State, Subject
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
+from worldkv.format import Frame
 from worldkv.pose import Matrix
 from worldkv.window import View
 
@@ -29,12 +30,12 @@ class NoState:
     def conditioning(self, poses: Matrix) -> bytes:
         return b""
 
-    def to_bytes(self) -> bytes:
-        return b""
+    def to_bytes(self) -> Frame:
+        return Frame(())
 
-    def from_bytes(self, data: bytes) -> None:
-        if data:
-            raise InvalidInput(f"a paced model keeps no state, got {len(data)} bytes")
+    def from_bytes(self, data: Frame) -> None:
+        if data.nbytes:
+            raise InvalidInput(f"a paced model keeps no state, got {data.nbytes} bytes")
 
 
 class PacedWorldModel:

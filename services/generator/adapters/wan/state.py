@@ -9,15 +9,15 @@ from typing import NamedTuple
 import msgpack
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.config import WanConfig
+from services.generator.adapters.wan.packed import pack, unpack
 from services.generator.adapters.wan.prompts import Heard, Prompt, Prompts
 from services.generator.adapters.wan.vae import Features
 from worldkv.errors import InvalidInput
+from worldkv.format import Frame
 from worldkv.pose import Matrix
 
 SUBJECT, TOKENS, GIVEN = "subject", "prompt.tokens", "prompt.given"
@@ -110,7 +110,7 @@ class WanState:
             self.known += len(poses)
             self.past = ActionPast(_rolled(self.past.mouse, own.mouse), _rolled(self.past.keyboard, own.keyboard))
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self) -> Frame:
         tensors = {f"features.{name}": each for name, each in self.features.items()}
         tensors |= {"mouse": self.past.mouse, "keyboard": self.past.keyboard}
         tensors |= {"counts": torch.tensor([self.begin, self.known]), "before": torch.tensor(self.before)}
@@ -118,18 +118,18 @@ class WanState:
             prompt = self.heard.prompt
             tensors |= {SUBJECT: torch.frombuffer(bytearray(self.heard.digest), dtype=torch.uint8)}
             tensors |= {TOKENS: prompt.tokens} | ({} if prompt.given is None else {GIVEN: prompt.given})
-        return save({name: each.contiguous().cpu() for name, each in tensors.items()})
+        return pack(tensors)
 
-    def from_bytes(self, data: bytes) -> None:
+    def from_bytes(self, data: Frame) -> None:
         """Raises InvalidInput for bytes that are not a state of this model."""
         try:
-            tensors = load(data)
+            tensors = unpack(data)
             (begin, known), before = tensors.pop("counts").tolist(), tensors.pop("before").numpy()
             past = ActionPast(tensors.pop("mouse"), tensors.pop("keyboard"))
             subject = tensors.pop(SUBJECT).numpy().tobytes() if SUBJECT in tensors else None
             prompt = None if subject is None else Prompt(tensors.pop(TOKENS), tensors.pop(GIVEN, None))
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise InvalidInput(f"expected the state of a walk, got {len(data)} bytes: {error!r}") from error
+        except (InvalidInput, KeyError, ValueError, TypeError) as error:
+            raise InvalidInput(f"expected the state of a walk, got {data.nbytes} bytes: {error}") from error
         for mine, given in zip(self.past, past, strict=True):
             if given.shape != mine.shape or given.dtype != mine.dtype:
                 raise InvalidInput(f"a state of this model has caches {tuple(mine.shape)}, got {tuple(given.shape)}")
