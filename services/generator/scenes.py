@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from services.generator.adapters.wan.variants import VARIANTS
 from worldkv.actions import Slide, Walker, unhindered
 from worldkv.chunk import ModelSpec
 from worldkv.errors import InvalidInput
@@ -80,8 +81,16 @@ def rooms_seed(words: str) -> int:
 
 SCENES: dict[str, Callable[[ModelSpec, str], Scene]] = {"pocket": _rooms}
 """What makes a scene of words, by model; in the worlds of others nothing is known before it is drawn."""
-EXAMPLES: dict[str, tuple[str, ...]] = {"pocket": tuple(f"rooms:{seed}" for seed in range(8))}
-"""Some scenes, by model, for whoever knows none."""
+PROMPTS = (
+    "A harbour town at dawn: narrow streets of wet cobblestones between old stone houses, boats at a quay, light fog.",
+    "A path through a beech forest in autumn, low sun between the trunks, moss on the rocks, a brook beside the path.",
+    "A wide desert under a clear sky, a caravan road between red sandstone cliffs, an oasis with palms far away.",
+)
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "pocket": tuple(f"rooms:{seed}" for seed in range(8)),
+    **{name: PROMPTS for name, each in VARIANTS.items() if each.backbone.context.kind == "text"},
+}
+"""Some scenes, by model, for whoever knows none; models that are not named here are not told in words."""
 
 
 def _in_short_steps(slide: Slide, longest: float) -> Slide:

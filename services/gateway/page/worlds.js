@@ -9,6 +9,9 @@ const SEEDS = 2 ** 32;
 /** Of these, those that are taken by chance: numbers that one can keep in mind. */
 const FEW = 10_000;
 
+/** Characters of a prompt; a message to the service has room for as many. */
+const WORDS = 2000;
+
 const TOURS = { R360: "once round", R180: "half round", "": "none: the model begins at once" };
 
 /** A dialog that opens walks.
@@ -61,10 +64,14 @@ export class Worlds {
     return form;
   }
 
+  /** Words of one's own, where the model is told in words at all; without any, the first example. */
   #scenes(scenes) {
-    const scene = select("scene", scenes);
-    const rows = scenes.length ? [labelled("Scene", scene, "what the world begins as")] : [];
-    return { rows, request: () => ({ scene: scene.value }) };
+    const [first = ""] = scenes;
+    const examples = made("datalist", { id: "scenes" }, ...scenes.map((value) => made("option", { value })));
+    const scene = made("input", { name: "scene", list: "scenes", placeholder: first, maxlength: WORDS });
+    const field = made("span", { class: "range" }, scene, examples);
+    const rows = scenes.length ? [labelled("Scene", field, "what the world begins as, in your own words")] : [];
+    return { rows, request: () => ({ scene: scene.value || first }) };
   }
 
   #rooms() {
