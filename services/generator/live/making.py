@@ -18,12 +18,11 @@ from services.generator.session import HeldChunk, Session, SessionConfig, Sessio
 from services.generator.settings import Choices, Settings
 from services.generator.tier import Tier, Tiers
 from services.generator.truth import baseline_gap
-from services.generator.world_model import Subject, WorldModel
+from services.generator.world_model import State, Subject, WorldModel
 from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import Coding
 from worldkv.errors import InvalidInput
-from worldkv.format import Frame
 from worldkv.memory import Kept, Memory, MemoryConfig
 from worldkv.store import Store
 from worldkv.v1 import sessions_pb2 as pb
@@ -156,25 +155,25 @@ class Maker:
         """
         rebuilder = self.rebuilder(record, memory.store, memory.lineage)
         last = await rebuilder.part(record.next - 1) if record.next else None
-        # Chunks are made again of what the world is about: that is heard before.
-        of_model = await self.engine.run(partial(self._begun, record, last))
+        # What the world is about, by which chunks are made again, is known as long as somebody holds it.
+        begun = await self.engine.run(partial(self._begun, record, last))
         state = SessionState(
             spec=self.model.spec.digest,
             seed=record.seed,
             next=record.next,
             walker=record.walker,
             held=await rebuilder.held(record.next, known or {}),
-            model=of_model,
+            model=await self.engine.run(begun.to_bytes),
         )
         return await self.restored(record, state, memory)
 
-    def _begun(self, record: Record, last: Part | None) -> Frame:
+    def _begun(self, record: Record, last: Part | None) -> State:
         """The model's state before chunk `record.next`, where nobody saved it; `last`: the chunk before that one."""
         begin, before = record.next * self.model.spec.frames, None if last is None else last.meta.poses
         state = self.model.start(self.subject(record), begin, before)
         if last is not None:  # what a chunk looks like may depend on the one before it
             decode_again(self.model, state, last)
-        return state.to_bytes()
+        return state
 
     def rebuilder(self, record: Record, store: Store, lineage: Lineage) -> Rebuilder:
         """What makes chunks of a world again."""
