@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -34,7 +34,7 @@ class Part:
     path: Path
     kind: Kind
     disk_bytes: int
-    shapes: dict[str, Shape] = field(default_factory=dict, repr=False)
+    shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False)
     trouble: str = ""
 
     @property

@@ -78,7 +78,7 @@ def fitting(
     for versions in (list(variants), _resized(variants, found, sizes)):
         fit = []
         for variant in versions:
-            wanted = _wanted(variant.backbone)
+            wanted = shapes_of(variant.backbone)
             if wrong := differences(wanted, found):
                 nearest.append((len(wrong), f"{variant.name} is nearest, {told(wrong, wanted, found)}"))
             else:
@@ -101,6 +101,7 @@ def _resized(variants: Collection[Variant], found: Mapping[str, Shape], sizes: S
 
 
 @cache
-def _wanted(backbone: WanConfig) -> dict[str, Shape]:
+def shapes_of(backbone: WanConfig) -> Mapping[str, Shape]:
+    """Names and shapes of a transformer's weights, as they are published."""
     with torch.device("meta"):
         return {name: tuple(each.shape) for name, each in WanModel(backbone).state_dict().items()}

@@ -1,0 +1,106 @@
+"""`worldkv model check`: what is in a folder, whether it will run, and what it takes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.wan_tiny import CLIP_FILE, VAE_FILE, write
+from benchmarks.wan_vae_small import published as published_vae
+from services.generator.adapters.wan import vae
+from services.generator.adapters.wan.checking import check, cost
+from services.generator.adapters.wan.choosing import Plan
+from services.generator.adapters.wan.folder import Part
+from services.generator.adapters.wan.settings import ANY, WanSettings
+from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_UNIVERSAL, Variant
+from services.generator.adapters.wan.weights import shapes_of
+from worldkv import cli
+
+UNIVERSAL, CAM = MATRIX_UNIVERSAL.name, LINGBOT_CAM.name
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(UNIVERSAL, tmp_path_factory.mktemp("model"))
+
+
+def run(monkeypatch: Any, capsys: Any, *words: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit code, rows, and what was said on stderr."""
+    monkeypatch.setattr(sys, "argv", ["worldkv", "model", "check", *words, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, said = capsys.readouterr()
+    return int(ended.value.code or 0), [json.loads(line) for line in out.splitlines()], said
+
+
+def test_a_folder_that_will_run_is_told_with_what_it_takes(folder, monkeypatch, capsys):
+    code, rows, said = run(monkeypatch, capsys, str(folder))
+    *parts, model = rows
+    assert (code, said) == (0, "")
+    assert {row["part"] for row in parts} == {"transformer", "vae", "image"}
+    assert all(row["disk_bytes"] > 0 for row in parts)
+    assert (model["model"], model["runs"], model["why"], model["grid"]) == (UNIVERSAL, True, "", [44, 80])
+    assert all(model[f"{name}_bytes"] > 0 for name in ("device", "encoder", "chunk", "frame", "state"))
+
+
+def test_a_folder_that_will_not_run_is_told_and_why(tmp_path, monkeypatch, capsys):
+    whole = write(UNIVERSAL, tmp_path)
+    (whole / CLIP_FILE).unlink()
+    (whole / VAE_FILE).write_bytes((whole / VAE_FILE).read_bytes()[:-50])
+    code, rows, said = run(monkeypatch, capsys, str(whole))
+    assert code == cli.FAILED
+    assert "no VAE" in rows[-1]["why"]
+    assert "no image encoder" in said
+    assert f"{VAE_FILE} is not a whole checkpoint" in said
+    assert "not a whole checkpoint" in next(row["about"] for row in rows if row["path"].endswith(VAE_FILE))
+
+
+def test_one_model_can_be_asked_about(folder, monkeypatch, capsys):
+    assert run(monkeypatch, capsys, str(folder), "--model", UNIVERSAL)[0] == 0
+    code, rows, said = run(monkeypatch, capsys, str(folder), "--model", CAM)
+    assert (code, [row for row in rows if "model" in row]) == (cli.FAILED, [])
+    assert f"holds no {CAM} that will run" in said
+
+
+def test_parts_may_lie_elsewhere_and_settings_are_the_generators(folder, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "generator.toml"
+    config.write_text('[wan]\ngrid = [4, 6]\ndtype = "float32"\n')
+    part = folder / "base_distilled_model"
+    assert run(monkeypatch, capsys, str(part))[0] == cli.FAILED
+    code, rows, _ = run(monkeypatch, capsys, str(part), "--part", str(folder), "--config", str(config))
+    assert (code, rows[-1]["grid"]) == (0, [4, 6])
+
+
+@pytest.mark.parametrize("words", [("nowhere",), (".", "--part", "nowhere"), (".", "--model", "nobody")])
+def test_what_is_not_there_is_bad_input(words, monkeypatch, capsys):
+    assert run(monkeypatch, capsys, *words)[0] == cli.BAD_INPUT
+
+
+def test_a_transformer_is_told_only_as_what_fits(folder):
+    report = check(folder, ANY, WanSettings())
+    (candidate,) = report.candidates
+    assert report.about(candidate.part) == UNIVERSAL
+    assert [each.variant.name for each in report.verdicts] == [UNIVERSAL]
+
+
+def planned(variant: Variant) -> Plan:
+    """Of the published sizes, without any file."""
+    transformer = Part(Path("transformer"), "transformer", 0, shapes_of(variant.backbone))
+    shapes = published_vae()
+    decoder = Part(Path("vae"), "vae", 0, shapes)
+    return Plan(variant, variant.grid, transformer, decoder, vae.sizes(shapes))
+
+
+@pytest.mark.parametrize(
+    ("variant", "weights", "chunk", "state"),
+    [(MATRIX_UNIVERSAL, 3.24e9, 486_604_800, 1.14), (LINGBOT_CAM, 37.1e9, 3_706_060_800, 1.70)],
+)
+def test_what_the_published_sizes_take_is_what_is_published(variant, weights, chunk, state):
+    plan = planned(variant)
+    told = cost(plan, WanSettings())
+    assert told.device - 2 * plan.vae_sizes.weights == pytest.approx(weights, rel=0.01)
+    assert (told.chunk, told.frame) == (chunk, chunk // 3)
+    assert told.state / GIB == pytest.approx(state, rel=0.01)
