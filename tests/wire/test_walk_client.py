@@ -17,6 +17,7 @@ from worldkv.client.listening import EVENTS
 from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind, Recalled, Remembered
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
 from worldkv.store import Level, Miss
+from worldkv.wire_sessions import MAX_PICTURE_BYTES
 
 CONFIG = WalkClientConfig(deadline_seconds=20, reconnect_seconds=10)
 TURN = Action(turn=9.0)
@@ -44,6 +45,16 @@ async def test_ten_lines_walk():
     assert (made.opened.scene, made.opened.tour) == ("rooms:7", "R90")
     assert toy.sittings == {}, "the session is closed at the end of the block"
     assert walk.remembered == Remembered(12, Level.TWO)
+
+
+async def test_a_world_begins_from_words_and_a_picture():
+    async with service() as (toy, client):
+        async with client.open("a harbour", picture=b"boats"):
+            pass
+        with pytest.raises(InvalidInput, match=f"at most {MAX_PICTURE_BYTES} bytes, got {MAX_PICTURE_BYTES + 1}"):
+            async with client.open("a harbour", picture=bytes(MAX_PICTURE_BYTES + 1)):
+                pass
+    assert [(each.scene, each.picture) for each in toy.asked] == [("a harbour", b"boats")]
 
 
 async def test_a_chunk_says_what_it_was_drawn_from():

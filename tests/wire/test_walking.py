@@ -49,6 +49,13 @@ async def test_sessions_walk_side_by_side_and_are_told_of():
     assert toy.sittings == {}
 
 
+async def test_a_picture_is_read_from_its_file(tmp_path):
+    (tmp_path / "boats.png").write_bytes(b"boats")
+    code, _, err, toy = await command("--path", "R9", "--scene", "a harbour", "--picture", str(tmp_path / "boats.png"))
+    assert code == 0, err
+    assert [(each.scene, each.picture) for each in toy.asked] == [("a harbour", b"boats")]
+
+
 async def test_somebody_else_is_watched():
     toy = ToySessions()
     async with serving(toy) as address, WalkClient(address) as client, client.open(world="rooms", tour="R27") as walk:
@@ -131,6 +138,7 @@ def run(monkeypatch, capsys, *words: str) -> tuple[int, str]:
         (["--path", ""], "nothing to walk"),
         (["--world", "mine", "--sessions", "2"], "one world"),
         (["--mode", "best"], "mode is one of"),
+        (["--picture", "nowhere.png"], "nowhere.png"),
     ],
 )
 def test_what_makes_no_sense_is_code_2(monkeypatch, capsys, words, complaint):

@@ -135,8 +135,10 @@ class ToySessions(SessionsServicer):
     slow: float = 0.0
     sittings: dict[str, Sitting] = field(default_factory=dict)
     joins: list[int] = field(default_factory=list)
+    asked: list[pb.OpenRequest] = field(default_factory=list)
 
     async def Open(self, request: pb.OpenRequest, context: rpc.Context) -> pb.OpenResponse:
+        self.asked.append(request)
         if len(self.sittings) >= self.room:
             raise OverBudget(f"{self.room} sessions walk already")
         tenant, number = rpc.tenant(context), len(self.sittings)
