@@ -211,6 +211,16 @@ def test_a_published_model_comes_with_its_folder_or_not_at_all(written):
     assert len(model.spec.weights) == len(model.spec.vae) == 32
 
 
+def test_weights_that_were_converted_are_told_apart_from_those_that_are_nothing(copied):
+    folder = copied(UNIVERSAL)
+    (folder / CLIP_FILE).unlink()
+    torch.save({"vision_model.post_layernorm.weight": torch.ones(1)}, folder / "clip.bin")
+    torch.save({"tiny.decoder.weight": torch.ones(1)}, folder / "light.pth")
+    with pytest.raises(WeightsMissing, match=r"no image encoder .*clip\.bin has the names of a conversion") as refused:
+        planned(UNIVERSAL, folder, TINY)
+    assert "light.pth" not in str(refused.value)
+
+
 def test_what_lies_deep_or_hidden_is_not_looked_at(written, tmp_path):
     for name in ("a/b/c/d/e", ".cache"):
         shutil.copytree(written[UNIVERSAL], tmp_path / name)

@@ -64,7 +64,7 @@ class Report:
         for each in self.candidates:
             if each.part is part:
                 return each.words
-        return part.trouble
+        return part.trouble or ("nothing that a model here is made of" if part.kind == "unknown" else "")
 
 
 def check(place: Path, name: str, settings: WanSettings) -> Report:

@@ -22,7 +22,6 @@ from worldkv.errors import WeightsMismatch, WeightsMissing
 
 PICKLED = (".pt", ".pth", ".bin")
 """How files of pickled tensors end."""
-SUFFIXES = (".safetensors", *PICKLED)
 INDEX = "*.safetensors.index.json"
 CHECKPOINTS = ("generator_ema", "generator")
 """Which of the models in a pickled training checkpoint is wanted, the best first."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Literal
 
-from services.generator.adapters.wan.files import INDEX, SUFFIXES, Shape, plain, shapes, stored
+from services.generator.adapters.wan.files import INDEX, PICKLED, Shape, plain, shapes, stored
 from worldkv.errors import WeightsError, WeightsMissing
 
 Kind = Literal["transformer", "vae", "text", "image", "tokenizer", "unknown"]
@@ -17,6 +18,8 @@ DEPTH = 3
 """Folders below the one that is named in which files are looked for."""
 TOKENIZER = "tokenizer.json"
 """The file that makes a folder one of a tokenizer."""
+CONVERTED = ("condition_embedder.", "encoder.block.", "vision_model.")
+"""How names of transformers and encoders begin that were converted for Diffusers or Transformers."""
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
@@ -66,25 +69,26 @@ def _parts(place: Path) -> Iterator[Part]:
     if place.is_file():
         yield _weights(place, [place])
         return
-    for folder in _folders(place):
-        files = sorted(each for each in folder.iterdir() if each.is_file())
+    for folder, files in _folders(place):
         tensors = [each for each in files if each.suffix == ".safetensors"]
         if len(tensors) > 1 or any(folder.glob(INDEX)):
             yield _weights(folder, tensors)
         else:
             yield from (_weights(each, [each]) for each in tensors)
-        yield from (_weights(each, [each]) for each in files if each.suffix in SUFFIXES and each not in tensors)
-        if (folder / TOKENIZER).is_file() and _reads_words(folder):
+        yield from (_weights(each, [each]) for each in files if each.suffix in PICKLED)
+        if folder / TOKENIZER in files and _reads_words(folder):
             yield Part(folder, "tokenizer", sum(each.stat().st_size for each in files))
 
 
-def _folders(place: Path) -> list[Path]:
-    """A folder and those below it, the less deep ones first; hidden ones are passed over."""
-    found, level = [place], [place]
-    for _ in range(DEPTH):
-        level = sorted(each for above in level for each in above.iterdir() if each.is_dir() and each.name[0] != ".")
-        found += level
-    return found
+def _folders(place: Path) -> list[tuple[Path, list[Path]]]:
+    """A folder and those below it with their files, the less deep ones first; hidden ones are passed over."""
+    found = []
+    for name, below, files in os.walk(place, followlinks=True):
+        folder = Path(name)
+        deep = len(folder.parts) - len(place.parts)
+        below[:] = [each for each in below if deep < DEPTH and each[0] != "."]
+        found.append((deep, folder, sorted(folder / each for each in files if (folder / each).is_file())))
+    return [(folder, files) for _, folder, files in sorted(found)]
 
 
 def _weights(path: Path, files: Sequence[Path]) -> Part:
@@ -93,7 +97,8 @@ def _weights(path: Path, files: Sequence[Path]) -> Part:
         found = shapes(stored(path))
     except WeightsError as error:
         return Part(path, "unknown", size, trouble=str(error))
-    return Part(path, kind_of(found), size, found)
+    kind = kind_of(found)
+    return Part(path, kind, size, found, _unlike(path, found) if kind == "unknown" else "")
 
 
 def kind_of(names: Collection[str]) -> Kind:
@@ -108,6 +113,13 @@ def kind_of(names: Collection[str]) -> Kind:
     if {"decoder.conv1.weight", "conv2.weight"} <= known or "decoder.conv_in.weight" in known:
         return "vae"
     return "unknown"
+
+
+def _unlike(path: Path, names: Collection[str]) -> str:
+    """What is wrong with weights that are part of no model here, if they could be."""
+    if any(name.startswith(CONVERTED) for name in map(plain, names)):
+        return f"{path} has the names of a conversion, where those of the published file are expected"
+    return ""
 
 
 def _reads_words(folder: Path) -> bool:
