@@ -99,14 +99,14 @@ def test_sessions_of_any_age_are_decoded_together_as_alone(ages):
         assert max(error(features[row][name], each) for name, each in kept.items()) <= 1e-4
 
 
-def test_what_is_given_is_left_as_it_is_and_nothing_is_shared():
+def test_what_is_given_is_left_as_it_is_and_no_features_are_shared():
     vae, (latents, _) = small()[0], clip()
     before, chunks = [after(vae, latents[:3]), after(vae, latents[1:4])], latents[:6].unflatten(0, (2, 3))
     copies, same = [{name: each.clone() for name, each in row.items()} for row in before], chunks.clone()
-    pictures, features = vae.decode(chunks, before)
+    _, features = vae.decode(chunks, before)
     assert torch.equal(chunks, same)
     assert all(torch.equal(each, copies[row][name]) for row in (0, 1) for name, each in before[row].items())
-    for tensor in (*pictures, *features[0].values(), *features[1].values()):
+    for tensor in (*features[0].values(), *features[1].values()):
         assert tensor.untyped_storage().nbytes() == tensor.nbytes, "it holds more than its own"
 
 

@@ -76,6 +76,7 @@ def test_weights_are_brought_to_the_dtype_that_is_asked_for(dtype, tmp_path: Pat
     [
         ("decoder.middle.1.proj.bias", (3,), r"decoder\.mid_block\.attentions\.0\.proj\.bias: \(3,\) where \(16,\)"),
         ("decoder.upsamples.9.other", (3,), r"1 weights differ; decoder\.up_blocks\.2\.resnets\.1\.other"),
+        ("decoder.conv_in.weight", (16, 16, 3, 3, 3), "1 of them are there by two names"),
         ("conv2.weight", (0, 0, 1, 1, 1), "latents of 0"),
         ("encoder.conv1.weight", (5, 3, 3, 3, 3), "levels of"),
         ("encoder.conv1.weight", (), "no VAE's weights"),
@@ -103,8 +104,15 @@ def test_latents_of_another_family_are_refused():
     """The VAE of Wan 2.2's 5B has 48 channels; mean and spread of others are not known."""
     halved = {16: 8, 32: 16}
     shapes = {name: tuple(halved.get(n, n) for n in shape) for name, shape in published(width=10).items()}
-    with pytest.raises(WeightsMismatch, match="have 16 channels, and these 8"):
+    with pytest.raises(WeightsMismatch, match=r"are \(16, 4, 8\), and of this VAE \(8, 4, 8\)"):
         sizes(shapes)
+
+
+def test_a_vae_that_does_not_halve_time_twice_is_refused():
+    timeless = {name: shape for name, shape in published().items() if "downsamples.5.time" not in name}
+    timeless = {name: shape for name, shape in timeless.items() if "upsamples.7.time" not in name}
+    with pytest.raises(WeightsMismatch, match=r"are \(16, 4, 8\), and of this VAE \(16, 2, 8\)"):
+        sizes(timeless)
 
 
 def test_files_that_are_not_there_or_not_whole_are_refused(tmp_path: Path):

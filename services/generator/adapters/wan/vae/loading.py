@@ -48,6 +48,8 @@ def _made(given: Mapping[str, Shape]) -> tuple[AutoencoderKLWan, Sizes]:
 
     names = renamed(given)
     got = {names[name]: shape for name, shape in given.items()}
+    if len(got) < len(given):
+        raise WeightsMismatch(f"these are no VAE's weights: {len(given) - len(got)} of them are there by two names")
     found = read_sizes(got)
     with torch.device("meta"):
         model = AutoencoderKLWan(
@@ -60,7 +62,7 @@ def _made(given: Mapping[str, Shape]) -> tuple[AutoencoderKLWan, Sizes]:
     wanted = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     if wrong := differences(wanted, got):
         raise WeightsMismatch(f"these are no VAE's weights: {told(wrong, wanted, got)}")
-    known = len(model.config.latents_mean)
-    if found.channels != known:
-        raise WeightsMismatch(f"latents of a Wan VAE have {known} channels, and these {found.channels}")
+    c, has = model.config, (found.channels, found.pictures, found.pixels)
+    if has != (known := (len(c.latents_mean), c.scale_factor_temporal, c.scale_factor_spatial)):
+        raise WeightsMismatch(f"a latent's channels, pictures and pixels are {known}, and of this VAE {has}")
     return model, found

@@ -35,7 +35,7 @@ class VAE(Protocol):
         """Pictures [pictures, 3, height, width] of each of the chunks [B, frames, ...], and its features after them.
 
         Sessions before their first chunk, and after it, may come together: the first has fewer pictures. What is given
-        is left as it is, and what comes out shares memory with no other session's.
+        is left as it is. Features share memory with no other session's, pictures may.
         """
 
 

@@ -58,16 +58,14 @@ class WanVAE:
         alike: dict[frozenset[tuple[str, int]], list[int]] = {}
         for row, each in enumerate(features):
             alike.setdefault(frozenset((name, tensor.shape[1]) for name, tensor in each.items()), []).append(row)
-        pictures, after = [torch.empty(0)] * len(latents), [Features()] * len(latents)
+        found: dict[int, tuple[Tensor, Features]] = {}
         with torch.inference_mode():
             for rows in alike.values():
-                shown, caches = self._decode(latents[rows], [features[row] for row in rows])
+                pictures, caches = self._decode(latents[rows], [features[row] for row in rows])
                 for i, row in enumerate(rows):
-                    pictures[row] = shown[i] if len(rows) == 1 else shown[i].clone()
-                    # A part of a batch would hold all of it for as long as the session lives.
-                    own = ((name, each[i]) for name, each in caches.items())
-                    after[row] = {name: each if len(rows) == 1 else each.clone() for name, each in own}
-        return pictures, after
+                    # A part of a batch would hold all of it for as long as its session lives.
+                    found[row] = pictures[i], {n: x[i].clone() if len(rows) > 1 else x[i] for n, x in caches.items()}
+        return [found[row][0] for row in range(len(latents))], [found[row][1] for row in range(len(latents))]
 
     def _decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures [B, pictures, 3, height, width] of sessions that are equally far, and their features together."""
