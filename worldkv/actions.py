@@ -15,9 +15,10 @@ A number at the end of the last turn also serves the turns before it that have n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import atan2, ceil, cos, degrees, radians, sin
+from typing import Literal
 
 import numpy as np
 
@@ -35,6 +36,11 @@ MAX_FRAMES = 1_000_000
 """Latent frames of a path, at most."""
 
 
+Axis = Literal["forward", "strafe", "turn", "look"]
+AXES: tuple[Axis, ...] = ("forward", "strafe", "turn", "look")
+"""What an action is made of."""
+
+
 @dataclass(frozen=True)
 class Action:
     """One latent frame's motion: units forward and to the right, degrees to the right and upwards."""
@@ -47,6 +53,10 @@ class Action:
     def __post_init__(self) -> None:
         if not np.isfinite([self.forward, self.strafe, self.turn, self.look]).all():
             raise InvalidInput(f"an action is made of finite numbers, got {self}")
+
+    def only(self, axes: Collection[Axis]) -> Action:
+        """The same motion along these axes, and none along others."""
+        return Action(**{axis: getattr(self, axis) for axis in axes})
 
 
 Slide = Callable[[float, float, float, float], tuple[float, float]]

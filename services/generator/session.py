@@ -203,9 +203,10 @@ class Session:
 
         Raises Conflict while another chunk is being drawn.
         """
-        held = [actions] * self.frames if isinstance(actions, Action) else list(actions)
-        if len(held) != self.frames:
-            raise InvalidInput(f"a step takes one action or {self.frames}, got {len(held)}")
+        given = [actions] * self.frames if isinstance(actions, Action) else list(actions)
+        if len(given) != self.frames:
+            raise InvalidInput(f"a step takes one action or {self.frames}, got {len(given)}")
+        held = [each.only(self.model.axes) for each in given]
         return await self._begin(follow(self.walker, held, self.slide)[1:], None, held[-1])
 
     async def begin_shown(self, pictures: Tensor, walkers: Sequence[Walker]) -> Draft:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from xxhash import xxh3_128
 
+from worldkv.actions import Axis
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
@@ -77,6 +78,8 @@ class WorldModel(Protocol):
     device: torch.device
     codecs: Mapping[str, tuple[Codec, Codec]]
     """Codecs fitted to this model, by name: of keys, and of values."""
+    axes: Collection[Axis]
+    """Of an action, what the model can be told: by the rest nobody is moved, so that poses are those of what is seen."""
 
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
         """Fresh state of a session; of one that goes on from what is kept, where nobody saved its state.

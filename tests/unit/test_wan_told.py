@@ -14,9 +14,16 @@ from services.generator.adapters.wan.config import CameraConfig
 from services.generator.adapters.wan.moves import driving, motion, running, since_before, walking, wasd
 from services.generator.adapters.wan.schedule import picked, warp, warped
 from services.generator.adapters.wan.told import rows_read
-from services.generator.adapters.wan.variants import LINGBOT_CAM, VARIANTS, lingbot_world_fast, lingbot_world_v2
+from services.generator.adapters.wan.variants import (
+    LINGBOT_CAM,
+    MATRIX_GTA,
+    VARIANTS,
+    lingbot_world_fast,
+    lingbot_world_v2,
+)
+from services.generator.session import Session, SessionConfig
 from services.generator.world_model import Conditioning, Subject
-from worldkv.actions import Action, Walker, follow
+from worldkv.actions import AXES, Action, Walker, follow
 
 STEP = 0.5
 
@@ -107,6 +114,25 @@ def test_running_right_up_and_down_are_keys_of_their_own():
     poses = np.stack([Walker(0.0, 0.0, y=y).pose for y in (0.0, -STEP, 0.0)])  # y points down
     keys, _ = running(motion(poses), STEP, 4)
     assert keys.argmax(1).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("name", [name for name, each in VARIANTS.items() if each.controls])
+def test_keys_and_mouse_stand_for_just_the_axes_that_a_model_can_be_told(name, axis):
+    variant = VARIANTS[name]
+    for amount in (0.5, -0.5):
+        done, nothing = (
+            np.concatenate(variant.controls(motion(poses_of(each)), variant.step, 4), -1)
+            for each in (Action(**{axis: amount * (1 if axis in ("forward", "strafe") else 9)}), Action())
+        )
+        assert np.array_equal(done, nothing) == (axis not in variant.axes)
+
+
+async def test_what_a_model_cannot_be_told_moves_nobody():
+    session = Session(random_adapter(MATRIX_GTA), SessionConfig("window"), Walker(0.0, 0.0))
+    step = await session.step(Action(forward=0.4, strafe=0.4, turn=5.0, look=5.0))
+    assert session.walker == follow(Walker(0.0, 0.0), [Action(forward=0.4, turn=5.0)] * session.frames)[-1]
+    assert np.array_equal(step.poses[-1], session.walker.pose)
 
 
 def test_a_frame_reads_the_rows_from_three_frames_before_it():

@@ -191,7 +191,7 @@ Global___Walker: _TypeAlias = Walker  # noqa: Y015
 @_typing.final
 class Action(_message.Message):
     """What a person does during one latent frame. All zero: standing still. Not finite, more than 10 units or more than 360
-    degrees is INVALID_ARGUMENT.
+    degrees is INVALID_ARGUMENT. What the session's model cannot be told moves nobody: a car does not step aside.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -13,6 +13,7 @@ from torch import Tensor
 from pocket.model import PocketModel
 from pocket.weights_file import CODECS, SHIPPED, load, load_codecs
 from services.generator.world_model import Conditioning, State, Subject
+from worldkv.actions import AXES
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
@@ -54,7 +55,7 @@ class PocketWorldModel:
         levels: Sequence[float] = LEVELS,
         codecs: Mapping[str, tuple[Codec, Codec]] = MappingProxyType({}),
     ) -> None:
-        self.codecs = codecs
+        self.codecs, self.axes = codecs, AXES
         self.model, self.levels = model.eval().requires_grad_(False), tuple(levels)
         self.device = model.head.weight.device
         c = model.config

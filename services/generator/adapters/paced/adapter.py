@@ -16,6 +16,7 @@ from torch import Tensor
 from services.generator.adapters.paced.shapes import CLEAN, PICTURES, Shape
 from services.generator.adapters.paced.well import Well
 from services.generator.world_model import Conditioning, State, Subject
+from worldkv.actions import AXES
 from worldkv.codec import Codec
 from worldkv.coding import KV
 from worldkv.errors import InvalidInput
@@ -50,6 +51,7 @@ class PacedWorldModel:
     def __init__(self, shape: Shape, sleep: Callable[[float], None] = time.sleep) -> None:
         self.shape, self.spec, self.device = shape, shape.spec, torch.device("cpu")
         self.codecs: Mapping[str, tuple[Codec, Codec]] = MappingProxyType({})
+        self.axes = AXES
         self.well = Well(shape.spec)
         self._sleep = sleep
 

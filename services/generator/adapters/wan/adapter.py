@@ -41,6 +41,7 @@ class WanWorldModel:
         self, variant: Variant, model: WanModel, imagine: Imagine, vae: VAE, weights: str, grid: tuple[int, int]
     ) -> None:
         self.variant, self.vae, self.grid, self.imagine = variant, vae, grid, imagine
+        self.axes = variant.axes
         self.model = model.eval().requires_grad_(False)
         self.device = model.patch_embedding.weight.device
         self.spec = variant.spec(weights, vae.digest, grid, NAMES[model.dtype])

@@ -13,6 +13,7 @@ from typing import Literal, cast
 from services.generator.adapters.wan.config import ActionConfig, CameraConfig, ContextConfig, WanConfig
 from services.generator.adapters.wan.moves import Controls, driving, running, walking
 from services.generator.adapters.wan.schedule import Level, picked, warped
+from worldkv.actions import AXES, Axis
 from worldkv.chunk import ModelSpec
 
 GIVEN = 36
@@ -50,6 +51,7 @@ class Variant:
     history     poses before a chunk that what it is told depends on
     step        world units a latent frame that count as full speed
     controls    keyboard and mouse that stand for a motion, where the model is told of these
+    axes        of an action, what it can be told
     """
 
     name: str
@@ -60,6 +62,7 @@ class Variant:
     history: int
     step: float
     controls: Controls | None = None
+    axes: tuple[Axis, ...] = AXES
 
     def spec(self, weights: str, vae: str, grid: tuple[int, int], dtype: str) -> ModelSpec:
         """What makes its keys and values interchangeable.
@@ -124,8 +127,10 @@ def _matrix_game(
 LINGBOT_CAM, LINGBOT_ACT = lingbot_world_fast(), lingbot_world_fast(act=True)
 LINGBOT_V2, LINGBOT_V2_SMALL = lingbot_world_v2(), lingbot_world_v2(small=True)
 MATRIX_UNIVERSAL = _matrix_game("universal", walking, keyboard=4, mouse=2, window=6, steps=SHORT)
-MATRIX_GTA = _matrix_game("gta", driving, keyboard=2, mouse=2, window=4, steps=SHORT)
-MATRIX_TEMPLERUN = _matrix_game("templerun", running, keyboard=7, mouse=0, window=6, steps=LONG)
+MATRIX_GTA = replace(_matrix_game("gta", driving, keyboard=2, mouse=2, window=4, steps=SHORT), axes=("forward", "turn"))
+MATRIX_TEMPLERUN = replace(
+    _matrix_game("templerun", running, keyboard=7, mouse=0, window=6, steps=LONG), axes=("strafe", "turn")
+)
 SELF_FORCING = Variant("self-forcing", SMALL, warped(LONG), (60, 104), LINGBOT_RANGE, 0, LINGBOT_STEP)
 
 VARIANTS = {

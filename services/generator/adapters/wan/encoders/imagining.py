@@ -16,8 +16,8 @@ from services.generator.world_model import Subject
 from worldkv.errors import InvalidConfig, InvalidInput
 
 FRAMES = (11, 30)
-"""Latent frames of the first picture and the grey after it that are encoded: the fewest of these that have settled. After
-29 nothing that the VAE's encoder sees is of the picture."""
+"""Latent frames of the first picture and the grey after it that are encoded: the fewest of these that have settled.
+After 29 nothing that the VAE's encoder sees is of the picture."""
 SETTLED = 0.01
 """What the last two of them may differ by, of latents whose spread is about one."""
 
