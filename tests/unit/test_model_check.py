@@ -1,6 +1,7 @@
 """`worldkv model check`: what is in a folder, whether it will run, and what it takes."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from services.generator.adapters.wan.folder import Part
 from services.generator.adapters.wan.settings import ANY, WanSettings
 from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_UNIVERSAL, Variant
 from services.generator.adapters.wan.weights import shapes_of
+from services.generator.config import GeneratorConfig
+from services.generator.models import MODELS
 from worldkv import cli
+from worldkv.config import load
 
 UNIVERSAL, CAM = MATRIX_UNIVERSAL.name, LINGBOT_CAM.name
 GIB = 1 << 30
@@ -104,3 +108,12 @@ def test_what_the_published_sizes_take_is_what_is_published(variant, weights, ch
     assert told.device - 2 * plan.vae_sizes.weights == pytest.approx(weights, rel=0.01)
     assert (told.chunk, told.frame) == (chunk, chunk // 3)
     assert told.state / GIB == pytest.approx(state, rel=0.01)
+
+
+def test_the_example_of_the_docs_is_a_configuration(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    example = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)[0]
+    (tmp_path / "generator.toml").write_text(example)
+    config = load(GeneratorConfig, "NONE_", tmp_path / "generator.toml", {})
+    assert config.model in MODELS
+    assert config.memory.window.sink % MATRIX_UNIVERSAL.backbone.frames == 0
