@@ -5,6 +5,7 @@ import { looksOf } from "./looks.js";
 import { drawn, made, show } from "./made.js";
 import { Detail } from "./map-detail.js";
 import { Moving } from "./map-moving.js";
+import { onceAFrame } from "./once.js";
 import { inWords, standing } from "./remembered.js";
 
 /** Radians that the lens sees from left to right, where the service does not say it. */
@@ -35,7 +36,7 @@ export class MapView {
   #trail = [];
   #chosen = null;
   #pointed = null;
-  #due = false;
+  #later = onceAFrame(() => this.#draw());
 
   constructor(element, walk) {
     this.#element = element;
@@ -90,16 +91,6 @@ export class MapView {
     this.#pointed = null;
     if (this.#chosen >= at) this.choose(null);
     this.#later();
-  }
-
-  /** Draws once, however much happens until then. */
-  #later() {
-    if (this.#due) return;
-    this.#due = true;
-    requestAnimationFrame(() => {
-      this.#due = false;
-      this.#draw();
-    });
   }
 
   #draw() {

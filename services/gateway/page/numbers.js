@@ -2,6 +2,7 @@
 
 import { Chart } from "./chart.js";
 import { made } from "./made.js";
+import { onceAFrame } from "./once.js";
 import { PARTS, RECALL, Series, TIERS } from "./series.js";
 
 /** Rows of the table: the newest. */
@@ -29,7 +30,7 @@ export class Numbers {
   #charts;
   #details;
   #table = made("table");
-  #due = false;
+  #later = onceAFrame(() => this.#show());
 
   constructor(element, walk) {
     this.#walk = walk;
@@ -53,15 +54,6 @@ export class Numbers {
   #do(change) {
     change();
     this.#later();
-  }
-
-  #later() {
-    if (this.#due) return;
-    this.#due = true;
-    requestAnimationFrame(() => {
-      this.#due = false;
-      this.#show();
-    });
   }
 
   #show() {

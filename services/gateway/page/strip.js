@@ -4,6 +4,7 @@ import { Branches } from "./branches.js";
 import { Deed } from "./deed.js";
 import { looksOf } from "./looks.js";
 import { made, show } from "./made.js";
+import { onceAFrame } from "./once.js";
 import { inWords, standing } from "./remembered.js";
 
 /** Pixels that count as standing at the end of the strip. */
@@ -25,7 +26,7 @@ export class Strip {
   #branches;
   #chosen = null;
   #sight;
-  #due = false;
+  #later = onceAFrame(() => this.#draw());
 
   constructor(element, walk) {
     this.#element = element;
@@ -70,15 +71,6 @@ export class Strip {
     }
     if (this.#chosen >= at) this.choose(null);
     this.#later();
-  }
-
-  #later() {
-    if (this.#due) return;
-    this.#due = true;
-    requestAnimationFrame(() => {
-      this.#due = false;
-      this.#draw();
-    });
   }
 
   #draw() {
