@@ -79,7 +79,7 @@ class WorldModel(Protocol):
     codecs: Mapping[str, tuple[Codec, Codec]]
     """Codecs fitted to this model, by name: of keys, and of values."""
     axes: Collection[Axis]
-    """Of an action, what the model can be told: by the rest nobody is moved, so that poses are those of what is seen."""
+    """Of an action, what the model can be told: the rest moves nobody, so that poses are those of what is seen."""
 
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
         """Fresh state of a session; of one that goes on from what is kept, where nobody saved its state.
