@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from services.gateway.config import GatewayConfig, RoutingConfig, WebConfig
 from services.gateway.server import assembled
 from services.generator.engine import EngineConfig
+from services.generator.live.inbox import Changing
+from services.generator.live.outbox import MOST
 from tests.toys import toy_spec
 from tests.wire.generator import CONFIG, Caller, Stream, generating, inside, pictures
 from worldkv.actions import Action
 from worldkv.client import MemoryChange, WalkClient
 from worldkv.client.walk_events import Applied, Drawn, Event, Refused
-from worldkv.errors import InvalidInput
+from worldkv.errors import InvalidInput, OverBudget
 from worldkv.service import Host, serve
 from worldkv.v1 import sessions_pb2 as pb
 
@@ -359,3 +361,20 @@ async def gatewaying(members: Path, **routing: Any) -> AsyncIterator[str]:
 
     async with serve(config.service, servicers) as serving:
         yield serving.address
+
+
+async def test_a_client_that_asks_and_never_reads_is_sent_away_and_its_session_stays():
+    async with generating(behind=1) as caller:
+        session = (await caller.open()).session
+        walking = caller.made.live.find("default", session)
+        unread = walking.join(pb.OpenResponse(session=session), 0)
+        for number in range(1, 2 * MOST):
+            walking.tell(Changing(MemoryChange(recalled=number % 2), number))
+            while walking.outbox is not None and not walking.idle:
+                await asyncio.sleep(0.01)
+        assert walking.outbox is None
+        with pytest.raises(OverBudget, match="is not read"):
+            await anext(unread.messages())
+        async with caller.walk(session) as walk:
+            await walk.next("joined")
+            assert await applied(walk, recalled=2) == 0

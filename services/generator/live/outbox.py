@@ -9,6 +9,9 @@ from collections.abc import AsyncGenerator, Callable
 from worldkv.errors import WorldKVError
 from worldkv.v1 import sessions_pb2 as pb
 
+MOST = 16
+"""Times as many messages as make it full may wait, then nobody seems to read them."""
+
 
 class Outbox:
     """Messages to one client, in order.
@@ -34,6 +37,11 @@ class Outbox:
     def full(self) -> bool:
         """Whether so much waits that nothing should be drawn unasked."""
         return len(self._waiting) >= self.behind
+
+    @property
+    def unread(self) -> bool:
+        """Whether so much waits that it is not to go on: what a client asks for is answered even if it is full."""
+        return len(self._waiting) >= MOST * self.behind
 
     def put(self, message: pb.WalkResponse) -> None:
         """Send this next."""

@@ -384,6 +384,9 @@ class Walking:
                 nbytes -= self._sent.popleft().ByteSize()
         if self.outbox is not None:
             self.outbox.put(message)
+            if self.outbox.unread:
+                self.outbox.end(OverBudget("too much waits that is not read: join again"), at_once=True)
+                self.outbox = None
         self.watchers.put(message)
 
 
