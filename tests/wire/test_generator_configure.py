@@ -19,6 +19,7 @@ from services.generator.live.inbox import Changing
 from services.generator.live.outbox import MOST
 from tests.toys import toy_spec
 from tests.wire.generator import CONFIG, Caller, Stream, generating, inside, pictures
+from tests.wire.shard import until
 from worldkv.actions import Action
 from worldkv.client import MemoryChange, WalkClient
 from worldkv.client.walk_events import Applied, Drawn, Event, Refused
@@ -370,8 +371,7 @@ async def test_a_client_that_asks_and_never_reads_is_sent_away_and_its_session_s
         unread = walking.join(pb.OpenResponse(session=session), 0)
         for number in range(1, 2 * MOST):
             walking.tell(Changing(MemoryChange(recalled=number % 2), number))
-            while walking.outbox is not None and not walking.idle:
-                await asyncio.sleep(0.01)
+            await until(lambda: walking.outbox is None or walking.idle)
         assert walking.outbox is None
         with pytest.raises(OverBudget, match="is not read"):
             await anext(unread.messages())
