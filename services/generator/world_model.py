@@ -78,6 +78,8 @@ class WorldModel(Protocol):
     device: torch.device
     codecs: Mapping[str, tuple[Codec, Codec]]
     """Codecs fitted to this model, by name: of keys, and of values."""
+    state_bytes: int
+    """Of the device, that a session's state takes at most."""
     axes: Collection[Axis]
     """Of an action, what the model can be told: the rest moves nobody, so that poses are those of what is seen."""
 

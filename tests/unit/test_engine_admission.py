@@ -50,6 +50,15 @@ def test_sessions_are_admitted_up_to_a_number() -> None:
     admission.admit("c", USUAL, 0)
 
 
+def test_each_session_takes_what_the_models_state_does() -> None:
+    budget = USUAL.row * 2 + (USUAL.held + 1000) * 2
+    admission = Admission(SPEC, replace(FREE, resident_bytes=budget), state=1000)
+    for owner in range(2):
+        admission.admit(owner, USUAL, 0)
+    assert (admission.nbytes, admission.room(USUAL, 0)) == (budget, 0)
+    assert Admission(SPEC, replace(FREE, resident_bytes=budget - 1), state=1000).room(USUAL, 0) == 1
+
+
 def test_rows_are_shared_and_uncoded_chunks_are_not() -> None:
     admission = Admission(SPEC, replace(FREE, batch=2, rows=2))
     for owner in range(5):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.wan_small import GRID, random_adapter, random_prompt
+from benchmarks.wan_vae_small import random_vae
 from benchmarks.wan_walks import START
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.prompts import AT_HAND, Prompt, contexts, fixed
@@ -174,3 +175,14 @@ def wrong(spoil: Callable[[Prompt], Prompt]) -> WanWorldModel:
 def test_a_prompt_must_fit_the_model(spoil, words):
     with pytest.raises(InvalidInput, match=words):
         wrong(spoil).start(HARBOUR)
+
+
+@pytest.mark.parametrize("variant", [SELF_FORCING, MATRIX_GTA, LINGBOT_CAM])
+async def test_a_model_says_what_a_session_carries(variant):
+    vae = random_vae(4)[0]
+    adapter = random_adapter(variant, vae=vae)
+    session = session_about(adapter, DESERT)
+    await steps(session, 2)
+    state = session.state
+    carried = [*state.features.values(), *state.past, *(each for pair in state.heard.context for each in pair)]
+    assert sum(each.nbytes for each in carried) == adapter.state_bytes > vae.feature_bytes(GRID) > 0

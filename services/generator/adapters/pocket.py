@@ -48,6 +48,8 @@ class PocketWorldModel:
     levels  noise levels of the denoise passes, falling from 1
     """
 
+    state_bytes = 0
+
     def __init__(
         self,
         model: PocketModel,

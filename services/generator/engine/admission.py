@@ -45,11 +45,12 @@ def _row(spec: ModelSpec, sizes: tuple[int, ...]) -> int:
 class Admission:
     """Sessions that were let in.
 
+    state   bytes of the model's device that each session takes besides its window (`WorldModel.state_bytes`)
     latest  what the one that came last takes; None: nobody came yet
     """
 
-    def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
-        self.spec, self.config = spec, config
+    def __init__(self, spec: ModelSpec, config: EngineConfig, state: int = 0) -> None:
+        self.spec, self.config, self.state = spec, config, state
         self.latest: Needs | None = None
         self._needs: dict[Hashable, Needs] = {}
 
@@ -125,7 +126,7 @@ class Admission:
         return ""
 
     def _bytes(self, everybody: list[Needs]) -> int:
-        """Rows are shared out among sessions of the same sizes; uncoded chunks are each session's own."""
+        """Rows are shared out among sessions of the same sizes; uncoded chunks and states are each session's own."""
         groups = Counter((each.sizes, each.row) for each in everybody if not each.grows)
         rows = sum(row * min(size, self.config.rows) for (_, row), size in groups.items())
-        return rows + sum(each.held + each.row * each.grows for each in everybody)
+        return rows + sum(each.held + each.row * each.grows + self.state for each in everybody)

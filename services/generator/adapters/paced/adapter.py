@@ -48,6 +48,8 @@ class PacedWorldModel:
     keys and values follow from latents alone, so that a chunk made again is the same bit for bit.
     """
 
+    state_bytes = 0
+
     def __init__(self, shape: Shape, sleep: Callable[[float], None] = time.sleep) -> None:
         self.shape, self.spec, self.device = shape, shape.spec, torch.device("cpu")
         self.codecs: Mapping[str, tuple[Codec, Codec]] = MappingProxyType({})

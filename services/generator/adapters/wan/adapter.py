@@ -13,7 +13,7 @@ from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.model import Passed, WanModel
 from services.generator.adapters.wan.prompts import Imagine, Prompts
 from services.generator.adapters.wan.rotation import Rotation
-from services.generator.adapters.wan.state import WanState
+from services.generator.adapters.wan.state import WanState, carried_bytes
 from services.generator.adapters.wan.told import Teller, Told
 from services.generator.adapters.wan.vae import VAE
 from services.generator.adapters.wan.variants import Variant
@@ -48,6 +48,7 @@ class WanWorldModel:
         c = model.config
         self.prompts = Prompts(imagine, model.hear, c, grid, self.device)
         self.teller = Teller(variant, model, self.prompts, grid)
+        self.state_bytes = vae.feature_bytes(grid) + carried_bytes(c, self.spec.frame_tokens, model.dtype)
         self._rotation = Rotation(c.rope, c.frames, grid[0] // c.patch, grid[1] // c.patch, self.device)
 
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> WanState:

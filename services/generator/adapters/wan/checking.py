@@ -10,7 +10,7 @@ from services.generator.adapters.wan.choosing import Candidate, Plan, candidates
 from services.generator.adapters.wan.devices import dtype_of, encoder_dtype
 from services.generator.adapters.wan.folder import Part, look
 from services.generator.adapters.wan.settings import WanSettings
-from services.generator.adapters.wan.state import no_past
+from services.generator.adapters.wan.state import carried_bytes
 from services.generator.adapters.wan.variants import Variant
 from worldkv.errors import InvalidConfig, WeightsError
 
@@ -26,7 +26,8 @@ class Cost:
     encoder  of what encodes prompts or pictures
     chunk    keys and values of one chunk, uncoded
     frame    those of one latent frame: a window of n frames takes n times as much, for each session
-    state    what a session carries besides: the decoder's features, and the caches of action modules
+    state    what a session carries besides: the decoder's features, caches of action modules, and keys and values of its
+             prompt
     """
 
     device: int
@@ -86,14 +87,14 @@ def cost(plan: Plan, settings: WanSettings) -> Cost:
     """What a model takes as these settings run it."""
     dtype, vae_dtype = dtype_of(settings.dtype), dtype_of(settings.vae_dtype)
     spec = plan.variant.spec(NO_DIGEST, NO_DIGEST, plan.grid, settings.dtype)
-    past = no_past(plan.variant.backbone, spec.frame_tokens, "meta", dtype)
     encoders = [part.parameters for part in (plan.text, plan.image) if part]
     return Cost(
         device=plan.transformer.parameters * dtype.itemsize + plan.vae.parameters * vae_dtype.itemsize,
         encoder=sum(encoders) * encoder_dtype(settings).itemsize,
         chunk=spec.raw_bytes,
         frame=spec.raw_bytes // spec.frames,
-        state=plan.vae_sizes.feature_bytes(plan.grid, vae_dtype) + sum(each.nbytes for each in past),
+        state=plan.vae_sizes.feature_bytes(plan.grid, vae_dtype)
+        + carried_bytes(plan.variant.backbone, spec.frame_tokens, dtype),
     )
 
 

@@ -65,6 +65,12 @@ def no_past(config: WanConfig, places: int, device: torch.device | str, dtype: t
     return ActionPast(mouse, torch.zeros(c.layers, 2, *tail, device=device, dtype=dtype))
 
 
+def carried_bytes(config: WanConfig, places: int, dtype: torch.dtype) -> int:
+    """Of a session's state but the VAE's features: caches of action modules, and a prompt's keys and values."""
+    context = 2 * config.layers * config.context.tokens * config.dim * dtype.itemsize
+    return context + sum(each.nbytes for each in no_past(config, places, "meta", dtype))
+
+
 class WanState:
     """Moved on by the clean pass of each chunk, and by its decoding; tensors are replaced, never written into.
 

@@ -25,6 +25,9 @@ class VAE(Protocol):
     pixels: int
     """A side of a latent cell."""
 
+    def feature_bytes(self, grid: tuple[int, int]) -> int:
+        """Bytes of a session's features, for so many rows and columns of latent cells."""
+
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents [frames, channels, height, width] of a clip's pictures [pictures, 3, height, width].
 
@@ -52,6 +55,9 @@ class LatentsOnly:
 
     def __init__(self, channels: int, spread: float = 4.0) -> None:
         self.channels, self.spread = channels, spread
+
+    def feature_bytes(self, grid: tuple[int, int]) -> int:
+        return 0
 
     def encode(self, pictures: Tensor) -> Tensor:
         rest = pictures.new_zeros(len(pictures), self.channels - 3, *pictures.shape[2:])

@@ -42,6 +42,9 @@ class WanVAE:
         # In the order in which the decoder takes its steps, which is that of its parts.
         self._names = [name for name, each in model.decoder.named_modules() if _looks_back(each)]
 
+    def feature_bytes(self, grid: tuple[int, int]) -> int:
+        return self.sizes.feature_bytes(grid, self.dtype)
+
     def encode(self, pictures: Tensor) -> Tensor:
         count, colours, height, width = pictures.shape
         if count % self.pictures != 1 % self.pictures or colours != 3 or height % self.pixels or width % self.pixels:
