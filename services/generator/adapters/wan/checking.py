@@ -26,8 +26,8 @@ class Cost:
     encoder  of what encodes prompts or pictures
     chunk    keys and values of one chunk, uncoded
     frame    those of one latent frame: a window of n frames takes n times as much, for each session
-    state    what a session carries besides: the decoder's features, caches of action modules, and keys and values of its
-             prompt
+    state    what a session carries besides: the decoder's features, caches of action modules, and its prompt's keys
+             and values
     """
 
     device: int
