@@ -28,7 +28,9 @@ def callback() -> None:
 @model.command()
 def check(
     path: Annotated[Path, typer.Argument(help="Folder, or file, of a published model.")],
-    name: Annotated[str, typer.Option("--model", help="Ask about this one; wan: all that are there.")] = ANY,
+    name: Annotated[
+        str, typer.Option("--model", help="Ask about this one, without it: about that of --config, or all there are.")
+    ] = "",
     part: Annotated[
         list[Path] | None, typer.Option(help="Folder or file with further parts: VAE, encoders; several times.")
     ] = None,
@@ -36,7 +38,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Say what a folder holds, whether it will run, and what it takes; nothing but headers is read."""
-    report = _report(path, name, tuple(part or ()), config)
+    name, report = _report(path, name, tuple(part or ()), config)
     parts, verdicts = _parts(report), _verdicts(report)
     show(parts, as_json)
     if verdicts:
@@ -47,24 +49,29 @@ def check(
         raise WorldKVError(f"{path} holds no {wanted} that will run: {'; '.join(whys) or 'no transformer is there'}")
 
 
-def _report(path: Path, name: str, parts: tuple[Path, ...], config: Path | None) -> Report:
+def _report(path: Path, name: str, parts: tuple[Path, ...], config: Path | None) -> tuple[str, Report]:
+    """Which model is asked about, and what there is."""
     from dataclasses import replace
 
     from worldkv.config import load
 
     try:
         from services.generator.adapters.wan.checking import check as checked
+        from services.generator.adapters.wan.devices import missing
         from services.generator.adapters.wan.variants import VARIANTS
         from services.generator.config import GeneratorConfig
     except ModuleNotFoundError as error:
         raise WorldKVError(f"{error.name} is not installed; this command needs worldkv[wan]") from error
-    if name not in (ANY, *VARIANTS):
+    if lost := missing():
+        raise WorldKVError(lost)
+    if name not in ("", ANY, *VARIANTS):
         raise InvalidInput(f"--model {name}: there are {ANY}, {', '.join(VARIANTS)}")
-    settings = load(GeneratorConfig, "WORLDKV_GENERATOR_", config, os.environ).wan
-    settings = replace(settings, parts=settings.parts + parts)
-    if lost := [str(each) for each in (path, *settings.parts) if not each.exists()]:
-        raise InvalidInput(f"there is nothing at {', '.join(lost)}")
-    return checked(path, name, settings)
+    told = load(GeneratorConfig, "WORLDKV_GENERATOR_", config, os.environ)
+    name = name or (told.model if told.model in VARIANTS else ANY)
+    settings = replace(told.wan, parts=told.wan.parts + parts)
+    if absent := [str(each) for each in (path, *settings.parts) if not each.exists()]:
+        raise InvalidInput(f"there is nothing at {', '.join(absent)}")
+    return name, checked(path, name, settings)
 
 
 def _parts(report: Report) -> list[Row]:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.wan_tiny import CLIP_FILE, VAE_FILE, write
 from benchmarks.wan_vae_small import published as published_vae
-from services.generator.adapters.wan import vae
+from services.generator.adapters.wan import devices, vae
 from services.generator.adapters.wan.checking import check, cost
 from services.generator.adapters.wan.choosing import Plan
 from services.generator.adapters.wan.folder import Part
@@ -18,9 +18,10 @@ from services.generator.adapters.wan.settings import ANY, WanSettings
 from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_UNIVERSAL, Variant
 from services.generator.adapters.wan.weights import shapes_of
 from services.generator.config import GeneratorConfig
-from services.generator.models import MODELS
+from services.generator.models import MODELS, load_model
 from worldkv import cli
 from worldkv.config import load
+from worldkv.errors import InvalidConfig
 
 UNIVERSAL, CAM = MATRIX_UNIVERSAL.name, LINGBOT_CAM.name
 GIB = 1 << 30
@@ -83,6 +84,17 @@ def test_what_is_not_there_is_bad_input(words, monkeypatch, capsys):
     assert run(monkeypatch, capsys, *words)[0] == cli.BAD_INPUT
 
 
+def test_libraries_that_are_not_installed_are_named(folder, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "LIBRARIES", ("torch", "nobodys_library"))
+    code, _, said = run(monkeypatch, capsys, str(folder))
+    assert (code, said) == (
+        cli.FAILED,
+        "worldkv: nobodys_library not installed: published models need worldkv[wan]\n",
+    )
+    with pytest.raises(InvalidConfig, match="nobodys_library"):
+        load_model(UNIVERSAL, folder)
+
+
 def test_a_transformer_is_told_only_as_what_fits(folder):
     report = check(folder, ANY, WanSettings())
     (candidate,) = report.candidates
@@ -100,7 +112,7 @@ def planned(variant: Variant) -> Plan:
 
 @pytest.mark.parametrize(
     ("variant", "weights", "chunk", "state"),
-    [(MATRIX_UNIVERSAL, 3.24e9, 486_604_800, 1.14), (LINGBOT_CAM, 37.1e9, 3_706_060_800, 1.70)],
+    [(MATRIX_UNIVERSAL, 3.24e9, 486_604_800, 1.19), (LINGBOT_CAM, 37.1e9, 3_706_060_800, 2.09)],
 )
 def test_what_the_published_sizes_take_is_what_is_published(variant, weights, chunk, state):
     plan = planned(variant)

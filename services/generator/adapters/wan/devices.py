@@ -1,11 +1,22 @@
-"""Devices and dtypes of settings, as torch's."""
+"""What there is to run a model with: libraries, and devices and dtypes as torch's."""
 
 from __future__ import annotations
+
+from importlib.util import find_spec
 
 import torch
 
 from services.generator.adapters.wan.settings import AUTO, Dtype, WanSettings
 from worldkv.errors import InvalidConfig
+
+LIBRARIES = ("diffusers", "tokenizers", "transformers")
+"""What VAEs and encoders are computed by, beside torch."""
+
+
+def missing() -> str:
+    """Which libraries are not installed, in words; empty if all are."""
+    lost = [name for name in LIBRARIES if find_spec(name) is None]
+    return f"{' and '.join(lost)} not installed: published models need worldkv[wan]" if lost else ""
 
 
 def dtype_of(name: Dtype) -> torch.dtype:

@@ -7,11 +7,12 @@ from pathlib import Path
 from services.generator.adapters.wan import vae, weights
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.choosing import planned
-from services.generator.adapters.wan.devices import devices, dtype_of, encoder_dtype
+from services.generator.adapters.wan.devices import devices, dtype_of, encoder_dtype, missing
 from services.generator.adapters.wan.encoders.image import load_image
 from services.generator.adapters.wan.encoders.imagining import Imagination
 from services.generator.adapters.wan.encoders.text import load_text
 from services.generator.adapters.wan.settings import WanSettings
+from worldkv.errors import InvalidConfig
 
 
 def load(name: str, place: Path, settings: WanSettings) -> WanWorldModel:
@@ -20,6 +21,8 @@ def load(name: str, place: Path, settings: WanSettings) -> WanWorldModel:
     Raises WeightsMissing, WeightsMismatch or InvalidConfig, naming all that lacks or does not fit; what can be told
     without reading weights is told first.
     """
+    if lost := missing():
+        raise InvalidConfig(f"model = {name!r}: {lost}")
     plan = planned(name, place, settings)
     device, encoder_device = devices(settings)
     decoder = vae.load(plan.vae.path, dtype_of(settings.vae_dtype), device)
