@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from services.generator.adapters.wan.files import Shape
+
 WORDS = ("</s>", "<unk>", "a", "harbour", "desert", "at", "dawn", "dusk", "stone", "forest")
 """What the tiny tokenizer knows, the token that ends a prompt first."""
 VOCABULARY = 16
@@ -26,9 +28,11 @@ def write_tokenizer(folder: Path) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
-def text_weights(width: int, heads: int = 4, layers: int = 2, ffn: int = 24, seed: int = 0) -> dict[str, Tensor]:
-    """Of a text encoder; an attention has as many channels as a token."""
-    shapes: dict[str, tuple[int, ...]] = {"token_embedding.weight": (VOCABULARY, width), "norm.weight": (width,)}
+def text_shapes(
+    width: int, heads: int = 4, layers: int = 2, ffn: int = 24, vocabulary: int = VOCABULARY
+) -> dict[str, Shape]:
+    """Names and shapes of a text encoder; an attention has as many channels as a token."""
+    shapes: dict[str, Shape] = {"token_embedding.weight": (vocabulary, width), "norm.weight": (width,)}
     for layer in range(layers):
         block = f"blocks.{layer}."
         shapes |= {f"{block}attn.{name}.weight": (width, width) for name in "qkvo"}
@@ -36,18 +40,23 @@ def text_weights(width: int, heads: int = 4, layers: int = 2, ffn: int = 24, see
         shapes |= {f"{block}ffn.{name}.weight": (ffn, width) for name in ("gate.0", "fc1")}
         shapes |= {f"{block}ffn.fc2.weight": (width, ffn)}
         shapes |= {f"{block}pos_embedding.embedding.weight": (BUCKETS, heads)}
-    return _random(shapes, seed)
+    return shapes
 
 
-def image_weights(
-    width: int, tokens: int = 257, layers: int = 3, ffn: int = 24, patch: int = 2, seed: int = 0
-) -> dict[str, Tensor]:
-    """Of an image encoder, and of what reads text beside it; sixteen heads divide the width."""
-    shapes: dict[str, tuple[int, ...]] = {
+def text_weights(width: int, heads: int = 4, layers: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """Of a text encoder."""
+    return _random(text_shapes(width, heads, layers), seed)
+
+
+def image_shapes(
+    width: int, tokens: int = 257, layers: int = 3, ffn: int = 24, patch: int = 2, out: int = 8
+) -> dict[str, Shape]:
+    """Names and shapes of an image encoder; sixteen heads divide the width."""
+    shapes: dict[str, Shape] = {
         "patch_embedding.weight": (width, 3, patch, patch),
         "cls_embedding": (1, 1, width),
         "pos_embedding": (1, tokens, width),
-        "head": (width, 8),
+        "head": (width, out),
     }
     norms = ["pre_norm", "post_norm"]
     for layer in range(layers):
@@ -61,11 +70,16 @@ def image_weights(
         ):
             shapes |= {f"{block}{name}.weight": (rows, columns), f"{block}{name}.bias": (rows,)}
     shapes |= {f"{norm}.{kind}": (width,) for norm in norms for kind in ("weight", "bias")}
-    visual = _random({f"visual.{name}": shape for name, shape in shapes.items()}, seed)
-    return visual | {"log_scale": torch.zeros(()), "textual.token_embedding.weight": torch.zeros(4, width)}
+    return {f"visual.{name}": shape for name, shape in shapes.items()}
 
 
-def _random(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
+def image_weights(width: int, tokens: int = 257, layers: int = 3, patch: int = 2, seed: int = 0) -> dict[str, Tensor]:
+    """Of an image encoder, and of what reads text beside it."""
+    rest = {"log_scale": torch.zeros(()), "textual.token_embedding.weight": torch.zeros(4, width)}
+    return _random(image_shapes(width, tokens, layers, patch=patch), seed) | rest
+
+
+def _random(shapes: dict[str, Shape], seed: int) -> dict[str, Tensor]:
     """Weights every one of which matters: norms are near one, the rest as wide as keeps a token's size."""
     generator, weights = torch.Generator().manual_seed(seed), {}
     for name, shape in shapes.items():

@@ -1,5 +1,6 @@
 """The image encoder: what transformers makes of an original file, against the encoder written from its definition."""
 
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.wan_encoders_small import image_weights
+from benchmarks.wan_encoders_small import image_shapes, image_weights
 from services.generator.adapters.wan.encoders.image import HEADS, MEAN, STD, ImageEncoder, image_sizes, load_image
 from worldkv.errors import WeightsMismatch
 
@@ -113,3 +114,10 @@ def test_sizes_are_read_off_the_shapes_and_shapes_are_strict():
     ):
         with pytest.raises(WeightsMismatch, match=named):
             image_sizes(wrong)
+
+
+def test_the_published_encoder_is_one_of_them():
+    shapes = image_shapes(1280, 257, 32, 5120, 14, 1024)
+    sizes = image_sizes(shapes)
+    assert (sizes.width, sizes.tokens, sizes.side) == (1280, 257, 224)
+    assert sum(map(prod, shapes.values())) == 632_076_800

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.wan_encoders_small import VOCABULARY, text_weights, write_tokenizer
+from benchmarks.wan_encoders_small import VOCABULARY, text_shapes, text_weights, write_tokenizer
 from services.generator.adapters.wan.encoders.text import TextEncoder, load_text, text_sizes
 from worldkv.errors import WeightsMismatch, WeightsMissing
 
@@ -120,6 +120,12 @@ def test_sizes_are_read_off_the_shapes_and_shapes_are_strict():
     ):
         with pytest.raises(WeightsMismatch, match=named):
             text_sizes(wrong)
+
+
+def test_the_published_encoder_is_one_of_them():
+    shapes = text_shapes(4096, 64, 24, 10240, 256_384)
+    assert text_sizes(shapes) == (256_384, 4096, 10240, 4096, 64, 24, 32)
+    assert sum(map(math.prod, shapes.values())) == 5_680_910_336
 
 
 def test_a_tokenizer_is_of_its_encoder(tmp_path):
