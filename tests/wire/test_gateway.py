@@ -247,7 +247,9 @@ async def test_what_may_have_been_done_is_not_done_again(tmp_path, stage):
         assert "Resume" not in calls
 
 
-@pytest.mark.parametrize("new", [{"scene": "rooms:7"}, {"tour": "R90"}, {"start": pb.Walker(z=1)}])
+@pytest.mark.parametrize(
+    "new", [{"scene": "rooms:7"}, {"picture": b"boats"}, {"tour": "R90"}, {"start": pb.Walker(z=1)}]
+)
 async def test_a_world_that_may_have_been_begun_is_not_begun_elsewhere(tmp_path, new):
     async with setting(tmp_path, "a", "b") as (made, gateway):
         for toy in made.toys():
