@@ -63,7 +63,7 @@ class Touches:
 def test_a_pickle_that_carries_code_is_refused_and_the_code_does_not_run(zipped, tmp_path: Path):
     ran, file = tmp_path / "ran", tmp_path / "a.pth"
     torch.save({"weight": torch.zeros(1), "more": Touches(ran)}, file, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match=r"a\.pth"):
+    with pytest.raises(WeightsError, match=r"a\.pth is not .*(carries getattr, which might run code|before 1.6)$"):
         stored(file)
     assert not ran.exists()
     torch.load(file, weights_only=False)
@@ -107,8 +107,9 @@ def test_a_module_is_filled_one_tensor_at_a_time(tmp_path: Path):
     [
         ({"0.bias": torch.zeros(3)}, r"0\.bias: \(3,\) where \(4,\) is expected"),
         ({"more": torch.zeros(1)}, r"more: \(1,\) where None is expected"),
-        ({"0.bias": torch.full((4,), torch.inf)}, r"0\.bias holds values that are not finite"),
-        ({"0.bias": torch.zeros(4, dtype=torch.int64)}, r"0\.bias holds values that are not finite"),
+        ({"0.bias": torch.full((4,), torch.inf)}, r"0\.bias holds torch\.float32 values, expected finite numbers"),
+        ({"0.bias": torch.zeros(4, dtype=torch.int64)}, r"0\.bias holds torch\.int64 values"),
+        ({"0.bias": torch.zeros(4).to(torch.float8_e4m3fn)}, r"0\.bias holds torch\.float8_e4m3fn values"),
     ],
 )
 def test_a_module_is_not_filled_with_what_is_not_its_own(change, words, tmp_path: Path):

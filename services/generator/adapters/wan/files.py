@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,21 +32,23 @@ WRAPPERS = frozenset(
 )
 """Parts of names that come from what a model was wrapped in when it was saved."""
 DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
     pickle.UnpicklingError,
     struct.error,
-    *(
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ),
 )
 """What torch raises of a pickle that is cut off, changed, or carries code."""
+FOREIGN = re.compile(r"Unsupported (?:global|operand|class): (?:GLOBAL )?(\S+)")
+"""What torch says of something in a pickle that is no tensor."""
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""What weights may be stored as."""
 SHOWN = 3
 """Differences that an error names."""
 
@@ -130,8 +134,9 @@ def _placed(
     name: str, each: Stored, path: Path, digest: xxh3_128, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:
     tensor = each.read().contiguous()
-    if not tensor.is_floating_point() or not tensor.isfinite().all():
-        raise WeightsMismatch(f"{path}: {name} holds values that are not finite numbers")
+    if tensor.dtype not in FLOATS or not tensor.isfinite().all():
+        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
+        raise WeightsMismatch(f"{path}: {name} holds {tensor.dtype} values, expected finite numbers of {wanted}")
     digest.update(f"{name} {tensor.dtype}".encode())
     digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return tensor.to(device, dtype)
@@ -173,11 +178,23 @@ def _safetensors(file: Path) -> dict[str, Stored]:
 
 def _pickled(file: Path) -> dict[str, Stored]:
     """Tensors of a checkpoint, mapped into memory."""
+    if not is_zipfile(file):
+        raise WeightsMismatch(
+            f"{file} is not a whole checkpoint of tensors: it is cut off, or as torch saved before 1.6"
+        )
     try:
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except DAMAGED as error:
-        raise WeightsMismatch(f"{file} is not a whole checkpoint of tensors: {error}") from error
+        raise WeightsMismatch(f"{file} is not a whole checkpoint of tensors: {_why(error)}") from error
     held = next((held[name] for name in CHECKPOINTS if name in held), held) if isinstance(held, dict) else held
     if not isinstance(held, dict) or not all(isinstance(n, str) and isinstance(x, Tensor) for n, x in held.items()):
         raise WeightsMismatch(f"{file} holds no table of tensors, nor one called {' or '.join(CHECKPOINTS)}")
     return {name: Stored(tuple(each.shape), each.detach().clone) for name, each in held.items()}
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with a pickle, in a line; torch's own words go on to say how to run what is in it."""
+    if isinstance(error, pickle.UnpicklingError):
+        foreign = FOREIGN.search(str(error))
+        return f"it carries {foreign[1]}, which might run code" if foreign else "it is no pickle of tensors"
+    return str(error).partition("\n")[0]
