@@ -94,6 +94,7 @@ def _verdicts(report: Report) -> list[Row]:
             "transformer": str(each.transformer.path),
             "runs": not each.why,
             "why": each.why,
+            "fits": each.fits,
             "grid": each.grid and list(each.grid),
             "device_bytes": each.cost and each.cost.device,
             "encoder_bytes": each.cost and each.cost.encoder,

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.wan_tiny import CLIP_FILE, VAE_FILE, write
 from benchmarks.wan_vae_small import published as published_vae
-from services.generator.adapters.wan import devices, vae
+from services.generator.adapters.wan import checking, devices, vae
 from services.generator.adapters.wan.checking import check, cost
 from services.generator.adapters.wan.choosing import Plan
 from services.generator.adapters.wan.folder import Part
@@ -82,6 +83,14 @@ def test_parts_may_lie_elsewhere_and_settings_are_the_generators(folder, tmp_pat
 @pytest.mark.parametrize("words", [("nowhere",), (".", "--part", "nowhere"), (".", "--model", "nobody")])
 def test_what_is_not_there_is_bad_input(words, monkeypatch, capsys):
     assert run(monkeypatch, capsys, *words)[0] == cli.BAD_INPUT
+
+
+def test_whether_it_has_room_here_is_told_and_does_not_matter(folder, monkeypatch, capsys):
+    for enough, bytes_here in ((True, 1 << 40), (False, 1000)):
+        monkeypatch.setattr(checking, "room", lambda device, here=bytes_here: here)
+        code, rows, _ = run(monkeypatch, capsys, str(folder))
+        assert (code, rows[-1]["runs"], rows[-1]["fits"]) == (0, True, enough)
+    assert devices.room(torch.device("cpu")) > 1 << 28
 
 
 def test_libraries_that_are_not_installed_are_named(folder, monkeypatch, capsys):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.generator.adapters.wan.choosing import Candidate, Plan, candidates, gathered, playable
-from services.generator.adapters.wan.devices import dtype_of, encoder_dtype
+from services.generator.adapters.wan.devices import devices, dtype_of, encoder_dtype, room
 from services.generator.adapters.wan.folder import Part, look
 from services.generator.adapters.wan.settings import WanSettings
 from services.generator.adapters.wan.state import carried_bytes
@@ -43,6 +43,7 @@ class Verdict:
 
     why   it will not run, empty if it will
     grid, cost  None if it will not
+    fits  whether all of its weights have room on the devices of this machine, which may be another than it is to run on
     """
 
     variant: Variant
@@ -50,6 +51,7 @@ class Verdict:
     why: str = ""
     grid: tuple[int, int] | None = None
     cost: Cost | None = None
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,14 @@ def cost(plan: Plan, settings: WanSettings) -> Cost:
 def _verdict(parts: Sequence[Part], transformer: Part, variant: Variant, place: Path, settings: WanSettings) -> Verdict:
     try:
         plan = gathered(parts, transformer, variant, place, settings)
+        told = cost(plan, settings)
+        return Verdict(variant, transformer, "", plan.grid, told, _fits(told, settings))
     except (WeightsError, InvalidConfig) as error:
         return Verdict(variant, transformer, str(error))
-    return Verdict(variant, transformer, "", plan.grid, cost(plan, settings))
+
+
+def _fits(told: Cost, settings: WanSettings) -> bool:
+    own, encoders = devices(settings)
+    if own == encoders:
+        return told.device + told.encoder <= room(own)
+    return told.device <= room(own) and told.encoder <= room(encoders)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 import torch
@@ -35,6 +36,14 @@ def devices(settings: WanSettings) -> tuple[torch.device, torch.device]:
     if own == AUTO:
         own = "cuda" if torch.cuda.is_available() else "cpu"
     return _device("device", own), _device("encoder_device", settings.encoder_device or own)
+
+
+def room(device: torch.device) -> int:
+    """Bytes of a device's memory, whatever of it is in use."""
+    if device.type == "cuda":
+        total: int = torch.cuda.get_device_properties(device).total_memory
+        return total
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _device(name: str, text: str) -> torch.device:
