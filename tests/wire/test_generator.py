@@ -3,12 +3,14 @@
 import asyncio
 from dataclasses import replace
 from io import BytesIO
+from time import sleep
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from services.generator.config import LiveConfig
+from services.generator.live.pictures import encoded
 from tests.toys import TOY
 from tests.wire.generator import CONFIG, TURN, Stream, generating, pictures
 from tests.wire.shard import until
@@ -49,6 +51,25 @@ async def test_a_walk_from_open_to_close():
         with pytest.raises(NotFound):
             await caller.call("Close", session=opened.session)
         assert caller.figure("chunks_total", kind="generated") == 6
+
+
+async def test_a_chunk_is_told_of_before_it_is_said_to_be_kept(monkeypatch):
+    def slowly(*arguments):
+        sleep(0.2)  # what is drawn is kept long before
+        return encoded(*arguments)
+
+    monkeypatch.setattr("services.generator.live.walking.encoded", slowly)
+    async with generating() as caller:
+        opened = await caller.open(lockstep=False)
+        async with caller.walk(opened.session) as walk:
+            await walk.steps(3)
+            while walk.told[-1].remembered.end < 3:
+                await walk.hear()
+    drawn = 0
+    for each in walk.told:
+        if each.HasField("drawn"):
+            drawn = each.drawn.key.index + 1
+        assert each.remembered.end <= drawn
 
 
 async def walked(caller, chunks: int = 6, **fields) -> list[bytes]:
@@ -261,10 +282,10 @@ async def test_another_hold_is_drawn_before_what_was_drawn_has_been_shown():
     config = replace(CONFIG, live=LiveConfig(pictures_per_second=0.01))
     async with generating(config=config) as caller, caller.walk((await caller.open()).session) as walk:
         await walk.say(hold=pb.Hold(action=TURN, number=5))
-        drawn = [await walk.next("drawn") for _ in range(2)]  # one is to be shown, the other comes after it
+        drawn = [await walk.next("drawn")]
         await walk.say(hold=pb.Hold(action=pb.Action(turn=-20.0), number=6))
         drawn.append(await walk.next("drawn"))
-    assert np.allclose(np.diff([each.walker.yaw for each in drawn]), [60.0, -60.0])
+    assert np.allclose(np.diff([each.walker.yaw for each in drawn]), [-60.0])
 
 
 async def test_a_hold_goes_on_after_what_is_shown():

@@ -1208,7 +1208,7 @@ class Remembered(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     end: _builtins.int
-    """All chunks before this number are kept. Zero: none yet."""
+    """All chunks before this number are kept, each of which was told of before. Zero: none yet."""
     level: _chunk_pb2.Level.ValueType
     """The least level of them."""
     def __init__(

@@ -15,15 +15,19 @@ class News:
     """Listens to the memory of one session, and tells what is new.
 
     emit  takes messages to whoever is joined
+
+    Nobody hears that a chunk is kept before he was told of it: until then he may hold another one of its number, that
+    was drawn on a branch which is none of his world's any more.
     """
 
     def __init__(self, resident: Resident, emit: Emit) -> None:
         self.resident, self.emit = resident, emit
+        self._told = resident.next
         self._kept, self._dropped, self._recall_down = resident.kept, 0, False
 
     def follow(self) -> None:
         """Listen to the memory that the session has now."""
-        self._dropped, self._recall_down = 0, False
+        self._told, self._dropped, self._recall_down = self.resident.next, 0, False
         self.resident.listener = self.tell
         if self.resident.memory is not None:
             self.resident.memory.listener = self.tell
@@ -40,9 +44,15 @@ class News:
             kind = pb.NOTICE_KIND_RECALL_DOWN if down else pb.NOTICE_KIND_RECALL_UP
             self.emit(messages.notice(kind, chunk))
 
+    def drawn(self, index: int) -> None:
+        """Whoever is joined was told of a chunk."""
+        self._told = index + 1
+        self.tell()
+
     def tell(self) -> None:
         """Tell what has changed."""
         kept, following, memory = self.resident.kept, self.resident.next, self.resident.memory
+        kept = kept._replace(end=min(kept.end, self._told))
         before, self._kept = self._kept, kept
         if kept != before:
             self.emit(self.remembered())

@@ -360,7 +360,7 @@ class Walking:
         self.metrics.drawn("shown" if shown else "generated", seconds, step.seconds.recall)
         if self._judge is not None:
             self._judge.drawn(key, step.poses, step.pictures, shown)
-        self._news.tell()
+        self._news.drawn(step.index)
 
     async def _begun(self, session: Session, told: Moving | Showing) -> Draft:
         if isinstance(told, Moving):
