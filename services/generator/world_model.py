@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -80,7 +80,7 @@ class WorldModel(Protocol):
     """Codecs fitted to this model, by name: of keys, and of values."""
     state_bytes: int
     """Of the device, that a session's state takes at most."""
-    axes: Collection[Axis]
+    axes: tuple[Axis, ...]
     """Of an action, what the model can be told: the rest moves nobody, so that poses are those of what is seen."""
 
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:

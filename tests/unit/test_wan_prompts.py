@@ -13,7 +13,7 @@ from benchmarks.wan_vae_small import random_vae
 from benchmarks.wan_walks import START
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.prompts import AT_HAND, Prompt, contexts, fixed
-from services.generator.adapters.wan.state import Lead
+from services.generator.adapters.wan.state import Lead, WanState
 from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_GTA, SELF_FORCING, Variant
 from services.generator.drawing import encode_again
 from services.generator.session import Session, SessionConfig
@@ -114,6 +114,7 @@ async def test_a_saved_session_brings_along_what_its_world_is_about(variant):
     again = Session.restore(elsewhere.adapter, session.config, saved)
     assert elsewhere.subjects == []
     assert all(torch.equal(a, b) for a, b in zip(await steps(session, 2), await steps(again, 2), strict=True))
+    assert isinstance(again.state, WanState)
     assert elsewhere.adapter.start(DESERT).heard is again.state.heard
 
 
@@ -184,5 +185,7 @@ async def test_a_model_says_what_a_session_carries(variant):
     session = session_about(adapter, DESERT)
     await steps(session, 2)
     state = session.state
+    assert isinstance(state, WanState)
+    assert state.heard is not None
     carried = [*state.features.values(), *state.past, *(each for pair in state.heard.context for each in pair)]
     assert sum(each.nbytes for each in carried) == adapter.state_bytes > vae.feature_bytes(GRID) > 0

@@ -120,6 +120,7 @@ def test_running_right_up_and_down_are_keys_of_their_own():
 @pytest.mark.parametrize("name", [name for name, each in VARIANTS.items() if each.controls])
 def test_keys_and_mouse_stand_for_just_the_axes_that_a_model_can_be_told(name, axis):
     variant = VARIANTS[name]
+    assert variant.controls
     for amount in (0.5, -0.5):
         done, nothing = (
             np.concatenate(variant.controls(motion(poses_of(each)), variant.step, 4), -1)

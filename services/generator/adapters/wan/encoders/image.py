@@ -7,6 +7,7 @@ are read off the shapes, so that any size will do; the heads of an attention can
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import isqrt
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -174,8 +175,12 @@ def _renamed(tensors: Mapping[str, Stored], sizes: ImageSizes) -> dict[str, Stor
             joined = tensors[f"{here}attn.to_qkv.{kind}"]
             for third, name in enumerate(QKV):
                 shape = (width, *joined.shape[1:])
-                found[f"{there}self_attn.{name}.{kind}"] = _changed(joined, shape, lambda x, n=third: x.chunk(3)[n])
+                found[f"{there}self_attn.{name}.{kind}"] = _changed(joined, shape, partial(_third, third))
     return found
+
+
+def _third(n: int, joined: Tensor) -> Tensor:
+    return joined.chunk(3)[n]
 
 
 def _changed(each: Stored, shape: Shape, change: Callable[[Tensor], Tensor]) -> Stored:

@@ -43,7 +43,8 @@ class Imagination:
     ) -> None:
         self.variant, self.grid, self.vae = variant, grid, vae
         context, name = variant.backbone.context, variant.name
-        self.text, self.image = (text, None) if context.kind == "text" else (None, image)
+        self.text = text if context.kind == "text" else None
+        self.image = image if context.kind == "image" else None
         if (encoder := self.text or self.image) is None:
             raise InvalidConfig(f"{name} is told by a prompt's {context.kind}, and there is no encoder of it")
         if encoder.width != context.width:

@@ -66,15 +66,17 @@ def text_sizes(given: Mapping[str, Shape]) -> TextSizes:
     Raises WeightsMismatch, naming the first that differ.
     """
     try:
+        vocabulary, width = given["token_embedding.weight"]
         sizes = TextSizes(
-            *given["token_embedding.weight"],
+            vocabulary,
+            width,
             ffn=given["blocks.0.ffn.fc1.weight"][0],
             inner=given["blocks.0.attn.q.weight"][0],
             heads=given["blocks.0.pos_embedding.embedding.weight"][1],
             layers=sum(name.endswith(".attn.q.weight") for name in given),
             buckets=given["blocks.0.pos_embedding.embedding.weight"][0],
         )
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise WeightsMismatch(f"these are no text encoder's weights: {len(given)} of them, {error!r}") from error
     wanted = _wanted(sizes)
     if wrong := differences(wanted, given):
