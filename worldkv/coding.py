@@ -87,12 +87,22 @@ def encode_kv(kv: tuple[Tensor, Tensor], coding: Coding, spec: ModelSpec, first:
         return KVPart(())
     if first and coding.raw_first:
         return KVPart((*_segments("k", keys, codec("raw")), *_segments("v", values, codec("raw"))))
-    if stored_tokens(coding, spec) < keys.shape[1]:
-        kept = torch.stack([select_tokens(layer, spec.frames, coding.pruning) for layer in keys])
-        layer = torch.arange(len(keys), device=keys.device)[:, None]
-        keys, values = keys[layer, kept], values[layer, kept]
+    keys, values = pruned(kv, coding.pruning, spec.frames)
     by_keys, by_values = codec(coding.keys, coding.fitted), codec(coding.values, coding.fitted)
     return KVPart((*_segments("k", keys, by_keys), *_segments("v", values, by_values)))
+
+
+def pruned(kv: tuple[Tensor, Tensor], pruning: Pruning, frames: int) -> KV:
+    """What pruning leaves of a chunk of so many frames, layer by layer; where that is everything, the same tensors.
+
+    kv  keys (chunk-local time) and values, each [layers, tokens, heads, head_dim]
+    """
+    keys, values = kv
+    if kept_tokens(pruning, frames, keys.shape[1] // frames) == keys.shape[1]:
+        return KV(keys, values)
+    kept = torch.stack([select_tokens(layer, frames, pruning) for layer in keys])
+    layer = torch.arange(len(keys), device=keys.device)[:, None]
+    return KV(keys[layer, kept], values[layer, kept])
 
 
 def decode_kv(
