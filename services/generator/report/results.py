@@ -19,6 +19,7 @@ from services.generator.metrics import LEAST_GAP, Scores, gain_closed, psnr, sco
 from services.generator.recording import ChunkLog, Recording
 from services.generator.report.comparison import MODES, end_fps, generated
 from services.generator.report.files import write_text
+from services.generator.report.machine import processor
 from worldkv.errors import InvalidInput
 
 SCHEMA = "worldkv.results/1"
@@ -174,21 +175,13 @@ def _known(value: float) -> float | None:
 def environment() -> dict[str, str]:
     """Machine and versions, as far as they bear on the numbers."""
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": str(os.cpu_count()),
         "torch threads": str(torch.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("worldkv", "torch", "numpy", "scikit-image", "av")},
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.is_file() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def write_results(path: Path, results: Results) -> dict[str, Any]:
