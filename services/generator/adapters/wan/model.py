@@ -6,7 +6,6 @@ and at no value of a tensor, so that it can be compiled, and captured as a CUDA 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -122,8 +121,8 @@ class WanModel(nn.Module):
         if valid is not None:
             own = valid.new_ones(len(x), x.shape[1] * x.shape[2])
             mask = torch.cat([valid, own], 1)[:, None, None]
-        kv: list[Pair] = []
-        done: list[ActionPast] = []
+        kv: Pair | None = None
+        done: Pair | None = None
         for layer, block in enumerate(self.layers):
             by = block.modulate(time_6)
             x, pair = block.attend(x, by, turns, (memory[0][layer], memory[1][layer]), mask)
@@ -135,12 +134,11 @@ class WanModel(nn.Module):
                 assert past is not None, "and what was done before"
                 x, own_acts = block.action_model(x, acts, ActionPast(past.mouse[layer], past.keyboard[layer]))
                 if keep:
-                    done.append(own_acts)
+                    done = _gathered(done, own_acts, layer, len(past.keyboard))
             x = block.feed(x, by)
             if keep:
-                kv.append(pair)
-        flow = self._unpatched(self.head(x, embedded), latents)
-        return Passed(flow, _stacked(kv), ActionPast(*acted) if (acted := _stacked(done)) else None)
+                kv = _gathered(kv, pair, layer, len(self.blocks))
+        return Passed(self._unpatched(self.head(x, embedded), latents), kv, done and ActionPast(*done))
 
     def _patches(self, latents: Tensor) -> Tensor:
         """The residual stream's first state [B, F, S, D]."""
@@ -169,9 +167,9 @@ class WanModel(nn.Module):
         return torch.float32 if self.config.stream == "float32" else self.dtype
 
 
-def _stacked(pairs: Sequence[tuple[Tensor, Tensor]]) -> Pair | None:
-    """Both halves of pairs, with a leading axis of layers; None of none."""
-    if not pairs:
-        return None
-    first, second = zip(*pairs, strict=True)
-    return torch.stack(first), torch.stack(second)
+def _gathered(whole: Pair | None, own: tuple[Tensor, Tensor], layer: int, layers: int) -> Pair:
+    """What all layers leave, in one tensor for each half, this layer's with it; in parts it would be there twice."""
+    halves = whole or (own[0].new_empty(layers, *own[0].shape), own[1].new_empty(layers, *own[1].shape))
+    for half, mine in zip(halves, own, strict=True):
+        half[layer] = mine
+    return halves
