@@ -1,23 +1,28 @@
-"""Load on a service from the command line: `worldkv bench serve`. What needs libraries is imported when it is run."""
+"""Measurements with options of their own: `worldkv bench serve` and `worldkv bench shape`.
+
+What needs libraries is imported when it is run.
+"""
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand
 
 from worldkv.admin_options import Authority, Tenant, Token
-from worldkv.admin_rows import AsJson
+from worldkv.admin_rows import AsJson, working
 from worldkv.errors import InvalidInput
 
 if TYPE_CHECKING:
     from benchmarks.serve.tally import Summary
+    from benchmarks.shape.walk import Row
 
-serving = typer.Typer()
-PARTS = {"serve": serving}
+serving, shaping = typer.Typer(), typer.Typer()
+PARTS = {"serve": serving, "shape": shaping}
 """What follows `worldkv bench` and is no id, by name: commands with options of their own."""
 
 
@@ -89,6 +94,73 @@ def serve(
     )
     if not as_json:
         Console().print(table(found))
+
+
+@shaping.command()
+def shape(
+    model: Annotated[
+        str, typer.Option(help="A Wan model, by the name in docs/models.md.")
+    ] = "matrix-game-2.0-universal",
+    modes: Annotated[str, typer.Option(help="What stands in the window, a walk each.")] = "window,full,worldkv",
+    chunks: Annotated[int, typer.Option(help="Of each walk.")] = 90,
+    layers: Annotated[int, typer.Option(help="Of the transformer, at most the published ones; 0: all.")] = 0,
+    grid: Annotated[
+        str, typer.Option(help="Rows and columns of latent cells, as 44x80; without it: as published.")
+    ] = "",
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of weights, keys and values: bfloat16, float16 or float32.")] = "bfloat16",
+    bank: Annotated[
+        str, typer.Option(help="Where worldkv keeps chunks: host, in a store started for it, or device, uncoded.")
+    ] = "host",
+    keep: Annotated[float, typer.Option(help="Share of tokens kept of every frame but a chunk's first.")] = 0.25,
+    codec: Annotated[str, typer.Option(help="Of chunks in the store.")] = "raw",
+    recalled: Annotated[
+        int | None, typer.Option(help="Frames' worth of tokens that are recalled; without it: three chunks'.")
+    ] = None,
+    placement: Annotated[str, typer.Option(help="In time, of worldkv's window: rebased or original.")] = "rebased",
+    decode: Annotated[bool, typer.Option("--decode", help="Make pictures, by a VAE of the published shape.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for figures, a table and a plot of them.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Walk with a real model's shape and random weights: speed and memory, chunk by chunk, beside the paper's."""
+    from benchmarks.shape import report
+    from benchmarks.shape.plan import Plan
+    from benchmarks.shape.run import about, run
+
+    plan = Plan(
+        model,
+        cast(Any, tuple(each.strip() for each in modes.split(","))),  # names are looked at by the plan
+        chunks,
+        layers,
+        _grid(grid),
+        device,
+        dtype,
+        cast(Any, bank),
+        keep,
+        codec,
+        recalled,
+        cast(Any, placement),
+        decode,
+    )
+
+    def told(mode: str, row: Row) -> None:
+        if as_json:
+            print(json.dumps({"mode": mode, **row._asdict()}), flush=True)
+
+    with working(f"{model}: {modes}, {chunks} chunks each"):
+        found = run(plan, out, told)
+    if not as_json:
+        print(report.markdown(about(plan), found), end="")
+
+
+def _grid(words: str) -> tuple[int, int] | None:
+    if not words:
+        return None
+    try:
+        rows, columns = map(int, words.split("x"))
+    except ValueError as error:
+        raise InvalidInput(f"--grid {words}: expected rows and columns, as 44x80") from error
+    return rows, columns
 
 
 def _rates(words: str) -> list[float]:

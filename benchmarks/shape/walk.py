@@ -1,0 +1,139 @@
+"""One walk, a chunk after the other, and what each took."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from resource import getpagesize
+from time import perf_counter
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.shape.bank import WAITING, memory_of
+from benchmarks.shape.plan import Plan
+from services.generator.adapters.wan.adapter import WanWorldModel
+from services.generator.drawing import draw, window_for
+from services.generator.session import Mode, Session
+from worldkv.actions import Action, Walker, parse_path
+from worldkv.memory import Memory
+from worldkv.window import Window
+
+PATH = "R90_3L180_3R180_3L90_3"
+"""To and fro, for ever: what is looked at was seen before, and has left the window."""
+PICTURES = 4
+"""Of a latent frame. A world's first frame gives one alone, and counts as four all the same."""
+
+
+class Row(NamedTuple):
+    """What a chunk took.
+
+    chunk    its number, from 1
+    seconds  from the chunk before it to this one: all of what follows
+    lookup, fetch, decode, place, draw, keep  see `Seconds` of a step
+    behind   seconds that the walk waited so that what is to be stored does not pile up
+    window, hot, queued, stored  bytes of keys and values, see `HeldBytes`
+    placed   bytes of keys and values written into the window
+    device   most bytes that were allocated on it meanwhile; without one, what the process holds afterwards
+    recalled chunks put back
+    """
+
+    chunk: int
+    seconds: float
+    lookup: float
+    fetch: float
+    decode: float
+    place: float
+    draw: float
+    keep: float
+    behind: float
+    window: int
+    hot: int
+    queued: int
+    stored: int
+    placed: int
+    device: int
+    recalled: int
+
+
+@dataclass(frozen=True)
+class Walked:
+    """A walk, and how it ended.
+
+    ended  why before its last chunk; empty: it did not
+    """
+
+    mode: Mode
+    rows: tuple[Row, ...]
+    ended: str = ""
+
+
+async def walk(plan: Plan, model: WanWorldModel, mode: Mode, told: Callable[[Mode, Row], object]) -> Walked:
+    """Walk as far as the plan says, or the device has room.
+
+    told  is told of every chunk
+    """
+    rows: list[Row] = []
+    async with AsyncExitStack() as stack:
+        memory = await stack.enter_async_context(memory_of(plan, model.spec)) if mode == "worldkv" else None
+        walker = _Walker(plan, Session(model, plan.session(mode), Walker(0, 0), memory))
+        for actions in islice(_chunks(model.spec.frames), plan.chunks):
+            try:
+                rows.append(await walker.step(actions))
+            except torch.OutOfMemoryError as error:
+                return Walked(mode, tuple(rows), f"no room on the device for chunk {len(rows) + 1}: {error}")
+            told(mode, rows[-1])
+    return Walked(mode, tuple(rows))
+
+
+class _Walker:
+    """Draws a session beside the event loop, as in the service: what is fetched and stored goes on meanwhile."""
+
+    def __init__(self, plan: Plan, session: Session) -> None:
+        self.session, self._cuda = session, torch.device(plan.device).type == "cuda"
+        self._window: Window | None = None
+        spec = session.model.spec
+        self._token_bytes = spec.raw_bytes // (spec.frames * spec.frame_tokens)
+
+    async def step(self, actions: list[Action]) -> Row:
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+        session, began = self.session, perf_counter()
+        draft = await session.begin(actions)
+        try:
+            self._window = window = window_for(session.model, draft.shape.sizes, self._window)
+            before = window.moved_tokens
+            (drawn,) = await asyncio.to_thread(draw, session.model, window, [0], [draft])
+            step = await session.end(draft, drawn)
+        finally:
+            session.abandon(draft)
+        behind = await self._room(session.memory)
+        placed = (window.moved_tokens - before) * self._token_bytes
+        device = torch.cuda.max_memory_allocated() if self._cuda else _resident_bytes()
+        seconds, recalled = perf_counter() - began, len(step.recalled)
+        return Row(step.index + 1, seconds, *step.seconds, behind, *step.held, placed, device, recalled)
+
+    async def _room(self, memory: Memory | None) -> float:
+        """Wait until the chunk that is drawn next can wait to be stored; the seconds that this took."""
+        began, most, moved = perf_counter(), (WAITING - 1) * self.session.model.spec.raw_bytes, asyncio.Event()
+        if memory:
+            memory.listener = moved.set
+        while memory and memory.queued_bytes > most:
+            moved.clear()
+            await moved.wait()
+        return perf_counter() - began
+
+
+def _chunks(frames: int) -> Iterator[list[Action]]:
+    """Actions of one chunk after the other."""
+    actions = cycle(parse_path(PATH))
+    while True:
+        yield list(islice(actions, frames))
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize()
