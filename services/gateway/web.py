@@ -127,6 +127,7 @@ class Face:
                 "protocol": PROTOCOL,
                 "auth": self.authority is not None,
                 "scenes": [*scenes],
+                "pictures": any(each is not None and each.pictures for each in stats),
                 "fleet": self._may_see_fleet(request),
             },
             headers={"Cache-Control": "no-store"},

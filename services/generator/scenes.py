@@ -91,6 +91,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     **{name: PROMPTS for name, each in VARIANTS.items() if each.backbone.context.kind == "text"},
 }
 """Some scenes, by model, for whoever knows none; models that are not named here are not told in words."""
+PICTURED = frozenset(name for name, each in VARIANTS.items() if each.backbone.given_channels)
+"""Models whose worlds can begin from a picture."""
 
 
 def _in_short_steps(slide: Slide, longest: float) -> Slide:

@@ -17,7 +17,7 @@ from services.generator.live.metrics import Metrics
 from services.generator.live.outbox import Outbox
 from services.generator.live.table import Live, Opening
 from services.generator.live.walking import Walking
-from services.generator.scenes import EXAMPLES
+from services.generator.scenes import EXAMPLES, PICTURED
 from worldkv import rpc, wire
 from worldkv.actions import Action
 from worldkv.catalog import World
@@ -192,6 +192,7 @@ class _Generator(GeneratorServicer):
             resident_bytes=maker.engine.resident_bytes,
             chunks=self._generator.metrics.chunks,
             scenes=EXAMPLES.get(maker.model.spec.model, ()),
+            pictures=maker.model.spec.model in PICTURED,
         )
 
 

@@ -173,5 +173,6 @@ async def test_examples_are_prompts_where_the_model_is_told_in_words():
         stats = await caller.call("GeneratorStats")
         assert all(" " in scene for scene in stats.scenes)
         assert len(stats.scenes) > 1
+        assert stats.pictures
         opened: pb.OpenResponse = await caller.open(scene=stats.scenes[0])
         assert (opened.scene, opened.has_truth) == (stats.scenes[0], False)

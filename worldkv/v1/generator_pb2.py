@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from worldkv.v1 import sessions_pb2 as worldkv_dot_v1_dot_sessions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldkv/v1/generator.proto\x12\nworldkv.v1\x1a\x19worldkv/v1/sessions.proto\" \n\rResumeRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"I\n\x0eResumeResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x18.worldkv.v1.OpenResponse\x12\r\n\x05lived\x18\x02 \x01(\x08\"!\n\x0eSuspendRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"=\n\x0fSuspendResponse\x12*\n\nremembered\x18\x01 \x01(\x0b\x32\x16.worldkv.v1.Remembered\"\x17\n\x15GeneratorStatsRequest\"_\n\x0fResidentSession\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\x0e\n\x06joined\x18\x04 \x01(\x08\x12\r\n\x05watch\x18\x05 \x01(\t\"\xd4\x01\n\x16GeneratorStatsResponse\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x08sessions\x18\x03 \x03(\x0b\x32\x1b.worldkv.v1.ResidentSession\x12\x0c\n\x04room\x18\x04 \x01(\r\x12\x14\n\x0cstep_seconds\x18\x05 \x01(\x01\x12\r\n\x05\x62\x61tch\x18\x06 \x01(\r\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x08 \x01(\x04\x12\x0e\n\x06scenes\x18\t \x03(\t2\xe9\x01\n\tGenerator\x12?\n\x06Resume\x12\x19.worldkv.v1.ResumeRequest\x1a\x1a.worldkv.v1.ResumeResponse\x12\x42\n\x07Suspend\x12\x1a.worldkv.v1.SuspendRequest\x1a\x1b.worldkv.v1.SuspendResponse\x12W\n\x0eGeneratorStats\x12!.worldkv.v1.GeneratorStatsRequest\x1a\".worldkv.v1.GeneratorStatsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldkv/v1/generator.proto\x12\nworldkv.v1\x1a\x19worldkv/v1/sessions.proto\" \n\rResumeRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"I\n\x0eResumeResponse\x12(\n\x06opened\x18\x01 \x01(\x0b\x32\x18.worldkv.v1.OpenResponse\x12\r\n\x05lived\x18\x02 \x01(\x08\"!\n\x0eSuspendRequest\x12\x0f\n\x07session\x18\x01 \x01(\t\"=\n\x0fSuspendResponse\x12*\n\nremembered\x18\x01 \x01(\x0b\x32\x16.worldkv.v1.Remembered\"\x17\n\x15GeneratorStatsRequest\"_\n\x0fResidentSession\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07session\x18\x02 \x01(\t\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\x0e\n\x06joined\x18\x04 \x01(\x08\x12\r\n\x05watch\x18\x05 \x01(\t\"\xe6\x01\n\x16GeneratorStatsResponse\x12\x11\n\tgenerator\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12-\n\x08sessions\x18\x03 \x03(\x0b\x32\x1b.worldkv.v1.ResidentSession\x12\x0c\n\x04room\x18\x04 \x01(\r\x12\x14\n\x0cstep_seconds\x18\x05 \x01(\x01\x12\r\n\x05\x62\x61tch\x18\x06 \x01(\r\x12\x16\n\x0eresident_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06\x63hunks\x18\x08 \x01(\x04\x12\x0e\n\x06scenes\x18\t \x03(\t\x12\x10\n\x08pictures\x18\n \x01(\x08\x32\xe9\x01\n\tGenerator\x12?\n\x06Resume\x12\x19.worldkv.v1.ResumeRequest\x1a\x1a.worldkv.v1.ResumeResponse\x12\x42\n\x07Suspend\x12\x1a.worldkv.v1.SuspendRequest\x1a\x1b.worldkv.v1.SuspendResponse\x12W\n\x0eGeneratorStats\x12!.worldkv.v1.GeneratorStatsRequest\x1a\".worldkv.v1.GeneratorStatsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,7 +45,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESIDENTSESSION']._serialized_start=301
   _globals['_RESIDENTSESSION']._serialized_end=396
   _globals['_GENERATORSTATSRESPONSE']._serialized_start=399
-  _globals['_GENERATORSTATSRESPONSE']._serialized_end=611
-  _globals['_GENERATOR']._serialized_start=614
-  _globals['_GENERATOR']._serialized_end=847
+  _globals['_GENERATORSTATSRESPONSE']._serialized_end=629
+  _globals['_GENERATOR']._serialized_start=632
+  _globals['_GENERATOR']._serialized_end=865
 # @@protoc_insertion_point(module_scope)

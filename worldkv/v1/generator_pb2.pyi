@@ -185,6 +185,7 @@ class GeneratorStatsResponse(_message.Message):
     RESIDENT_BYTES_FIELD_NUMBER: _builtins.int
     CHUNKS_FIELD_NUMBER: _builtins.int
     SCENES_FIELD_NUMBER: _builtins.int
+    PICTURES_FIELD_NUMBER: _builtins.int
     generator: _builtins.str
     """Its name in the membership."""
     model: _builtins.str
@@ -199,6 +200,8 @@ class GeneratorStatsResponse(_message.Message):
     """Bytes that sessions hold on the model's device."""
     chunks: _builtins.int
     """Chunks drawn since it started."""
+    pictures: _builtins.bool
+    """True: a new world can begin from a picture."""
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ResidentSession]:
         """Sessions that hold memory here, or that a client is joined to here, or watches here."""
@@ -219,10 +222,11 @@ class GeneratorStatsResponse(_message.Message):
         resident_bytes: _builtins.int = ...,
         chunks: _builtins.int = ...,
         scenes: _abc.Iterable[_builtins.str] | None = ...,
+        pictures: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "chunks", b"chunks", "generator", b"generator", "model", b"model", "resident_bytes", b"resident_bytes", "room", b"room", "scenes", b"scenes", "sessions", b"sessions", "step_seconds", b"step_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "chunks", b"chunks", "generator", b"generator", "model", b"model", "pictures", b"pictures", "resident_bytes", b"resident_bytes", "room", b"room", "scenes", b"scenes", "sessions", b"sessions", "step_seconds", b"step_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,15 +26,14 @@ themed(place("theme"));
 
 const { service, wanted } = asked();
 const about = await service.about().catch((problem) => ({ scenes: ["rooms:0"], problem })); // it may answer later
-const { scenes } = about;
-const simple = simplest(scenes);
+const simple = simplest(about.scenes);
 const walk = new Walk(service);
 const pane = new Pane(walk);
 const stage = place("stage");
 const keys = new Keys(stage, place("stick"));
 const driver = new Driver(keys);
 const fitting = new Fitting(place("main"), stage);
-const worlds = new Worlds(place("worlds"), service, scenes, begin);
+const worlds = new Worlds(place("worlds"), service, about, begin);
 const controls = new Controls(place("memory").appendChild(made("div")), walk);
 const compare = new Compare(service, pane, controls, {
   stage,

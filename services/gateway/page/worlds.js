@@ -1,6 +1,7 @@
 // Where to walk: rooms of a seed, or a world that is remembered.
 
 import { labelled, number, select } from "./fields.js";
+import { firstPicture } from "./first.js";
 import { made } from "./made.js";
 import { areRooms } from "./start.js";
 
@@ -16,8 +17,8 @@ const TOURS = { R360: "once round", R180: "half round", "": "none: the model beg
 
 /** A dialog that opens walks.
  *
- * scenes  what new worlds can begin as, for example
- * walk    is given an OpenRequest
+ * about  of the service: `scenes`, what new worlds can begin as, for example; `pictures`, whether from a picture
+ * walk   is given an OpenRequest
  */
 export class Worlds {
   #dialog;
@@ -27,14 +28,14 @@ export class Worlds {
   #more = made("button", { type: "button", hidden: true }, "More");
   #next = "";
 
-  constructor(dialog, service, scenes, walk) {
+  constructor(dialog, service, about, walk) {
     this.#dialog = dialog;
     this.#service = service;
     this.#walk = walk;
     const close = made("form", { method: "dialog" }, made("button", {}, "Cancel"));
     dialog.append(
       made("h2", { id: "worlds-title" }, "Where do you want to walk?"),
-      this.#anew(scenes),
+      this.#anew(about),
       made("h3", {}, "Worlds that are remembered"),
       this.#list,
       this.#more,
@@ -51,27 +52,36 @@ export class Worlds {
   }
 
   /** A form for a new world. */
-  #anew(scenes) {
+  #anew(about) {
     const noise = number("seed", 0, Number.MAX_SAFE_INTEGER);
     noise.value = 0;
-    const { rows, request } = areRooms(scenes) ? this.#rooms() : this.#scenes(scenes);
+    const { rows, request } = areRooms(about.scenes) ? this.#rooms() : this.#scenes(about);
     const seed = labelled("Seed", noise, "of the model's noise: the same draws the same");
     const form = made("form", { class: "memory-form" }, ...rows, seed, made("button", { class: "chief" }, "Walk here"));
-    form.addEventListener("submit", (event) => {
+    form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      this.#go({ ...request(), seed: noise.value });
+      const wanted = await request();
+      if (wanted) this.#go({ ...wanted, seed: noise.value });
     });
     return form;
   }
 
-  /** Words of one's own, where the model is told in words at all; without any, the first example. */
-  #scenes(scenes) {
+  /** Words of one's own, and a picture, as far as the model is told by these; without words, the first example. */
+  #scenes({ scenes, pictures }) {
     const [first = ""] = scenes;
     const examples = made("datalist", { id: "scenes" }, ...scenes.map((value) => made("option", { value })));
     const scene = made("input", { name: "scene", list: "scenes", placeholder: first, maxlength: WORDS });
     const field = made("span", { class: "range" }, scene, examples);
     const rows = scenes.length ? [labelled("Scene", field, "what the world begins as, in your own words")] : [];
-    return { rows, request: () => ({ scene: scene.value || first }) };
+    const picture = made("input", { type: "file", name: "picture", accept: "image/*" });
+    picture.addEventListener("change", () => picture.setCustomValidity(""));
+    if (pictures) rows.push(labelled("Picture", picture, "what is seen first"));
+    const request = async () => {
+      const [file] = picture.files;
+      const given = file && (await firstPicture(file).catch(() => picture.setCustomValidity("This is no picture.")));
+      return picture.reportValidity() ? { scene: scene.value || first, ...(given && { picture: given }) } : null;
+    };
+    return { rows, request };
   }
 
   #rooms() {
