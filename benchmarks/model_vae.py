@@ -47,7 +47,8 @@ def errors(width: int, grid: tuple[int, int], clip: int, frames: int, seed: int)
     pictures = streamed(adapter, latents, frames)
     own = [adapter.decode(chunk[None], [{}])[0][0] for chunk in latents.split(frames)]
     # A chunk that is taken for the first of its clip has fewer pictures: they are its last ones.
-    again = torch.cat([part[-len(each) :] for part, each in zip(_split(wanted, pictures), own, strict=True)])
+    parts = wanted.split([len(each) for each in pictures])
+    again = torch.cat([part[-len(each) :] for part, each in zip(parts, own, strict=True)])
     return _relative(torch.cat(pictures), wanted), _relative(torch.cat(own), again)
 
 
@@ -59,10 +60,6 @@ def streamed(adapter: WanVAE, latents: Tensor, frames: int) -> list[Tensor]:
         (shown,), features = adapter.decode(chunk[None], features)
         pictures.append(shown)
     return pictures
-
-
-def _split(whole: Tensor, like: list[Tensor]) -> tuple[Tensor, ...]:
-    return whole.split([len(each) for each in like])
 
 
 def _relative(got: Tensor, wanted: Tensor) -> float:

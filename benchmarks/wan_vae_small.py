@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
+from services.generator.adapters.wan.files import Shape
 from services.generator.adapters.wan.vae import WanVAE, load
 
 WIDTH = 96
@@ -20,14 +20,12 @@ CHANNELS = 16
 RESIDUALS = 2
 FILE = "Wan2.1_VAE.pth"
 
-Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
-
-def published(width: int = WIDTH) -> dict[str, tuple[int, ...]]:
+def published(width: int = WIDTH) -> dict[str, Shape]:
     """Names and shapes of the weights in the original file, were it of this width."""
     dims = [width * level for level in LEVELS]
     deep = dims[-1]
-    found = dict(_conv("encoder.conv1", 3, width))
+    found = _conv("encoder.conv1", 3, width)
     at, now = 0, width
     for level, dim in enumerate(dims):
         for _ in range(RESIDUALS):
@@ -37,8 +35,8 @@ def published(width: int = WIDTH) -> dict[str, tuple[int, ...]]:
             found |= _resample(f"encoder.downsamples.{at}", dim, dim, dim if HALVING[level] else 0)
             at += 1
     found |= _middle("encoder.middle", deep) | _head("encoder.head", deep, 2 * CHANNELS)
-    found |= dict(_conv("conv1", 2 * CHANNELS, 2 * CHANNELS, 1)) | dict(_conv("conv2", CHANNELS, CHANNELS, 1))
-    found |= dict(_conv("decoder.conv1", CHANNELS, deep))
+    found |= _conv("conv1", 2 * CHANNELS, 2 * CHANNELS, 1) | _conv("conv2", CHANNELS, CHANNELS, 1)
+    found |= _conv("decoder.conv1", CHANNELS, deep)
     found |= _middle("decoder.middle", deep)
     at, now = 0, deep
     for level, dim in reversed(list(enumerate(dims))):
@@ -70,28 +68,32 @@ def random_vae(width: int, seed: int = 0, dtype: torch.dtype = torch.float32) ->
         return load(Path(folder, FILE), dtype), weights
 
 
-def _conv(name: str, before: int, after: int, *kernel: int) -> Shapes:
-    yield f"{name}.weight", (after, before, *(kernel * 3 if len(kernel) == 1 else kernel or (3, 3, 3)))
-    yield f"{name}.bias", (after,)
+def _conv(name: str, before: int, after: int, *kernel: int) -> dict[str, Shape]:
+    """kernel: one side of a cube, or all sides; 3 if nothing is said."""
+    sides = kernel * 3 if len(kernel) == 1 else kernel or (3, 3, 3)
+    return {f"{name}.weight": (after, before, *sides), f"{name}.bias": (after,)}
 
 
-def _residual(name: str, before: int, after: int) -> dict[str, tuple[int, ...]]:
-    found = {f"{name}.residual.0.gamma": (before, 1, 1, 1), f"{name}.residual.3.gamma": (after, 1, 1, 1)}
-    found |= dict(_conv(f"{name}.residual.2", before, after)) | dict(_conv(f"{name}.residual.6", after, after))
-    return found if before == after else found | dict(_conv(f"{name}.shortcut", before, after, 1))
+def _residual(name: str, before: int, after: int) -> dict[str, Shape]:
+    found: dict[str, Shape] = {
+        f"{name}.residual.0.gamma": (before, 1, 1, 1),
+        f"{name}.residual.3.gamma": (after, 1, 1, 1),
+    }
+    found |= _conv(f"{name}.residual.2", before, after) | _conv(f"{name}.residual.6", after, after)
+    return found if before == after else found | _conv(f"{name}.shortcut", before, after, 1)
 
 
-def _resample(name: str, before: int, after: int, timed: int) -> dict[str, tuple[int, ...]]:
+def _resample(name: str, before: int, after: int, timed: int) -> dict[str, Shape]:
     """timed: channels that come out of the convolution over time; 0: there is none."""
-    found = dict(_conv(f"{name}.resample.1", before, after, 3, 3))
-    return found | dict(_conv(f"{name}.time_conv", before, timed, 3, 1, 1)) if timed else found
+    found = _conv(f"{name}.resample.1", before, after, 3, 3)
+    return found | _conv(f"{name}.time_conv", before, timed, 3, 1, 1) if timed else found
 
 
-def _middle(name: str, dim: int) -> dict[str, tuple[int, ...]]:
-    attention: dict[str, tuple[int, ...]] = {f"{name}.1.norm.gamma": (dim, 1, 1)}
-    attention |= dict(_conv(f"{name}.1.to_qkv", dim, 3 * dim, 1, 1)) | dict(_conv(f"{name}.1.proj", dim, dim, 1, 1))
+def _middle(name: str, dim: int) -> dict[str, Shape]:
+    attention: dict[str, Shape] = {f"{name}.1.norm.gamma": (dim, 1, 1)}
+    attention |= _conv(f"{name}.1.to_qkv", dim, 3 * dim, 1, 1) | _conv(f"{name}.1.proj", dim, dim, 1, 1)
     return _residual(f"{name}.0", dim, dim) | attention | _residual(f"{name}.2", dim, dim)
 
 
-def _head(name: str, dim: int, after: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}.0.gamma": (dim, 1, 1, 1)} | dict(_conv(f"{name}.2", dim, after))
+def _head(name: str, dim: int, after: int) -> dict[str, Shape]:
+    return {f"{name}.0.gamma": (dim, 1, 1, 1)} | _conv(f"{name}.2", dim, after)

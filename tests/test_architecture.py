@@ -233,6 +233,10 @@ def test_walking_in_one_process_needs_neither_grpc_nor_ray():
     import_without("grpc,ray", OFF_THE_WIRE)
 
 
+def test_generators_need_nothing_of_the_real_models_until_they_load_one():
+    import_without("diffusers,transformers,tokenizers", ("services.generator",))
+
+
 def test_no_test_folder_shadows_a_package():
     folders = {path.name for path in (ROOT / "tests").rglob("*") if path.is_dir()}
     assert folders.isdisjoint(PACKAGES)

@@ -63,6 +63,6 @@ def _made(given: Mapping[str, Shape]) -> tuple[AutoencoderKLWan, Sizes]:
     if wrong := differences(wanted, got):
         raise WeightsMismatch(f"these are no VAE's weights: {told(wrong, wanted, got)}")
     c, has = model.config, (found.channels, found.pictures, found.pixels)
-    if has != (known := (len(c.latents_mean), c.scale_factor_temporal, c.scale_factor_spatial)):
+    if has != (known := (len(c["latents_mean"]), c["scale_factor_temporal"], c["scale_factor_spatial"])):
         raise WeightsMismatch(f"a latent's channels, pictures and pixels are {known}, and of this VAE {has}")
     return model, found

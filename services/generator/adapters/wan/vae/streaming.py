@@ -37,7 +37,7 @@ class WanVAE:
         self.device, self.dtype = weight.device, weight.dtype
         self._mean, self._std = (
             torch.tensor(each, device=self.device)[:, None, None]
-            for each in (model.config.latents_mean, model.config.latents_std)
+            for each in (model.config["latents_mean"], model.config["latents_std"])
         )
         # In the order in which the decoder takes its steps, which is that of its parts.
         self._names = [name for name, each in model.decoder.named_modules() if _looks_back(each)]
