@@ -83,6 +83,7 @@ class _Sessions(SessionsServicer):
             outbox = walking.join_watching(self._shape.opened(walking), first.join.seen)
         else:
             walking = self._live.find(rpc.tenant(context), first.join.session)
+            await self._live.confirm(walking)
             outbox = walking.join(self._shape.opened(walking), first.join.seen)
         listen = self._hear_nothing(outbox, requests) if watches else self._listen(walking, outbox, requests)
         listening = asyncio.create_task(listen)

@@ -89,17 +89,56 @@ async def test_a_session_whose_generator_died_goes_on_from_its_last_kept_chunk()
             drawn = await walk.steps(4)
         assert drawn[0].key.branch == resumed.world.lineage.parts[-1].branch
         assert {each.key.branch for one in drawn for each in one.recalled} == {opened.world.lineage.parts[0].branch}
-        # What the dead one still draws is read by nobody, and it cannot take the world back.
-        await steps(dead, opened.session, 1)
-        await dead.call("Suspend", session=opened.session)
-        async with dead.walk(opened.session, 1 << 40) as walk:
-            await walk.move()
-            with pytest.raises(Conflict, match="taken over"):
-                await walk.ended()
+        # It was not dead, and finds out when somebody comes back to it.
+        with pytest.raises(Unavailable, match="gone on elsewhere"):
+            await steps(dead, opened.session, 1)
         with pytest.raises(NotFound):
             await dead.call("Suspend", session=opened.session)
         assert len(before) == 15
         assert (await alive.call("Close", session=opened.session)).remembered.end == 9
+
+
+async def test_what_a_session_that_went_on_elsewhere_still_draws_is_read_by_nobody():
+    tiers = inside()
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        session = (await dead.open(**WALK)).session
+        async with dead.walk(session) as walk:
+            await walk.steps(3)
+            assert (await alive.call("Resume", session=session)).opened.next == 3
+            await walk.steps(1)
+        assert (await alive.call("Resume", session=session)).opened.next == 3
+
+
+@pytest.mark.parametrize("call", ["Resume", "Close", "Rewind"])
+async def test_a_generator_that_was_taken_for_dead_does_nothing_to_what_went_on_elsewhere(call):
+    tiers = inside()
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        session = (await dead.open(**WALK)).session
+        await steps(dead, session, 3)
+        await alive.call("Resume", session=session)
+        await steps(alive, session, 2)
+        there = alive
+        if call == "Resume":
+            resumed, there = await dead.call("Resume", session=session), dead
+            assert (resumed.lived, resumed.opened.next) == (False, 5)
+        else:
+            with pytest.raises(Unavailable, match="gone on elsewhere"):
+                await dead.call(call, session=session)
+        async with there.walk(session, 5) as walk:
+            assert (await walk.step()).key.index == 5
+
+
+async def test_a_generator_that_was_taken_for_dead_saves_nothing_over_what_went_on_elsewhere():
+    tiers = inside()
+    async with generating(tiers, idle_seconds=0.3) as dead, generating(tiers) as alive:
+        session = (await dead.open(**WALK)).session
+        await steps(dead, session, 3)
+        await alive.call("Resume", session=session)
+        await steps(alive, session, 2)
+        await until(lambda: not dead.made.live.of("default"))
+        await alive.call("Suspend", session=session)
+        async with alive.walk(session, 5) as walk:
+            assert (await walk.step()).key.index == 5
 
 
 async def test_a_session_whose_world_is_anothers_cannot_be_resumed():

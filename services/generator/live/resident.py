@@ -24,7 +24,16 @@ from worldkv import worlds
 from worldkv.actions import Walker
 from worldkv.catalog import Snapshot, Stored, World
 from worldkv.chunk import Branch, Lineage, new_branch
-from worldkv.errors import ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
+from worldkv.errors import (
+    ChunkCorrupt,
+    Conflict,
+    DeadlineExceeded,
+    InvalidInput,
+    NotFound,
+    OverBudget,
+    Unavailable,
+    WorldKVError,
+)
 from worldkv.memory import Kept, Memory
 from worldkv.store import Level
 from worldkv.v1 import sessions_pb2 as pb
@@ -32,6 +41,9 @@ from worldkv.wire_sessions import MemoryChange
 
 SCENES = "~scene/"
 """Begin of the names under which is kept how a world is entered, by the first branch of its lineage: forks share it."""
+
+CONFIRM_SECONDS = 1.0
+"""For which whoever joins waits to hear whether a session is still this generator's."""
 
 Admit = Callable[[str, SessionConfig], Awaitable[None]]
 """Makes sure that there is room for a session; raises OverBudget."""
@@ -125,13 +137,31 @@ class Resident:
                 return
         raise failed[0]
 
+    async def confirm(self) -> None:
+        """Look whether the world is still this session's: a generator that was silent for long may have been taken for
+        dead, and its sessions resumed elsewhere.
+
+        Raises Conflict if another one has taken it over. If nobody can say so just now it is taken for granted.
+        """
+        try:
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                head = (await self._tier.worlds.read(self.record.world)).world.lineage.head
+        except (NotFound, Unavailable, DeadlineExceeded, TimeoutError) as error:
+            _log.info(
+                "whether world %r is still that of session %s nobody can say: %s", self.record.world, self.id, error
+            )
+            return
+        if head not in self.record.heads:
+            raise Conflict(f"world {self.record.world!r} has been taken over: its head is {head.hex()}")
+
     async def sleep(self) -> None:
         """Let go of all memory, once everything is kept and the state is saved; nothing if it sleeps.
 
-        Raises Unavailable if it cannot be kept now: then it stays awake.
+        Raises Unavailable if it cannot be kept now: then it stays awake; Conflict if the world is another one's by now.
         """
         if self.session is None:
             return
+        await self.confirm()  # else what is saved would take the place of what another one saves
         await self._settled()
         state = await self.maker.engine.run(self.session.save)
         record = replace(self.record, next=state.next, walker=state.walker)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakValueDictionary
@@ -14,13 +15,13 @@ from services.generator.live.looking import Looker
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.pictures import BYTES
-from services.generator.live.resident import SCENES, Resident, forked_name
+from services.generator.live.resident import CONFIRM_SECONDS, SCENES, Resident, forked_name
 from services.generator.live.walking import Walking
 from services.generator.saving import Record, decode
 from services.generator.session import Mode, SessionConfig
 from worldkv.actions import Walker
 from worldkv.catalog import World, check_name
-from worldkv.errors import ChunkCorrupt, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
+from worldkv.errors import ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.memory import Kept
 from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.wire_sessions import MAX_PICTURE_BYTES, NO_CHANGE, Format, MemoryChange
@@ -125,6 +126,15 @@ class Live:
         self.metrics.opened()
         return self._walks(resident)
 
+    async def confirm(self, walking: Walking) -> None:
+        """Make sure that a session which is awake here has not gone on elsewhere while this generator was silent.
+
+        Raises Unavailable if it has: then it has ended here. Whoever holds the session for long is not waited for.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_SECONDS), walking.lock:
+                await self._confirm(walking)
+
     async def resume(self, tenant: str, session: str) -> tuple[Walking, bool]:
         """A session that was suspended, or whose generator died; and whether it was awake here already.
 
@@ -137,7 +147,8 @@ class Live:
         async with lock:
             try:
                 walking = self.find(tenant, session)
-            except NotFound:
+                await self.confirm(walking)
+            except (NotFound, Unavailable):
                 if session in self._sessions and self._sessions[session].resident.tenant != tenant:
                     raise  # whatever is kept by this name, it is another session
                 await self._gone(session)
@@ -162,6 +173,7 @@ class Live:
         async with walking.lock:
             if walking.ended is not None:
                 raise walking.ended
+            await self._confirm(walking)
             resident, before = walking.resident, walking.resident.world
             resident.require_before(at)
             try:
@@ -176,6 +188,7 @@ class Live:
         async with walking.lock:
             if walking.ended is not None:
                 raise walking.ended
+            await self._confirm(walking)  # what another one has saved is not to go
             try:
                 kept = await walking.resident.end()
             finally:
@@ -224,6 +237,17 @@ class Live:
             if asleep and alone and forgotten and not walking.lock.locked():
                 walking.end(NotFound(f"session {walking.resident.id} was forgotten here: resume it"))
         self.metrics.held(len(self._sessions), awake, joined, self.maker.engine)
+
+    async def _confirm(self, walking: Walking) -> None:
+        """As `confirm`, under the session's lock; one that sleeps finds out when it wakes."""
+        if walking.resident.session is None:
+            return
+        try:
+            await walking.resident.confirm()
+        except Conflict as error:
+            gone = Unavailable(f"session {walking.resident.id} has gone on elsewhere: join it again")
+            walking.end(gone)
+            raise gone from error
 
     def _busy(self) -> bool:
         """Whether chunks are drawn just now, or will be in a moment."""
