@@ -68,6 +68,7 @@ class Walker:
     walk      None: it is to be joined again
     lineage   that its chunks have to be of
     unsure    whether it was told to go back, and not answered
+    closing   whether it was told to end, and not answered
     """
 
     session: str
@@ -77,6 +78,7 @@ class Walker:
     walk: Walk | None = None
     listening: asyncio.Task[None] | None = None
     unsure: bool = False
+    closing: bool = False
 
 
 class Kept(NamedTuple):
@@ -212,7 +214,14 @@ class Machine:
         await self._move(walker)
 
     async def _join(self, walker: Walker) -> None:
-        walk = await self._stack.enter_async_context(self._client.join(walker.session))
+        try:
+            walk = await self._stack.enter_async_context(self._client.join(walker.session))
+        except NotFound:
+            if not walker.closing:
+                raise
+            self._closed(walker)  # nobody came to say so
+            return
+        walker.closing = False
         lineage = walk.world.lineage
         if walker.unsure:
             walker.promises.forget(lineage.covers)  # it went back, or did not
@@ -261,9 +270,13 @@ class Machine:
     async def _close(self, walker: Walker) -> None:
         if walker.walk is None:
             await self._join(walker)
-        assert walker.walk is not None
-        walker.promises.said(await walker.walk.close())
-        await _let_go(walker)
+        if walker.walk is not None:
+            walker.closing = True
+            walker.promises.said(await walker.walk.close())
+            await _let_go(walker)
+            self._closed(walker)
+
+    def _closed(self, walker: Walker) -> None:
         self._walkers.remove(walker)
         self._worlds[walker.name] = walker.promises
 
