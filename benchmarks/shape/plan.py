@@ -60,6 +60,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         _among("model", self.model, VARIANTS)
+        _among("device", self.device, ("cpu", "cuda"))
         _among("dtype", self.dtype, DTYPES)
         _among("bank", self.bank, get_args(Bank))
         for mode in self.modes:

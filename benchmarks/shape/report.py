@@ -20,7 +20,9 @@ SPLIT = ("lookup", "fetch", "decode", "place", "draw", "keep", "behind")
 def write(about: dict[str, Any], found: Sequence[Walked], out: Path) -> None:
     """Leave results.json, results.md and results.png in a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    walks = [{"mode": each.mode, "ended": each.ended, "rows": [row._asdict() for row in each.rows]} for each in found]
+    walks = [
+        {"mode": each.mode, "trouble": each.trouble, "rows": [row._asdict() for row in each.rows]} for each in found
+    ]
     (out / "results.json").write_text(json.dumps({**about, "walks": walks}, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(about, found), encoding="utf-8")
     plot(about, found, out / "results.png")
@@ -59,8 +61,8 @@ def _page(about: dict[str, Any], found: Sequence[Walked]) -> Iterator[str]:
         yield from _split(walked, frames)
         yield from _beside_paper(about["model"], walked, frames)
     for each in found:
-        if each.ended:
-            yield f"\n`{each.mode}` ended early: {each.ended}"
+        if each.trouble:
+            yield f"\n`{each.mode}`: {each.trouble}"
 
 
 def _split(found: Sequence[Walked], frames: int) -> Iterator[str]:

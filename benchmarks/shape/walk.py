@@ -39,7 +39,7 @@ class Row(NamedTuple):
     window, hot, queued, stored  bytes of keys and values, see `HeldBytes`
     placed   bytes of keys and values written into the window
     device   most bytes that were allocated on it meanwhile; without one, what the process holds afterwards
-    recalled chunks put back
+    recalled  chunks put back
     """
 
     chunk: int
@@ -62,14 +62,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Walked:
-    """A walk, and how it ended.
+    """A walk.
 
-    ended  why before its last chunk; empty: it did not
+    trouble  why it ended before its last chunk, or what was lost on it; empty: all went well
     """
 
     mode: Mode
     rows: tuple[Row, ...]
-    ended: str = ""
+    trouble: str = ""
 
 
 async def walk(plan: Plan, model: WanWorldModel, mode: Mode, told: Callable[[Mode, Row], object]) -> Walked:
@@ -87,7 +87,8 @@ async def walk(plan: Plan, model: WanWorldModel, mode: Mode, told: Callable[[Mod
             except torch.OutOfMemoryError as error:
                 return Walked(mode, tuple(rows), f"no room on the device for chunk {len(rows) + 1}: {error}")
             told(mode, rows[-1])
-    return Walked(mode, tuple(rows))
+        lost = memory.stats.dropped if memory else 0
+    return Walked(mode, tuple(rows), f"{lost} chunks were not stored, and could not be recalled" if lost else "")
 
 
 class _Walker:

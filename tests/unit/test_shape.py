@@ -49,6 +49,7 @@ def told(plan: Plan) -> dict[str, Any]:
         ({"layers": 31}, InvalidInput),
         ({"grid": (3, 4)}, InvalidInput),
         ({"grid": (0, 4)}, InvalidInput),
+        ({"device": "gpu"}, InvalidInput),
         ({"dtype": "float64"}, InvalidInput),
         ({"bank": "tape"}, InvalidInput),
         ({"keep": 1.5}, InvalidInput),
@@ -102,9 +103,9 @@ def test_the_paper_stands_beside_models_that_it_reports():
 def test_a_walk_that_ended_early_says_why_and_leaves_its_cells_empty():
     walks = [Walked("full", (row(1),), "no room"), Walked("window", tuple(row(i) for i in range(1, 8)))]
     page = report.markdown(told(GTA), walks)
-    assert "`full` ended early: no room" in page
+    assert "`full`: no room" in page
     assert "| 7 |  | 24 |" in page
-    assert "ended early" in report.markdown(told(GTA), [Walked("full", (), "no room at all")])
+    assert "no room at all" in report.markdown(told(GTA), [Walked("full", (), "no room at all")])
 
 
 @pytest.mark.slow
