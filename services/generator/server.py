@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -22,7 +21,7 @@ from services.generator.servicer import Generator, add
 from services.generator.tier import Inside, Shards, Tiers
 from services.generator.world_model import WorldModel
 from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
-from worldkv.service import Host, Servicers
+from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
 
 TICK_SECONDS = 1.0
@@ -97,15 +96,8 @@ async def _tick(live: Live) -> None:
         live.tidy()
         if live.metrics.releases > releases:
             releases = live.metrics.releases
-            await asyncio.to_thread(_give_back)
+            await asyncio.to_thread(give_back)
         await asyncio.sleep(TICK_SECONDS)
-
-
-def _give_back() -> None:
-    """Have the C library return free memory to the system, where it can: it would keep it for who comes next."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 async def _drain(host: Host, live: Live) -> None:

@@ -20,13 +20,15 @@ from services.kvstore.segments import Segments
 from services.kvstore.servicer import Shard, add
 from services.kvstore.tiered import Tiered
 from worldkv.errors import InvalidConfig, Unavailable, WorldKVError
-from worldkv.service import Host, Servicers
+from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
 
 _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings: metrics, records that wait, segments of writers that are gone."""
+GIVE_BACK_SECONDS = 10.0
+"""Between two returns of what calls have freed: large messages come and go, beside an arena that stays."""
 
 
 def servicers(config: KVStoreConfig) -> Servicers:
@@ -79,7 +81,8 @@ async def assembled(
         stack.callback(segments.close)
         stack.push_async_callback(tiers.close)
         stack.push_async_callback(_last_settle, made.records)
-        stack.callback(asyncio.create_task(kept_up(partial(_tick, made))).cancel)
+        for chore in (partial(_tick, made), _give_back):
+            stack.callback(asyncio.create_task(kept_up(chore)).cancel)
         yield made
 
 
@@ -117,6 +120,12 @@ async def _tick(made: Shard) -> None:
             # Want of threads or of files may pass.
             _log.warning("a look at what waits failed: %r", error)
         await asyncio.sleep(TICK_SECONDS)
+
+
+async def _give_back() -> None:
+    while True:
+        await asyncio.sleep(GIVE_BACK_SECONDS)
+        await asyncio.to_thread(give_back)
 
 
 async def _last_settle(records: Tenants) -> None:
