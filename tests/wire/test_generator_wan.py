@@ -10,6 +10,8 @@ from benchmarks.wan_vae_small import random_vae
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.variants import LINGBOT_CAM
 from tests.wire.generator import Caller, Stream, generating, inside
+from worldkv.actions import Walker
+from worldkv.client import WalkClient
 from worldkv.v1 import sessions_pb2 as pb
 
 FIRST, LATER = 9, 12
@@ -66,3 +68,13 @@ async def test_what_it_has_shown_can_be_looked_at_again():
             wanted = pb.LookRequest(session=opened.session, at=at, pictures=1 << 16)
             answers = [each async for each in caller.sessions.Look(wanted, metadata=caller.metadata)]
             assert [len(each.pictures) for each in answers] == [len(each) for each in shown[at:]]
+
+
+async def test_it_is_shown_a_picture_a_latent_frame_and_shows_all_that_these_last():
+    shown = np.random.default_rng(0).random((3, 8 * GRID[0], 8 * GRID[1], 3), np.float32)
+    places = [Walker(0.0, 0.1 * n) for n in range(3)]
+    async with generating(model=adapter()) as caller, WalkClient(caller.address) as client:
+        async with client.open(pictures="rgb32f", lockstep=True) as walk:
+            assert (walk.frames, walk.opened.pictures) == (3, LATER)
+            assert [len((await walk.show(shown, places)).pictures) for _ in range(2)] == [FIRST, LATER]
+            assert walk.walker == places[-1]

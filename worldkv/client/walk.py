@@ -130,15 +130,15 @@ class Walk:
     async def show(self, pictures: Pictures, walkers: Sequence[Walker], *, jpeg: int | None = None) -> Drawn:
         """Take pictures from elsewhere as the next chunk; the walker goes on from the last of them.
 
-        pictures  [pictures, height, width, 3] of a chunk, uint8 or float32 in 0..1
+        pictures  [frames, height, width, 3], one a latent frame of a chunk, uint8 or float32 in 0..1
         walkers   where each was taken
         jpeg      quality, 1 to 95, for pictures too large to travel as they are; None: as they are
 
         Raises InvalidInput for pictures of another number or size, or that are too large.
         """
-        expected = (self.opened.pictures, self.opened.height, self.opened.width, 3)
+        expected = (self.frames, self.opened.height, self.opened.width, 3)
         if pictures.shape != expected:
-            raise InvalidInput(f"a chunk of this world has pictures {expected}, got {pictures.shape}")
+            raise InvalidInput(f"a chunk of this world is shown pictures {expected}, got {pictures.shape}")
         number = self._new_number()
         show = pb.Show(pictures=picture_messages(pictures, jpeg), walkers=map(walker_message, walkers), number=number)
         request = pb.WalkRequest(show=show)

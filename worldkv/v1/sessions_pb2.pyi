@@ -664,7 +664,7 @@ class Show(_message.Message):
     """The client's own number, given back with the chunk; see `Walk`. Zero: none."""
     @_builtins.property
     def pictures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Picture]:
-        """As many as a chunk has pictures for its latent frames."""
+        """One for each latent frame of a chunk."""
 
     @_builtins.property
     def walkers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Walker]:
