@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.wan_encoders_small import image_weights, text_weights, write_tokenizer
 from benchmarks.wan_small import random_model
-from benchmarks.wan_vae_small import FILE as VAE_FILE
+from benchmarks.wan_vae_small import FILE
 from benchmarks.wan_vae_small import random_weights as vae_weights
 from services.generator.adapters.wan.config import WanConfig
 from services.generator.adapters.wan.sizes import Sizes
@@ -47,7 +47,7 @@ def write(name: str, folder: Path, seed: int = 0) -> Path:
     variant = VARIANTS[name]
     config = SIZES.of(variant.backbone, WIDTH)
     LAYOUTS[name](folder, variant, random_model(config, seed).state_dict())
-    torch.save(vae_weights(VAE_WIDTH, seed), folder / VAE_FILE)
+    torch.save(vae_weights(VAE_WIDTH, seed), folder / FILE)
     if config.context.kind == "text":
         torch.save(text_weights(WIDTH, seed=seed), folder / T5_FILE)
         write_tokenizer(folder / T5_FOLDER)
@@ -59,7 +59,7 @@ def write(name: str, folder: Path, seed: int = 0) -> Path:
 def stated(config: WanConfig, class_name: str) -> dict[str, Any]:
     """The table of a config.json that states the tiny sizes."""
     acts = config.actions
-    table = {
+    table: dict[str, Any] = {
         "_class_name": class_name,
         "dim": SIZES.dim,
         "ffn_dim": SIZES.ffn,
@@ -85,7 +85,7 @@ def stated(config: WanConfig, class_name: str) -> dict[str, Any]:
 def write_sharded(folder: Path, tensors: Mapping[str, Tensor], table: Mapping[str, Any]) -> None:
     """A transformer as Diffusers saves it: shards of safetensors, their index, and a config.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    names, where = sorted(tensors), {}
+    names, where = sorted(tensors), dict[str, str]()
     for number in range(SHARDS):
         file = f"diffusion_pytorch_model-{number + 1:05}-of-{SHARDS:05}.safetensors"
         part = names[number::SHARDS]

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks.model_tiny import settings_of, walked
-from benchmarks.wan_tiny import VAE_FILE, write
+from benchmarks.wan_tiny import write
+from benchmarks.wan_vae_small import FILE as VAE_FILE
 from services.generator.processes import service
 from worldkv.errors import Unavailable
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.wan_tiny import CLIP_FILE, VAE_FILE, write
+from benchmarks.wan_tiny import CLIP_FILE, write
+from benchmarks.wan_vae_small import FILE as VAE_FILE
 from benchmarks.wan_vae_small import published as published_vae
 from services.generator.adapters.wan import checking, devices, vae
 from services.generator.adapters.wan.checking import check, cost

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks.wan_encoders_small import text_weights
-from benchmarks.wan_tiny import CLIP_FILE, GRID, LAYOUTS, SIZES, T5_FILE, T5_FOLDER, VAE_FILE, write
+from benchmarks.wan_tiny import CLIP_FILE, GRID, LAYOUTS, SIZES, T5_FILE, T5_FOLDER, write
+from benchmarks.wan_vae_small import FILE as VAE_FILE
 from services.generator.adapters.wan.choosing import planned
 from services.generator.adapters.wan.folder import look
 from services.generator.adapters.wan.loading import load
@@ -171,7 +172,7 @@ def test_sizes_that_are_not_those_of_the_weights_are_told(copied):
 def test_an_encoder_of_another_width_is_refused(copied):
     folder = copied(CAM)
     torch.save(text_weights(16), folder / T5_FILE)
-    with pytest.raises(WeightsMismatch, match=rf"{T5_FILE} gives tokens \(16,\) where"):
+    with pytest.raises(WeightsMismatch, match=rf"{T5_FILE} gives tokens \[16\] where"):
         planned(CAM, folder, TINY)
 
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from services.generator.adapters.wan import vae
 from services.generator.adapters.wan.encoders import image, text
 from services.generator.adapters.wan.files import plain
 from services.generator.adapters.wan.folder import Kind, Part, look, of_kind, troubles
 from services.generator.adapters.wan.settings import ANY, WanSettings
 from services.generator.adapters.wan.sizes import CONFIG, Sizes
+from services.generator.adapters.wan.vae import Sizes as VaeSizes
+from services.generator.adapters.wan.vae import sizes as vae_sizes
 from services.generator.adapters.wan.variants import SHIFTED, VARIANTS, Variant
 from services.generator.adapters.wan.weights import fitting
 from worldkv.errors import InvalidConfig, WeightsMismatch, WeightsMissing
@@ -69,7 +70,7 @@ class Plan:
     grid: tuple[int, int]
     transformer: Part
     vae: Part
-    vae_sizes: vae.Sizes
+    vae_sizes: VaeSizes
     text: Part | None = None
     tokenizer: Part | None = None
     image: Part | None = None
@@ -176,10 +177,10 @@ def _asked_for(known: Sequence[Candidate], path: Path) -> Candidate:
     raise InvalidConfig(f"wan.transformer: there is no transformer at {path}; there are {them}")
 
 
-def _vae_sizes(variant: Variant, part: Part) -> vae.Sizes:
+def _vae_sizes(variant: Variant, part: Part) -> VaeSizes:
     """Raises WeightsMismatch for weights that are no VAE's, or of one whose latents are not the transformer's."""
     try:
-        sizes = vae.sizes(part.shapes)
+        sizes = vae_sizes(part.shapes)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"{part.path}: {error}") from error
     got, wanted = (sizes.channels, sizes.pixels, sizes.pictures), (variant.backbone.out_channels, PIXELS, PICTURES)
@@ -196,10 +197,10 @@ def _check_encoder(variant: Variant, parts: Mapping[Kind, Part]) -> None:
     part = parts[context.kind]
     try:
         if context.kind == "text":
-            got, wanted = (text.text_sizes(part.shapes).width,), (context.width,)
+            got, wanted = [text.text_sizes(part.shapes).width], [context.width]
         else:
             seen = image.image_sizes(part.shapes)
-            got, wanted = (seen.tokens, seen.width), (context.tokens, context.width)
+            got, wanted = [seen.tokens, seen.width], [context.tokens, context.width]
     except WeightsMismatch as error:
         raise WeightsMismatch(f"{part.path}: {error}") from error
     if got != wanted:

@@ -47,10 +47,17 @@ class Sizes:
             table = json.loads(file.read_text(encoding="utf-8"))
             acts = table.get("action_config") or {}
             return cls(
-                *(_number(table, key) for key in ("dim", "ffn_dim", "num_heads", "num_layers", "freq_dim", "text_len")),
-                *(_number(acts, key) for key in ("heads_num", "keyboard_hidden_dim", "hidden_size")),
-                len(acts["blocks"]) if "blocks" in acts else None,
-                table.get("_class_name") == PLAIN_CLASS,
+                dim=_number(table, "dim"),
+                ffn=_number(table, "ffn_dim"),
+                heads=_number(table, "num_heads"),
+                layers=_number(table, "num_layers"),
+                sinusoid=_number(table, "freq_dim"),
+                tokens=_number(table, "text_len"),
+                act_heads=_number(acts, "heads_num"),
+                act_hidden=_number(acts, "keyboard_hidden_dim"),
+                act_embedding=_number(acts, "hidden_size"),
+                act_layers=len(acts["blocks"]) if "blocks" in acts else None,
+                plain=table.get("_class_name") == PLAIN_CLASS,
             )
         except (ValueError, TypeError, AttributeError, OSError) as error:
             raise WeightsMismatch(f"{file} states no sizes: {error!r}") from error
