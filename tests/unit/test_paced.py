@@ -69,6 +69,12 @@ async def test_a_walk_recalls_the_bytes_that_were_put(model, slept):
     assert len(slept) == 2 * len(places)
 
 
+async def test_pictures_from_elsewhere_become_a_chunk(model):
+    session = Session(model, SessionConfig("window", WindowConfig()), Walker(0, 0))
+    step = await session.show(torch.rand(model.spec.frames, 3, 44, 80), [Walker(0, 0)] * model.spec.frames)
+    assert step.pictures.shape == (12, 3, 44, 80)
+
+
 def test_a_window_with_other_bytes_fails_the_step(model):
     window = Window(model.spec, [12, 12])
     kv = model.well.draw(5)

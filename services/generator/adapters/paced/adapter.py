@@ -68,8 +68,8 @@ class PacedWorldModel:
         return noise
 
     def see(self, pictures: Tensor) -> Tensor:
-        frames, (channels, height, width) = self.spec.frames, self.spec.latent
-        small = torch.nn.functional.adaptive_avg_pool2d(pictures[::PICTURES][:frames], (height, width))
+        channels, height, width = self.spec.latent
+        small = torch.nn.functional.adaptive_avg_pool2d(pictures, (height, width))
         return small.mean(1, keepdim=True).expand(-1, channels, -1, -1) * 2 - 1
 
     def encode(self, latents: Tensor, window: View, conditions: Sequence[Conditioning]) -> list[KV]:
