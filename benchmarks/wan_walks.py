@@ -81,7 +81,8 @@ async def walk(session: Session, chunks: range) -> list[Tensor]:
 def walk_as_clip(adapter: WanWorldModel, chunks: int) -> list[Tensor]:
     """The same walk without a cache."""
     clip, frames, session = ClipWalk(adapter), adapter.spec.frames, session_of(adapter, "full")
-    actions = [action_of(adapter.variant, i) for i in range(chunks) for _ in range(frames)]
+    told = [action_of(adapter.variant, i).only(adapter.axes) for i in range(chunks)]
+    actions = [each for each in told for _ in range(frames)]
     poses = np.stack([walker.pose for walker in follow(START, actions)[1:]])
     return [clip.draw(poses[: (i + 1) * frames], session.noise(i)) for i in range(chunks)]
 

@@ -86,6 +86,7 @@ def actions(keys: int, mouse: bool) -> dict[str, tuple[int, ...]]:
 PUBLISHED = {
     "lingbot-world-fast-cam": common(5120, 13824, 40, 36) | text(5120) | camera(5120, 40, 1536),
     "lingbot-world-fast-act": common(5120, 13824, 40, 36) | text(5120) | camera(5120, 40, 1792),
+    "lingbot-world-v2-14b": common(5120, 13824, 40, 36) | text(5120) | camera(5120, 40, 1536),
     "lingbot-world-v2-1.3b": common(1536, 8960, 30, 36) | text(1536) | camera(1536, 30, 1536),
     "matrix-game-2.0-universal": common(1536, 8960, 30, 36) | actions(4, mouse=True),
     "matrix-game-2.0-gta": common(1536, 8960, 30, 36) | actions(2, mouse=True),
