@@ -25,6 +25,8 @@ from worldkv import cli
 from worldkv.config import load
 from worldkv.errors import InvalidConfig
 
+pytestmark = pytest.mark.timeout(300)  # Diffusers takes its time to be imported
+
 UNIVERSAL, CAM = MATRIX_UNIVERSAL.name, LINGBOT_CAM.name
 GIB = 1 << 30
 

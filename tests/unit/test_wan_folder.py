@@ -19,6 +19,8 @@ from services.generator.models import load_model
 from tests.unit.test_wan_files import Touches
 from worldkv.errors import InvalidConfig, InvalidInput, WeightsError, WeightsMismatch, WeightsMissing
 
+pytestmark = pytest.mark.timeout(300)  # Diffusers takes its time to be imported
+
 TINY = WanSettings(dtype="float32", vae_dtype="float32", device="cpu", grid=GRID)
 CAM, UNIVERSAL, FORCING = "lingbot-world-fast-cam", "matrix-game-2.0-universal", "self-forcing"
 
