@@ -71,16 +71,18 @@ def shared_bytes(prefix: str) -> int:
     return total
 
 
-def growth(samples: Sequence[Sample], half: float) -> dict[str, tuple[float, int]]:
+def growth(begin: Sample, samples: Sequence[Sample], half: float) -> dict[str, tuple[float, int]]:
     """Growth of every part's own memory over what it was at first, and that, bytes; of those that ran all the time.
 
-    half  seconds: medians of the samples before and after it are compared
+    begin  taken before: who has started since then has not come to rest yet
+    half   seconds: medians of the samples before and after it are compared
     """
     found = {}
     first = _held([sample for sample in samples if sample.seconds < half])
     last = _held([sample for sample in samples if sample.seconds >= half])
     for name in first.keys() & last.keys():
-        if len({each.pid for each in (*first[name], *last[name])}) == 1:
+        pids = {each.pid for each in (*first[name], *last[name])}
+        if name in begin.held and pids == {begin.held[name].pid}:
             before, after = (median(each.own_bytes for each in some) for some in (first[name], last[name]))
             found[name] = after / before - 1, int(before)
     return found

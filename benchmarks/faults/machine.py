@@ -226,6 +226,7 @@ class Machine:
         if walker.unsure:
             walker.promises.forget(lineage.covers)  # it went back, or did not
             walker.unsure = False
+        walker.promises.stands(lineage.covers)
         walker.lineage = lineage
         self._attend(walker, walk)
 

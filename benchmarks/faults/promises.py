@@ -54,11 +54,16 @@ class Promises:
             if index < remembered.end:
                 self.kept[key] = max(remembered.level, self.kept.get(key, remembered.level))
 
+    def stands(self, covered: Callable[[ChunkKey], bool]) -> None:
+        """The session is joined anew, and these are its chunks: what was drawn elsewhere and not kept is no more, and
+        what the session says of its number is said of another chunk."""
+        self._newest = {index: key for index, key in self._newest.items() if covered(key)}
+
     def forget(self, covered: Callable[[ChunkKey], bool]) -> None:
         """Hold the service no more to chunks that are none of these: their user dropped them."""
         self.kept = {key: level for key, level in self.kept.items() if covered(key)}
         self._seen = {key: seen for key, seen in self._seen.items() if covered(key)}
-        self._newest = {index: key for index, key in self._newest.items() if covered(key)}
+        self.stands(covered)
 
     @property
     def end(self) -> int:

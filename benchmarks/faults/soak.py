@@ -64,6 +64,11 @@ class Soaked:
         return [words for each in self.seen for words in each.broken]
 
     @property
+    def grown(self) -> dict[str, tuple[float, int]]:
+        """Growth of what each part held when nobody walked, see `growth`."""
+        return growth(self.samples[0], self.resting, SECONDS / 2)
+
+    @property
     def words(self) -> str:
         """What was done, for people."""
         chunks, read = (sum(getattr(each, name) for each in self.seen) for name in ("chunks", "read"))
@@ -82,7 +87,7 @@ def broken() -> Iterator[Case]:
 
 @bench("soak.leak", bar="<= 0.05", about="private memory of a soak, arena excluded, minute 3 to 8, worst process")
 def leak() -> Iterator[Case]:
-    grown = growth(soaked().resting, SECONDS / 2)
+    grown = soaked().grown
     worst = max(grown, key=lambda name: grown[name][0])
     runs = [grown[name][0] for name in sorted(grown)]
     yield Case(f"worst of {', '.join(sorted(grown))}: {worst}", grown[worst][0], "of minute 3", None, runs)
@@ -91,7 +96,7 @@ def leak() -> Iterator[Case]:
 @bench("soak.slopes", bar="", about="what grows in a soak from minute 3 on: memory, files, shared memory, keys")
 def slopes() -> Iterator[Case]:
     samples = [sample for sample in soaked().samples if sample.seconds >= SETTLED_SECONDS]
-    for name in sorted(growth(soaked().resting, SECONDS / 2)):
+    for name in sorted(soaked().grown):
         there = [sample for sample in samples if name in sample.held]
         own = [sample.held[name].own_bytes / 1e6 for sample in there]
         files = [sample.held[name].files for sample in there]

@@ -105,14 +105,26 @@ async def test_who_goes_back_holds_nobody_to_what_he_dropped():
     assert promises.end == 1
 
 
+async def test_what_was_drawn_elsewhere_and_not_kept_is_not_what_is_kept_later():
+    promises = Promises()
+    for index in range(3):
+        promises.drew(drawn(index))
+    promises.stands(LINEAGE.fork(2).covers)
+    promises.said(Remembered(3, Level.REDIS))
+    assert promises.kept.keys() == {ChunkKey(BRANCH, 0), ChunkKey(BRANCH, 1)}
+    promises.stands(LINEAGE.fork(1).covers)
+    assert len(promises.kept) == 2, "what was kept has to stay"
+
+
 def test_growth_is_that_of_who_was_there_all_the_time():
     def sample(seconds: float, own: int) -> Sample:
-        stayed, came = Held(1, own, 9), Held(int(seconds), own, 9)
-        return Sample(seconds, {"stayed": stayed, "came": came}, 0, 5)
+        stayed, came, late = Held(1, own, 9), Held(int(seconds), own, 9), Held(2 + (seconds > 0), own, 9)
+        return Sample(seconds, {"stayed": stayed, "came": came, "late": late}, 0, 5)
 
     samples = [sample(10.0 * n, 100 + n) for n in range(49)]
-    assert growth(samples, 240).keys() == {"stayed"}
-    assert growth(samples, 240)["stayed"][0] == pytest.approx(136 / 111.5 - 1)
+    grown = growth(samples[0], samples[1:], 240)
+    assert grown.keys() == {"stayed"}
+    assert grown["stayed"][0] == pytest.approx(136 / 112 - 1)
     assert slope(samples, [own.held["stayed"].own_bytes for own in samples]) == pytest.approx(6.0)
 
 
