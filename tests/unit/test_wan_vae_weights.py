@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_wan_vae_to_diffusers
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from benchmarks.wan_vae_small import FILE, published, random_weights
@@ -100,6 +102,25 @@ def test_another_models_weights_are_no_vaes():
             sizes(shapes)
 
 
+WIDE = published(WIDTH)
+CHANGED = st.sampled_from(
+    [*WIDE, *["encoder.conv1.weight", "conv2.weight", "encoder.downsamples.9.residual.2.weight"] * 9]
+)
+
+
+@settings(max_examples=40)
+@given(CHANGED, st.lists(st.sampled_from([0, 1, 3, 4, 8, 1 << 20, 1 << 40, 1 << 62]), max_size=5))
+@example("encoder.conv1.weight", [1 << 40])
+@example("conv2.weight", [1 << 40])
+def test_whatever_shape_a_weight_has_it_is_told_or_refused(name, shape):
+    shapes = {**WIDE, name: tuple(shape)}
+    if shapes == WIDE:
+        assert sizes(shapes) == sizes(WIDE)
+    else:
+        with pytest.raises(WeightsMismatch, match="VAE"):
+            sizes(shapes)
+
+
 def test_latents_of_another_family_are_refused():
     """The VAE of Wan 2.2's 5B has 48 channels; mean and spread of others are not known."""
     halved = {16: 8, 32: 16}
@@ -118,7 +139,7 @@ def test_a_vae_that_does_not_halve_time_twice_is_refused():
 def test_files_that_are_not_there_or_not_whole_are_refused(tmp_path: Path):
     with pytest.raises(WeightsMissing, match="no weights"):
         load(tmp_path / FILE)
-    with pytest.raises(WeightsMismatch, match="conv.*expected finite numbers"):
+    with pytest.raises(WeightsMismatch, match=r"conv.*expected finite numbers"):
         load(written(tmp_path, {"conv2.bias": torch.full((16,), torch.nan)}))
     path = written(tmp_path)
     path.write_bytes(path.read_bytes()[:-500])

@@ -51,14 +51,17 @@ def _made(given: Mapping[str, Shape]) -> tuple[AutoencoderKLWan, Sizes]:
     if len(got) < len(given):
         raise WeightsMismatch(f"these are no VAE's weights: {len(given) - len(got)} of them are there by two names")
     found = read_sizes(got)
-    with torch.device("meta"):
-        model = AutoencoderKLWan(
-            base_dim=found.width,
-            z_dim=found.channels,
-            dim_mult=list(found.levels),
-            num_res_blocks=found.residuals,
-            temperal_downsample=list(found.halving),
-        )
+    try:
+        with torch.device("meta"):
+            model = AutoencoderKLWan(
+                base_dim=found.width,
+                z_dim=found.channels,
+                dim_mult=list(found.levels),
+                num_res_blocks=found.residuals,
+                temperal_downsample=list(found.halving),
+            )
+    except RuntimeError as error:  # no memory could hold it
+        raise WeightsMismatch(f"these are no VAE's weights: {error}") from error
     wanted = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     if wrong := differences(wanted, got):
         raise WeightsMismatch(f"these are no VAE's weights: {told(wrong, wanted, got)}")
