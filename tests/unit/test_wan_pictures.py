@@ -1,5 +1,7 @@
 """Pictures that worlds begin from: whatever file is given is a picture of the model's size, or refused in words."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -136,8 +138,6 @@ def test_a_small_file_of_too_many_pixels_is_not_unpacked(side):
 
 def png_of(side: int, row: bytes) -> bytes:
     """A square PNG of one bit a pixel, its rows alike."""
-    import struct
-    import zlib
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
