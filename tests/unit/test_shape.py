@@ -143,3 +143,14 @@ def test_a_bank_on_the_device_holds_chunks_pruned_and_uncoded():
     assert [row.hot for row in walked.rows] == [n * plan.spec.raw_bytes // 2 for n in range(1, 11)]
     assert {row.stored for row in walked.rows} == {0}
     assert walked.rows[-1].recalled == 6
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator")
+@pytest.mark.parametrize("bank", ["host", "device"])
+def test_an_accelerator_walks_as_a_processor_does(bank):
+    plan = replace(GTA, device="cuda", dtype="bfloat16", bank=bank, codec="int4", decode=True)
+    found = {each.mode: each for each in run(plan, None, lambda mode, row: None)}
+    assert [each.trouble for each in found.values()] == ["", "", ""]
+    assert found["worldkv"].rows[-1].recalled == 6
+    assert all(0 < row.window < row.device for each in found.values() for row in each.rows)
