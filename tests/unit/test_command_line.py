@@ -24,7 +24,7 @@ from worldkv.store import RamStore
 
 EVERYTHING = {
     *("up", "status", "scale", "down", "walk", "demo", "eval", "bench", "plan", "token", "health", "version"),
-    *("world", "store", "retriever", "config"),
+    *("world", "store", "retriever", "config", "model"),
 }
 SHARED = {"authority", "certificate", "key", "deadline", "as_json"}
 """Options that are in the same words everywhere."""
