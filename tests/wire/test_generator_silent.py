@@ -1,0 +1,73 @@
+"""Sessions whose generator was taken for dead: they go on elsewhere, and what is back later does nothing to them."""
+
+import pytest
+
+from tests.wire.generator import generating, inside
+from tests.wire.shard import until
+from tests.wire.test_generator_moving import WALK, steps
+from worldkv.errors import NotFound, Unavailable
+
+
+async def test_a_session_whose_generator_died_goes_on_from_its_last_kept_chunk():
+    tiers = inside()
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        opened = await dead.open(**WALK)
+        before = await steps(dead, opened.session, 5)
+        resumed = (await alive.call("Resume", session=opened.session)).opened
+        assert resumed.next == 5
+        assert [part.end for part in resumed.world.lineage.parts] == [5, 0]
+        async with alive.walk(opened.session, 5) as walk:
+            drawn = await walk.steps(4)
+        assert drawn[0].key.branch == resumed.world.lineage.parts[-1].branch
+        assert {each.key.branch for one in drawn for each in one.recalled} == {opened.world.lineage.parts[0].branch}
+        # It was not dead, and finds out when somebody comes back to it.
+        with pytest.raises(Unavailable, match="gone on elsewhere"):
+            await steps(dead, opened.session, 1)
+        with pytest.raises(NotFound):
+            await dead.call("Suspend", session=opened.session)
+        assert len(before) == 15
+        assert (await alive.call("Close", session=opened.session)).remembered.end == 9
+
+
+async def test_what_a_session_that_went_on_elsewhere_still_draws_is_read_by_nobody():
+    tiers = inside()
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        session = (await dead.open(**WALK)).session
+        async with dead.walk(session) as walk:
+            await walk.steps(3)
+            assert (await alive.call("Resume", session=session)).opened.next == 3
+            await walk.steps(1)
+        closed = await alive.call("Close", session=session)
+        assert (closed.remembered.end, closed.world.chunks) == (3, 3)
+
+
+@pytest.mark.parametrize("call", ["Resume", "Close", "Rewind"])
+async def test_a_generator_that_was_taken_for_dead_does_nothing_to_what_went_on_elsewhere(call):
+    tiers = inside()
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        session = (await dead.open(**WALK)).session
+        await steps(dead, session, 3)
+        await alive.call("Resume", session=session)
+        await steps(alive, session, 2)
+        there = alive
+        if call == "Resume":
+            resumed, there = await dead.call("Resume", session=session), dead
+            assert (resumed.lived, resumed.opened.next) == (False, 5)
+        else:
+            with pytest.raises(Unavailable, match="gone on elsewhere"):
+                await dead.call(call, session=session)
+        async with there.walk(session, 5) as walk:
+            assert (await walk.step()).key.index == 5
+
+
+async def test_a_generator_that_was_taken_for_dead_saves_nothing_over_what_went_on_elsewhere():
+    tiers = inside()
+    async with generating(tiers, idle_seconds=0.3) as dead, generating(tiers) as alive:
+        session = (await dead.open(**WALK)).session
+        await steps(dead, session, 3)
+        await alive.call("Resume", session=session)
+        await steps(alive, session, 2)
+        await until(lambda: not dead.made.live.of("default"))
+        await alive.call("Suspend", session=session)
+        async with alive.walk(session, 5) as walk:
+            assert (await walk.step()).key.index == 5
