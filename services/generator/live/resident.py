@@ -42,7 +42,7 @@ from worldkv.wire_sessions import MemoryChange
 SCENES = "~scene/"
 """Begin of the names under which is kept how a world is entered, by the first branch of its lineage: forks share it."""
 
-CONFIRM_SECONDS = 1.0
+CONFIRM_SECONDS = 3.0
 """For which whoever joins waits to hear whether a session is still this generator's."""
 
 Admit = Callable[[str, SessionConfig], Awaitable[None]]
