@@ -1,9 +1,9 @@
-"""One walk, a chunk after the other, and what each took."""
+"""Walks, a chunk after the other, and what each took."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -72,23 +72,23 @@ class Walked:
     trouble: str = ""
 
 
-async def walk(plan: Plan, model: WanWorldModel, mode: Mode, told: Callable[[Mode, Row], object]) -> Walked:
-    """Walk as far as the plan says, or the device has room.
+async def walk(
+    plan: Plan, model: WanWorldModel, modes: Sequence[Mode], told: Callable[[Mode, Row], object]
+) -> list[Walked]:
+    """Walk in these modes, taking turns chunk by chunk, each as far as the plan says or the device has room.
 
     told  is told of every chunk
     """
-    rows: list[Row] = []
     async with AsyncExitStack() as stack:
-        memory = await stack.enter_async_context(memory_of(plan, model.spec)) if mode == "worldkv" else None
-        walker = _Walker(plan, Session(model, plan.session(mode), Walker(0, 0), memory))
+        walkers = []
+        for mode in modes:
+            memory = await stack.enter_async_context(memory_of(plan, model.spec)) if mode == "worldkv" else None
+            walkers.append(_Walker(plan, Session(model, plan.session(mode), Walker(0, 0), memory)))
         for actions in islice(_chunks(model.spec.frames), plan.chunks):
-            try:
-                rows.append(await walker.step(actions))
-            except torch.OutOfMemoryError as error:
-                return Walked(mode, tuple(rows), f"no room on the device for chunk {len(rows) + 1}: {error}")
-            told(mode, rows[-1])
-        lost = memory.stats.dropped if memory else 0
-    return Walked(mode, tuple(rows), f"{lost} chunks were not stored, and could not be recalled" if lost else "")
+            for mode, walker in zip(modes, walkers, strict=True):
+                if await walker.walk(actions):
+                    told(mode, walker.rows[-1])
+        return [Walked(mode, tuple(each.rows), each.trouble) for mode, each in zip(modes, walkers, strict=True)]
 
 
 class _Walker:
@@ -99,8 +99,26 @@ class _Walker:
         self._window: Window | None = None
         spec = session.model.spec
         self._token_bytes = spec.raw_bytes // (spec.frames * spec.frame_tokens)
+        self.rows: list[Row] = []
+        self._ended = ""
 
-    async def step(self, actions: list[Action]) -> Row:
+    @property
+    def trouble(self) -> str:
+        """See `Walked`."""
+        memory = self.session.memory
+        lost = memory.stats.dropped if memory else 0
+        return self._ended or (f"{lost} chunks were not stored, and could not be recalled" if lost else "")
+
+    async def walk(self, actions: list[Action]) -> bool:
+        """Add the next chunk; False if the walk has ended."""
+        if not self._ended:
+            try:
+                self.rows.append(await self._step(actions))
+            except torch.OutOfMemoryError as error:
+                self._ended = f"no room on the device for chunk {len(self.rows) + 1}: {error}"
+        return not self._ended
+
+    async def _step(self, actions: list[Action]) -> Row:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
         session, began = self.session, perf_counter()

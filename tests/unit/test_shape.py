@@ -114,7 +114,7 @@ def test_all_modes_walk_at_reduced_depth_with_a_real_store_and_leave_their_figur
     plan, seen = replace(GTA, codec="int8"), []
     found = {each.mode: each.rows for each in run(plan, tmp_path, lambda mode, row: seen.append((mode, row)))}
     assert [*found] == [*MODES]
-    assert seen == [(mode, row) for mode, rows in found.items() for row in rows]
+    assert seen == [(mode, found[mode][i]) for i in range(10) for mode in MODES]
     assert all([row.chunk for row in rows] == [*range(1, 11)] for rows in found.values())
     chunk, window, full, memory = plan.spec.raw_bytes, found["window"], found["full"], found["worldkv"]
     assert window[-1].window == window[-2].window == 5 * chunk + 5 * chunk  # placed in a row, and uncoded
