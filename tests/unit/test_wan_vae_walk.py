@@ -75,6 +75,19 @@ async def test_without_its_features_a_walk_goes_on_with_other_pictures():
     assert (drawn - wanted[-9:]).abs().max() > 0.01
 
 
+async def test_a_walk_that_was_saved_goes_on_where_the_vae_has_another_dtype():
+    saving, other = adapter_of(SELF_FORCING), adapter_of(SELF_FORCING, torch.bfloat16)
+    session = session_of(saving)
+    await walk(session, range(1))
+    saved = session.save()
+    (wanted,) = await walk(session, range(1, 2))
+    again = Session.restore(other, session.config, saved)
+    assert isinstance(again.state, WanState)
+    (drawn,) = await walk(again, range(1, 2))
+    assert {each.dtype for each in again.state.features.values()} == {torch.bfloat16}
+    assert (drawn - wanted).abs().max() < 0.1
+
+
 async def test_features_are_saved_as_they_are_held():
     adapter = adapter_of(SELF_FORCING, torch.bfloat16)
     session = session_of(adapter)

@@ -86,7 +86,7 @@ class WanVAE:
             return None
         if name not in features[0]:
             return NOT_YET
-        own = [each[name].to(self.device) for each in features]
+        own = [each[name].to(self.device, self.dtype) for each in features]  # saved, maybe, by one of another dtype
         return torch.stack(own) if len(own) > 1 else own[0][None]
 
 
