@@ -285,12 +285,12 @@ class Machine:
         """Remove a world that nobody walks in."""
         if self._worlds:
             name = self._rng.choice(sorted(self._worlds))
+            promises = self._worlds.pop(name)  # without an answer it may be gone, or not
             try:
                 await worlds.remove(self._store, self._catalog, name)
             except NotFound:
-                if self._worlds[name].kept:
+                if promises.kept:
                     raise
-            del self._worlds[name]
 
     async def _sweep(self, walker: Walker) -> None:
         """Drop the chunks that no world has any more, those of branches that somebody went back from."""

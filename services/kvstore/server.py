@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings: metrics, records that wait, segments of writers that are gone."""
-GIVE_BACK_SECONDS = 10.0
+GIVE_BACK_SECONDS = 5.0
 """Between two returns of what calls have freed: large messages come and go, beside an arena that stays."""
 
 

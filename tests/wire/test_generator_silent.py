@@ -5,6 +5,7 @@ import pytest
 from tests.wire.generator import generating, inside
 from tests.wire.shard import until
 from tests.wire.test_generator_moving import WALK, steps
+from worldkv import worlds
 from worldkv.errors import NotFound, Unavailable
 
 
@@ -71,3 +72,42 @@ async def test_a_generator_that_was_taken_for_dead_saves_nothing_over_what_went_
         await alive.call("Suspend", session=session)
         async with alive.walk(session, 5) as walk:
             assert (await walk.step()).key.index == 5
+
+
+async def test_who_was_silent_and_hears_from_no_store_does_not_go_on(monkeypatch):
+    async with generating() as caller:
+        session = (await caller.open(**WALK)).session
+        await steps(caller, session, 2)
+        live = caller.made.live
+
+        async def read(name):
+            raise Unavailable("the store sleeps")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(live.maker.tier("default").worlds, "read", read)
+            assert len(await steps(caller, session, 1)) == 3, "it is believed as long as it was there all the time"
+            patch.setattr(live, "_tidied", live._tidied - 60)
+            live.tidy()
+            with pytest.raises(Unavailable, match="nobody can say"):
+                await steps(caller, session, 1)
+        assert len(await steps(caller, session, 1)) == 3
+
+
+async def test_who_joins_after_a_rewind_that_nobody_answered_is_told_where_he_stands(monkeypatch):
+    async with generating() as caller:
+        session = (await caller.open(**WALK)).session
+        await steps(caller, session, 3)
+        fork = worlds.fork
+
+        async def unheard(*arguments):
+            await fork(*arguments)
+            raise Unavailable("it was done, and the answer is lost")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(worlds, "fork", unheard)
+            with pytest.raises(Unavailable, match="answer is lost"):
+                await caller.call("Rewind", session=session, at=1)
+        async with caller.walk(session, 1) as walk:
+            joined = await walk.next("joined")
+            assert joined.next == 1
+            assert (await walk.step()).key.branch == joined.world.lineage.parts[-1].branch

@@ -58,6 +58,8 @@ class Resident:
     world    record of its world as it was when the session got its branch
     session  None while it sleeps
     counts   how the memories that it had before have served it
+    doubted  whether another generator may have taken it over: this one was silent
+    unsettled  whether it was taken back, or was not: it finds out when it wakes
     listener  is told when its memory changes behind its back
     """
 
@@ -66,6 +68,7 @@ class Resident:
         self.world = World(record.world, Lineage.begin())
         self.session: Session | None = None
         self.counts = pb.RecallCounts()
+        self.doubted = self.unsettled = False
         self.listener: Callable[[], None] = _nobody
         self._kept = Kept(0, Level.ONE)
 
@@ -141,18 +144,23 @@ class Resident:
         """Look whether the world is still this session's: a generator that was silent for long may have been taken for
         dead, and its sessions resumed elsewhere.
 
-        Raises Conflict if another one has taken it over. If nobody can say so just now it is taken for granted.
+        Raises Conflict if another one has taken it over. If nobody can say so just now it is taken for granted, but for
+        one that is doubted: then raises Unavailable.
         """
         try:
             async with asyncio.timeout(CONFIRM_SECONDS):
                 head = (await self._tier.worlds.read(self.record.world)).world.lineage.head
-        except (NotFound, Unavailable, DeadlineExceeded, TimeoutError) as error:
-            _log.info(
-                "whether world %r is still that of session %s nobody can say: %s", self.record.world, self.id, error
-            )
+        except NotFound:
+            return
+        except (Unavailable, DeadlineExceeded, TimeoutError) as error:
+            words = f"nobody can say whether world {self.record.world!r} is still that of session {self.id}: {error!r}"
+            if self.doubted:
+                raise Unavailable(words) from error
+            _log.info("%s", words)
             return
         if head not in self.record.heads:
             raise Conflict(f"world {self.record.world!r} has been taken over: its head is {head.hex()}")
+        self.doubted = False
 
     async def sleep(self) -> None:
         """Let go of all memory, once everything is kept and the state is saved; nothing if it sleeps.
@@ -220,7 +228,8 @@ class Resident:
         known = {each.index: each for each in before.held if each.index < at} if before else {}
         walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)
         record = replace(self.record, tour="", next=at, walker=walker)
-        await self._release()  # if it is not known what became of the world, the session finds out when it wakes
+        await self._release()
+        self.unsettled = True
         try:
             stored = await self._fork(at, record)
             if before is None:
@@ -295,6 +304,7 @@ class Resident:
 
     def _note(self, stored: Stored) -> None:
         """A new branch is this session's."""
+        self.unsettled = self.doubted = False
         end = stored.world.chunks
         self.world, self._kept = stored.world, Kept(end, stored.level if end else Level.REDIS)
 

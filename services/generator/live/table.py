@@ -6,7 +6,6 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakValueDictionary
@@ -31,6 +30,8 @@ YIELD_SECONDS = 2.0
 """A session that did nothing for so long is suspended when another one needs its room."""
 BUSY_SECONDS = 2.0
 """A generator counts as drawing for so long after it drew a chunk."""
+SILENT_SECONDS = 3.0
+"""A generator that did nothing at all for so long may have been taken for dead."""
 DRAINED_AT_ONCE = 8
 """Sessions that are suspended at the same time when a generator ends."""
 SPARE_BYTES = 64 << 10
@@ -70,6 +71,7 @@ class Live:
         self._resuming: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._draining = False
+        self._tidied = monotonic()
 
     def __iter__(self) -> Iterator[Walking]:
         return iter([*self._sessions.values()])
@@ -130,10 +132,14 @@ class Live:
         """Make sure that a session which is awake here has not gone on elsewhere while this generator was silent.
 
         Raises Unavailable if it has: then it has ended here. Whoever holds the session for long is not waited for.
+        One of which nobody knows whether it was taken back wakes, so that whoever joins is told where it stands.
         """
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(CONFIRM_SECONDS), walking.lock:
                 await self._confirm(walking)
+        except TimeoutError as error:
+            if walking.resident.doubted:
+                raise Unavailable(f"session {walking.resident.id} may have gone on elsewhere: join it again") from error
 
     async def resume(self, tenant: str, session: str) -> tuple[Walking, bool]:
         """A session that was suspended, or whose generator died; and whether it was awake here already.
@@ -228,6 +234,10 @@ class Live:
 
     def tidy(self) -> None:
         """Do what only time brings; call it about once a second."""
+        before, self._tidied = self._tidied, monotonic()
+        if self._tidied - before > SILENT_SECONDS:
+            for walking in self:
+                walking.resident.doubted = True
         awake = joined = 0
         for walking in self:
             asleep = walking.resident.session is None
@@ -241,6 +251,8 @@ class Live:
     async def _confirm(self, walking: Walking) -> None:
         """As `confirm`, under the session's lock; one that sleeps finds out when it wakes."""
         if walking.resident.session is None:
+            if walking.resident.unsettled:
+                await walking.awake()
             return
         try:
             await walking.resident.confirm()
