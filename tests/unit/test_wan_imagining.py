@@ -11,7 +11,7 @@ from benchmarks.wan_small import random_model, small
 from benchmarks.wan_vae_small import random_vae
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.encoders.image import ImageEncoder, load_image
-from services.generator.adapters.wan.encoders.imagining import FRAMES, SETTLED, Imagination
+from services.generator.adapters.wan.encoders.imagining import FRAMES, LONG, SETTLED, Imagination
 from services.generator.adapters.wan.encoders.pictures import GREY, opened, plain
 from services.generator.adapters.wan.encoders.text import TextEncoder, load_text
 from services.generator.adapters.wan.prompts import Imagine
@@ -116,6 +116,15 @@ def test_what_a_model_cannot_be_told_is_refused_before_anything_is_encoded(
     if variant is SELF_FORCING:
         with pytest.raises(AssertionError, match="encoded"):
             made(Subject("a harbour"))
+
+
+def test_words_without_end_are_refused_uncounted(vae, encoders, monkeypatch):
+    made = imagination(SELF_FORCING, vae, encoders)
+    most = "a" + " " * (LONG * TOKENS - 1)
+    assert torch.equal(made(Subject(most)).tokens, made(Subject("a")).tokens)
+    monkeypatch.setattr(TextEncoder, "count", lambda *_: pytest.fail("they were counted"))
+    with pytest.raises(InvalidInput, match=f"at most {LONG * TOKENS} characters, got {LONG * TOKENS + 1}"):
+        made(Subject(most + " "))
 
 
 def test_encoders_are_those_that_the_model_was_made_with(vae, encoders):

@@ -20,6 +20,8 @@ FRAMES = (11, 30)
 After 29 nothing that the VAE's encoder sees is of the picture."""
 SETTLED = 0.01
 """What the last two of them may differ by, of latents whose spread is about one."""
+LONG = 32
+"""Characters a token that no language comes near: more are refused uncounted, for cutting millions takes seconds."""
 
 
 class Imagination:
@@ -75,6 +77,8 @@ class Imagination:
         if self.text is None:
             if subject.words:
                 raise InvalidInput(f"{name} is told by a picture, not in words, got {subject.words[:80]!r}")
+        elif (length := len(subject.words)) > LONG * most:
+            raise InvalidInput(f"a prompt of {name} has at most {LONG * most} characters, got {length}")
         elif (count := self.text.count(subject.words)) > most:
             raise InvalidInput(f"a prompt of {name} has at most {most} tokens, got {count}: {subject.words[:80]!r}")
 
