@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,9 @@ def test_a_closed_pool_keeps_nothing_and_takes_nothing_from_whoever_reads():
     pool = Landing(64 * MB)
     view = pool.take(LARGE)
     view[0], view[-1] = 1, 2
-    block = weakref.ref(view.obj.base)
+    lease: Any = view.obj
+    block = weakref.ref(lease.base)
+    del lease
     pool.take(LARGE)
     pool.close()
     assert pool.idle_bytes == 0
