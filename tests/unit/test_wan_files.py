@@ -41,7 +41,7 @@ def test_a_shard_that_is_not_there_is_named(tmp_path: Path):
         stored(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'])
 def test_an_index_that_is_none_is_refused(text, tmp_path: Path):
     shards(tmp_path)
     (tmp_path / "part.safetensors.index.json").write_text(text)

@@ -153,18 +153,19 @@ def _files(path: Path) -> list[Path]:
 
 def _indexed(folder: Path) -> list[Path]:
     """The shards that a folder's index names; none where it has no index."""
-    named: set[str] = set()
+    named: set[Path] = set()
     for index in folder.glob(INDEX):
         try:
-            named |= set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            named |= {folder / name for name in where.values()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsMismatch(f"{index} is no index of shards: {error!r}") from error
-    lost = sorted(name for name in named if not (folder / name).is_file())
+    lost = sorted(each.name for each in named if not each.is_file())
     if lost:
         raise WeightsMissing(
             f"{folder} has not all that its index names: {', '.join(lost[:SHOWN])}, {len(lost)} in all"
         )
-    return sorted(folder / name for name in named)
+    return sorted(named)
 
 
 def _safetensors(file: Path) -> dict[str, Stored]:
