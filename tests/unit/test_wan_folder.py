@@ -115,6 +115,13 @@ def test_what_a_folder_lacks_is_named_and_may_lie_elsewhere(name, lost, words, c
     assert planned(name, folder, replace(TINY, parts=(elsewhere,))).variant.name == name
 
 
+def test_what_lies_in_two_of_the_places_is_there_once(written):
+    folder = written[CAM]
+    within = folder / "lingbot_world_fast"
+    plan = planned(CAM, within, replace(TINY, parts=(folder,)))
+    assert (plan.transformer.path, plan.vae.path) == (within, folder / VAE_FILE)
+
+
 def test_all_that_lacks_is_named_at_once(copied):
     folder = copied(CAM)
     for name in (VAE_FILE, T5_FILE):

@@ -48,12 +48,17 @@ class Part:
 def look(places: Sequence[Path]) -> list[Part]:
     """The parts in some folders, or files: those of an earlier place first, and of one place those less deep.
 
+    A place may lie in another one: what is in both is there once.
+
     Raises WeightsMissing for a place that is not there. A file that cannot be read is a part with its trouble.
     """
     lost = [str(place) for place in places if not place.exists()]
     if lost:
         raise WeightsMissing(f"no weights at {', '.join(lost)}: a file, or a folder of a published model, is expected")
-    return [part for place in places for part in _parts(place)]
+    found: dict[tuple[Path, Kind], Part] = {}
+    for part in (part for place in places for part in _parts(place)):
+        found.setdefault((part.path.parent.resolve() / part.path.name, part.kind), part)
+    return [*found.values()]
 
 
 def of_kind(parts: Sequence[Part], kind: Kind) -> list[Part]:
