@@ -74,6 +74,20 @@ async def test_a_generator_that_was_taken_for_dead_saves_nothing_over_what_went_
             assert (await walk.step()).key.index == 5
 
 
+async def test_who_was_silent_lets_go_of_what_went_on_elsewhere():
+    tiers = inside()
+    async with generating(tiers, idle_seconds=60.0) as silent, generating(tiers) as alive:
+        mine, gone = [(await silent.open(scene="rooms:7")).session for _ in range(2)]
+        for session in (mine, gone):
+            await steps(silent, session, 1)
+        await alive.call("Resume", session=gone)
+        live = silent.made.live
+        live._tidied -= 60
+        live.tidy()
+        await until(lambda: [each.resident.id for each in live.of("default")] == [mine])
+        assert len(await steps(silent, mine, 1)) == 3
+
+
 async def test_who_was_silent_and_hears_from_no_store_does_not_go_on(monkeypatch):
     async with generating() as caller:
         session = (await caller.open(**WALK)).session

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakValueDictionary
@@ -23,6 +24,7 @@ from worldkv.catalog import World, check_name
 from worldkv.errors import ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.memory import Kept
 from worldkv.rpc import MAX_MESSAGE_BYTES
+from worldkv.tasks import tell_defect
 from worldkv.wire_sessions import MAX_PICTURE_BYTES, NO_CHANGE, Format, MemoryChange
 from worldkv.worlds import HIDDEN
 
@@ -72,6 +74,7 @@ class Live:
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._draining = False
         self._tidied = monotonic()
+        self._asking: asyncio.Task[None] | None = None
 
     def __iter__(self) -> Iterator[Walking]:
         return iter([*self._sessions.values()])
@@ -223,6 +226,8 @@ class Live:
     async def aclose(self) -> None:
         """End everything that is left, kept or not."""
         self._draining = True
+        if self._asking is not None:
+            self._asking.cancel()
         for walking in self:
             walking.end(Unavailable("this generator has ended"))
             walking.task.cancel()
@@ -238,6 +243,8 @@ class Live:
         if self._tidied - before > SILENT_SECONDS:
             for walking in self:
                 walking.resident.doubted = True
+            self._asking = asyncio.create_task(self._ask(), name="whose sessions these are")
+            self._asking.add_done_callback(tell_defect)
         awake = joined = 0
         for walking in self:
             asleep = walking.resident.session is None
@@ -260,6 +267,12 @@ class Live:
             gone = Unavailable(f"session {walking.resident.id} has gone on elsewhere: join it again")
             walking.end(gone)
             raise gone from error
+
+    async def _ask(self) -> None:
+        """Find out which sessions have gone on elsewhere: they hold memory for nobody."""
+        for walking in self:
+            with suppress(WorldKVError):  # whoever joins it asks again
+                await self.confirm(walking)
 
     def _busy(self) -> bool:
         """Whether chunks are drawn just now, or will be in a moment."""
