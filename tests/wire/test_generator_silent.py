@@ -76,7 +76,7 @@ async def test_a_generator_that_was_taken_for_dead_saves_nothing_over_what_went_
 
 async def test_who_was_silent_lets_go_of_what_went_on_elsewhere():
     tiers = inside()
-    async with generating(tiers, idle_seconds=60.0) as silent, generating(tiers) as alive:
+    async with generating(tiers, idle_seconds=600.0) as silent, generating(tiers) as alive:
         mine, gone = [(await silent.open(scene="rooms:7")).session for _ in range(2)]
         for session in (mine, gone):
             await steps(silent, session, 1)
