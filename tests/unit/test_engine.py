@@ -307,3 +307,27 @@ async def test_the_time_of_a_step_is_measured(engine: Engine) -> None:
     assert engine.step_seconds == 0
     await step(engine, session_of("window"))
     assert engine.step_seconds > 0
+
+
+async def test_what_else_the_model_is_busy_with_is_no_part_of_a_step(spy: Spy) -> None:
+    now, draw, hears = [0.0], spy.model.generate, threading.Event()
+
+    def generate(window, conditions, noise):
+        now[0] += 2.0
+        return draw(window, conditions, noise)
+
+    def hear() -> None:
+        assert hears.wait(10)
+        now[0] += 60.0
+
+    spy.model.generate = generate  # type: ignore[method-assign]
+    session, config = session_of("window"), EngineConfig(batch=1, rows=1)
+    draft = await session.begin(TURN)
+    async with Engine(spy.model, config, clock=lambda: now[0]) as engine:
+        hearing = asyncio.create_task(engine.run(hear))
+        drawing = asyncio.create_task(engine.draw(session, draft, 0.0))
+        for _ in range(5):  # until both are in the model's hands
+            await asyncio.sleep(0)
+        hears.set()
+        await asyncio.gather(hearing, drawing)
+        assert engine.step_seconds == 2.0

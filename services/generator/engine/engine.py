@@ -64,6 +64,7 @@ class Engine:
         self._thread = ThreadPoolExecutor(1, "model")
         self._waiting: dict[Hashable, _Waiting] = {}
         self._drawing: asyncio.Task[None] | None = None
+        self._worked = 0.0  # seconds that the batch took that is being drawn
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -173,13 +174,13 @@ class Engine:
 
     async def _draw(self, batch: Batch) -> None:
         taken = [self._waiting.pop(owner) for owner in batch.owners]
-        began = self.clock()
+        self._worked = 0.0
         results = await self._attempt(batch.owners, [waiting.draft for waiting in taken])
         now, drawn = self.clock(), sum(isinstance(each, Drawn) for each in results)
         if drawn == len(taken):
             if not batch.shape.shown:  # what is shown takes a part of a step
-                self._means.add(drawn, now - began)
-            self._schedule.answered(batch, now - began, now)
+                self._means.add(drawn, self._worked)
+            self._schedule.answered(batch, self._worked, now)
         else:
             self._schedule.failed(now)
         self.stats.passes += 1
@@ -198,7 +199,7 @@ class Engine:
 
     async def _attempt(self, owners: Sequence[Hashable], drafts: Sequence[Draft]) -> list[Drawn | BaseException]:
         """What was drawn, or why not: if a batch fails, each of it is tried by itself."""
-        running = asyncio.get_running_loop().run_in_executor(self._thread, self._easel.draw, owners, drafts)
+        running = asyncio.get_running_loop().run_in_executor(self._thread, self._work, owners, drafts)
         await asyncio.wait([running])
         error = running.exception()
         if error is None:
@@ -207,6 +208,14 @@ class Engine:
             return [error]
         by_one = [await self._attempt([owner], [draft]) for owner, draft in zip(owners, drafts, strict=True)]
         return [result for (result,) in by_one]
+
+    def _work(self, owners: Sequence[Hashable], drafts: Sequence[Draft]) -> list[Drawn]:
+        """Draw, in the model's thread: waiting until it is done with something else is no part of a step."""
+        began = self.clock()
+        try:
+            return self._easel.draw(owners, drafts)
+        finally:
+            self._worked += self.clock() - began
 
 
 def _refuse(waiting: _Waiting, why: str) -> None:
