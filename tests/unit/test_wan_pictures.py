@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from services.generator.adapters.wan.encoders.pictures import GREY, MAX_PIXELS, opened, plain
 from worldkv.errors import InvalidInput
@@ -44,11 +44,16 @@ def film() -> bytes:
     return file(colours(), "GIF", save_all=True, append_images=[black, black])
 
 
-def lying() -> bytes:
-    """Turned by what its file says: to the right by a quarter."""
+def said(orientation: int) -> bytes:
+    """What a file says of how its picture is to be turned, beside how wide it is."""
     exif = Image.Exif()
-    exif[0x0112] = 6
-    return file(colours().transpose(Image.Transpose.ROTATE_90), exif=exif)
+    exif[0x0112], exif[0x0100] = orientation, 20
+    return exif.tobytes()
+
+
+def lying(says: bytes = said(6)) -> bytes:
+    """Turned by what its file says: to the right by a quarter."""
+    return file(colours().transpose(Image.Transpose.ROTATE_90), exif=says)
 
 
 def deep() -> Image.Image:
@@ -83,6 +88,22 @@ def test_a_picture_of_the_right_shape_is_only_made_smaller():
 )
 def test_the_same_picture_in_other_forms_is_the_same(data, error):
     assert (opened(data, HEIGHT, WIDTH) - TRUE).abs().max() <= error
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_picture_is_turned_in_each_of_the_ways_that_there_are(orientation):
+    data = file(colours(), exif=said(orientation))
+    upright = ImageOps.exif_transpose(Image.open(BytesIO(data)))
+    assert torch.equal(opened(data, HEIGHT, WIDTH), opened(file(upright.convert("RGB")), HEIGHT, WIDTH))
+
+
+def test_what_a_file_says_besides_need_not_make_sense():
+    wide, words = bytes.fromhex("0100 0004 00000001"), bytes.fromhex("0100 0002 00000001")
+    assert wide in said(6), "a number is said"
+    says = said(6).replace(wide, words)
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(BytesIO(lying(says))))
+    assert torch.equal(opened(lying(says), HEIGHT, WIDTH), TRUE)
 
 
 @pytest.mark.parametrize("picture", [colours().convert("L"), colours().convert("LA"), deep()], ids=["l", "la", "deep"])

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from worldkv.errors import InvalidInput
@@ -20,6 +20,16 @@ SKY, GROUND = (0.62, 0.72, 0.84), (0.42, 0.40, 0.36)
 """Colours of the plain that a world begins in where nobody gives a picture."""
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 """Modes of 16 bits a pixel, as Pillow names them."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What brings a picture upright, by the orientation that its file says."""
 
 _NO_PICTURE = (
     UnidentifiedImageError,
@@ -44,7 +54,9 @@ def opened(data: bytes, height: int, width: int) -> Tensor:
                 raise InvalidInput(
                     f"a picture has at most {MAX_PIXELS} pixels, got {file.width} x {file.height}, which are {pixels}"
                 )
-            picture = _plain(ImageOps.exif_transpose(file))
+            # Nothing else that the file says of itself is read: it need not make sense.
+            turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+            picture = _plain(file if turn is None else file.transpose(turn))
     except InvalidInput:
         raise
     except _NO_PICTURE as error:
