@@ -140,7 +140,6 @@ def test_a_tokenizer_is_of_its_encoder(tmp_path):
         ("{}", "no tokenizer"),
         ("[]", "no tokenizer"),
         (good[:100], "no tokenizer"),
-        ('{"model": {"vocab": {}}}', "no tokenizer"),
         (json.dumps(json.loads(good) | {"post_processor": None}), "does not end"),
     ):
         file.write_text(text)
