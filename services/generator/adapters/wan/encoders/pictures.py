@@ -55,7 +55,7 @@ def opened(data: bytes, height: int, width: int) -> Tensor:
                     f"a picture has at most {MAX_PIXELS} pixels, got {file.width} x {file.height}, which are {pixels}"
                 )
             # Nothing else that the file says of itself is read: it need not make sense.
-            turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation))
+            turn = _TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
             picture = _plain(file if turn is None else file.transpose(turn))
     except InvalidInput:
         raise
