@@ -21,8 +21,8 @@ Mode = Literal["worldkv", "window", "full"]
 Format = Literal["jpeg", "rgb8", "rgb32f"]
 T = TypeVar("T")
 
-MAX_PICTURE_BYTES = 3 << 20
-"""Of the picture that a world begins from, as a file: a message has room for it, and for all else."""
+MAX_PICTURE_BYTES = 3_000_000
+"""Of the picture that a world begins from, as a file: a message has room for it and for all else, in base64 too."""
 MODES: dict[Mode, pb.MemoryMode.ValueType] = {
     "worldkv": pb.MEMORY_MODE_WORLDKV,
     "window": pb.MEMORY_MODE_WINDOW,

@@ -366,7 +366,7 @@ class OpenRequest(_message.Message):
     is named.
     """
     picture: _builtins.bytes
-    """Image file (JPEG, PNG, WebP or GIF) of what is seen first in a new world, at most 3 MiB. Empty: none.
+    """Image file (JPEG, PNG, WebP or GIF) of what is seen first in a new world, at most 3 MB. Empty: none.
     INVALID_ARGUMENT with an existing world, or for a model that begins from no picture.
     """
     @_builtins.property
