@@ -61,7 +61,7 @@ export class Worlds {
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       const wanted = await request();
-      if (wanted) this.#go({ ...wanted, seed: noise.value });
+      if (wanted && this.#dialog.open) this.#go({ ...wanted, seed: noise.value }); // it was not begun or cancelled meanwhile
     });
     return form;
   }
