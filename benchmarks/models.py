@@ -127,7 +127,7 @@ def _poses(adapter: WanWorldModel) -> Matrix:
     return np.stack([walker.pose for walker in walked[1:]])
 
 
-@bench("exact.wan", bar="<= 1e-4", about="recalling everything uncoded against a walk that evicts nothing, relative")
+@bench("model.exact", bar="<= 1e-4", about="recalling everything uncoded against a walk that evicts nothing, relative")
 def exact() -> Iterator[Case]:
     for variant in VARIANTS.values():
         adapter = recorded_adapter(variant)
