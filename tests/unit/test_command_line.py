@@ -106,7 +106,8 @@ def test_the_shell_completes_commands_and_values():
         return done.stdout.split()
 
     assert completed("worldkv", "ret") == ["retriever"]
-    assert completed("worldkv", "plan", "--model", "ling") == ["lingbot-14b", "lingbot-14b-act", "lingbot-v2-1.3b"]
+    found = ["lingbot-14b", "lingbot-14b-act", "lingbot-v2-1.3b", "lingbot-v2-14b"]
+    assert completed("worldkv", "plan", "--model", "ling") == found
     assert completed("worldkv", "bench", "rope.b") == ["rope.bf16"]
 
 

@@ -113,6 +113,7 @@ _V2 = replace(
     frames=4,
     window=(4, 12, 4),
 )
+_V2_LARGE = replace(_CAM, name="lingbot-v2-14b", variant="lingbot-world-v2-14b", frames=4, window=(4, 12, 4))
 _MATRIX = replace(
     _wan("matrix-game-2.0", "matrix-game-2.0-universal", False, 1_619_242_304, 25.0, (44, 80)),
     actions_bytes=162_385_920,
@@ -133,7 +134,7 @@ _TEMPLERUN = replace(
 )
 _SELF_FORCING = _wan("self-forcing", "self-forcing", False, 1_418_996_800, 16.0, (60, 104))
 
-SHAPES = {each.name: each for each in (_POCKET, _CAM, _ACT, _V2, _MATRIX, _GTA, _TEMPLERUN, _SELF_FORCING)}
+SHAPES = {each.name: each for each in (_POCKET, _CAM, _ACT, _V2, _V2_LARGE, _MATRIX, _GTA, _TEMPLERUN, _SELF_FORCING)}
 """By name. LingBot's are at 480x832, Matrix-Game's at 352x640."""
 
 
