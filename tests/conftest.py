@@ -48,6 +48,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return InUnits(config, log)
 
 
+SERVERS = ("browser", "e2e", "wire")
+"""Folders of tests that start programs, and wait for them."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest comes first."""
     units = [*dict.fromkeys(TOGETHER.values())]
@@ -58,7 +62,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)
     for item in items:
-        if _unit(item.nodeid) == "browser":  # another program's events: a test that fails once and never again is said
+        # Real servers on a machine that others share: a test that fails once and never again is said, and no more.
+        if item.path.parent.name in SERVERS:
             item.add_marker(pytest.mark.flaky(reruns=1))
 
 
