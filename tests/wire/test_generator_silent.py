@@ -1,5 +1,7 @@
 """Sessions whose generator was taken for dead: they go on elsewhere, and what is back later does nothing to them."""
 
+import asyncio
+
 import pytest
 
 from tests.wire.generator import generating, inside
@@ -104,6 +106,8 @@ async def test_who_was_silent_and_hears_from_no_store_does_not_go_on(monkeypatch
             live.tidy()
             with pytest.raises(Unavailable, match="nobody can say"):
                 await steps(caller, session, 1)
+            with pytest.raises(Unavailable, match="nobody can say"):
+                await asyncio.wait_for(caller.call("Resume", session=session), 20)
         assert len(await steps(caller, session, 1)) == 3
 
 

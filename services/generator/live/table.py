@@ -158,8 +158,9 @@ class Live:
                 walking = self.find(tenant, session)
                 await self.confirm(walking)
             except (NotFound, Unavailable):
-                if session in self._sessions and self._sessions[session].resident.tenant != tenant:
-                    raise  # whatever is kept by this name, it is another session
+                there = self._sessions.get(session)
+                if there is not None and (there.resident.tenant != tenant or there.ended is None):
+                    raise  # it is another's of this name, or lives here and nobody can say whose it is
                 await self._gone(session)
                 unknown = Record("unknown", (), None, NOWHERE, 0, "worldkv", False, "jpeg", "", 0, NOWHERE)
                 resident = Resident(check_name(session, "session"), tenant, self.maker, self._admit, unknown)
