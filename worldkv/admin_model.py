@@ -37,7 +37,7 @@ def check(
     config: Annotated[Path | None, typer.Option(help="TOML of the generator that is to run it.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a folder holds, whether it will run, and what it takes; nothing but headers is read."""
+    """Say what a folder holds, whether it will run, and what it takes; no weights are read."""
     name, report = _report(path, name, tuple(part or ()), config)
     parts, verdicts = _parts(report), _verdicts(report)
     show(parts, as_json)

@@ -9,25 +9,25 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.wan_tiny import CLIP_FILE, write
+from benchmarks.wan_tiny import CLIP_FILE, T5_FOLDER, write
 from benchmarks.wan_vae_small import FILE as VAE_FILE
 from benchmarks.wan_vae_small import published as published_vae
-from services.generator.adapters.wan import checking, devices, vae
+from services.generator.adapters.wan import checking, devices, loading, vae
 from services.generator.adapters.wan.checking import check, cost
 from services.generator.adapters.wan.choosing import Plan
 from services.generator.adapters.wan.folder import Part
 from services.generator.adapters.wan.settings import ANY, WanSettings
-from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_UNIVERSAL, Variant
+from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_UNIVERSAL, SELF_FORCING, Variant
 from services.generator.adapters.wan.weights import shapes_of
 from services.generator.config import GeneratorConfig
 from services.generator.models import MODELS, load_model
 from worldkv import cli
 from worldkv.config import load
-from worldkv.errors import InvalidConfig
+from worldkv.errors import InvalidConfig, WeightsError
 
 pytestmark = pytest.mark.timeout(300)  # Diffusers takes its time to be imported
 
-UNIVERSAL, CAM = MATRIX_UNIVERSAL.name, LINGBOT_CAM.name
+UNIVERSAL, CAM, FORCING = MATRIX_UNIVERSAL.name, LINGBOT_CAM.name, SELF_FORCING.name
 GIB = 1 << 30
 
 
@@ -65,6 +65,25 @@ def test_a_folder_that_will_not_run_is_told_and_why(tmp_path, monkeypatch, capsy
     assert "no image encoder" in said
     assert f"{VAE_FILE} is not a whole checkpoint" in said
     assert "not a whole checkpoint" in next(row["about"] for row in rows if row["path"].endswith(VAE_FILE))
+
+
+@pytest.mark.parametrize("harm", ["cut", "of another model", "no file"])
+def test_a_tokenizer_that_is_none_is_found_before_anything_is_loaded(harm, tmp_path, monkeypatch, capsys):
+    whole = write(FORCING, tmp_path)
+    file = whole / T5_FOLDER / "tokenizer.json"
+    text = file.read_text()
+    if harm == "no file":
+        file.unlink()
+    else:
+        file.write_text(text[: len(text) // 2] if harm == "cut" else text.replace('"WordLevel"', '"Bytes"'))
+    code, rows, said = run(monkeypatch, capsys, str(whole))
+    assert (code, rows[-1]["runs"]) == (cli.FAILED, False)
+    words = "no tokenizer of its" if harm == "no file" else f"{file} is no tokenizer that can be used"
+    assert words in rows[-1]["why"]
+    assert words in said
+    monkeypatch.setattr(loading.vae, "load", None)  # is not called
+    with pytest.raises(WeightsError, match=words):
+        load_model(FORCING, whole)
 
 
 def test_one_model_can_be_asked_about(folder, monkeypatch, capsys):
@@ -116,9 +135,9 @@ def test_a_transformer_is_told_only_as_what_fits(folder):
 
 def planned(variant: Variant) -> Plan:
     """Of the published sizes, without any file."""
-    transformer = Part(Path("transformer"), "transformer", 0, shapes_of(variant.backbone))
+    transformer = Part(Path("transformer"), (), "transformer", 0, shapes_of(variant.backbone))
     shapes = published_vae()
-    decoder = Part(Path("vae"), "vae", 0, shapes)
+    decoder = Part(Path("vae"), (), "vae", 0, shapes)
     return Plan(variant, variant.grid, transformer, decoder, vae.sizes(shapes))
 
 

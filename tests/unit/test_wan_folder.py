@@ -115,6 +115,33 @@ def test_what_a_folder_lacks_is_named_and_may_lie_elsewhere(name, lost, words, c
     assert planned(name, folder, replace(TINY, parts=(elsewhere,))).variant.name == name
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "other"),
+    [
+        (CAM, VAE_FILE, "another.pth"),
+        (CAM, T5_FILE, "another.pth"),
+        (CAM, T5_FOLDER, "another"),
+        (UNIVERSAL, CLIP_FILE, "another.pth"),
+    ],
+)
+def test_of_several_parts_of_a_kind_one_has_to_be_named_unless_they_are_the_same(name, file, other, copied):
+    folder = copied(name)
+    first, second = folder / file, folder / other
+    (shutil.copytree if first.is_dir() else shutil.copy)(first, second)
+    assert planned(name, folder, TINY).variant.name == name
+    if first.is_dir():
+        table = (second / "tokenizer.json").read_text()
+        (second / "tokenizer.json").write_text(table.replace("harbour", "habrour"))
+    else:
+        torch.save({n: x + 1 for n, x in torch.load(first).items()}, second)
+    with pytest.raises(InvalidConfig, match=r"wan\.parts: there are several of the") as refused:
+        planned(name, folder, TINY)
+    assert all(f"{each}" in str(refused.value) for each in (first, second))
+    for each in (first, second):
+        plan = planned(name, folder, replace(TINY, parts=(each,)))
+        assert each in [part.path for part in (plan.vae, plan.text, plan.tokenizer, plan.image) if part]
+
+
 def test_what_lies_in_two_of_the_places_is_there_once(written):
     folder = written[CAM]
     within = folder / "lingbot_world_fast"

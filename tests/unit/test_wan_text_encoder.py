@@ -136,14 +136,28 @@ def test_a_tokenizer_is_of_its_encoder(tmp_path):
     file = tmp_path / "tokenizer.json"
     write_tokenizer(tmp_path)
     good = file.read_text()
-    for text, words in (
-        ("{}", "no tokenizer"),
-        ("[]", "no tokenizer"),
-        (good[:100], "no tokenizer"),
-        (json.dumps(json.loads(good) | {"post_processor": None}), "does not end"),
+    table = json.loads(good)
+    model, post = table["model"], table["post_processor"]
+    few = {word: number for word, number in model["vocab"].items() if number < 8}
+    for wrong, words in (
+        ({}, "no tokenizer"),
+        ([], "no tokenizer"),
+        (table | {"model": model | {"type": "Nobody's"}}, "no tokenizer"),
+        (table | {"model": model | {"vocab": ["a"]}}, "no tokenizer"),
+        (table | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "no tokenizer"),
+        (table | {"post_processor": post | {"special_tokens": {}}}, "no tokenizer"),
+        (table | {"model": model | {"unk_token": "<nobody>"}}, "no tokenizer"),
+        (table | {"model": {"type": "Unigram", "vocab": [["</s>", 0.0]], "unk_id": None}}, "no tokenizer"),
+        (table | {"post_processor": None}, "does not end"),
+        (table | {"model": model | {"vocab": model["vocab"] | {"far": 16}}}, "knows 17 tokens, the encoder 16"),
+        (table | {"model": model | {"vocab": few}}, "knows 8 tokens, the encoder 16"),
     ):
-        file.write_text(text)
-        with pytest.raises(WeightsMismatch, match=words):
+        file.write_text(json.dumps(wrong))
+        with pytest.raises(WeightsMismatch, match=rf"tokenizer\.json .*{words}"):
+            load_text(tmp_path / "t5.pth", tmp_path)
+    for length in (0, 100, len(good) - 1):
+        file.write_text(good[:length])
+        with pytest.raises(WeightsMismatch, match=r"tokenizer\.json is no tokenizer"):
             load_text(tmp_path / "t5.pth", tmp_path)
     file.write_text(good)
     small = weights | {"token_embedding.weight": weights["token_embedding.weight"][:4]}

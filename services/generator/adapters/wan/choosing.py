@@ -8,7 +8,7 @@ from pathlib import Path
 
 from services.generator.adapters.wan.encoders import image, text
 from services.generator.adapters.wan.files import plain
-from services.generator.adapters.wan.folder import Kind, Part, look, of_kind, troubles
+from services.generator.adapters.wan.folder import Kind, Part, alike, look, of_kind, troubles
 from services.generator.adapters.wan.settings import ANY, WanSettings
 from services.generator.adapters.wan.sizes import CONFIG, Sizes
 from services.generator.adapters.wan.vae import Sizes as VaeSizes
@@ -111,10 +111,9 @@ def gathered(parts: Sequence[Part], transformer: Part, variant: Variant, place: 
     """A model's transformer with all that it needs besides; raises as `planned` does."""
     config = variant.backbone
     wanted: list[Kind] = ["vae", *(("text", "tokenizer") if config.context.kind == "text" else ("image",))]
-    found = {kind: next(iter(of_kind(parts, kind)), None) for kind in wanted}
-    if lost := [f"no {EXPECTED[kind]}" for kind, each in found.items() if each is None]:
+    if lost := [f"no {EXPECTED[kind]}" for kind in wanted if not of_kind(parts, kind)]:
         raise WeightsMissing(f"{variant.name} needs what is not in {place}: {', '.join(lost)}{troubles(parts)}")
-    there = {kind: each for kind, each in found.items() if each is not None}
+    there = {kind: _one(parts, kind, settings) for kind in wanted}
     sizes = _vae_sizes(variant, there["vae"])
     _check_encoder(variant, there)
     rows, columns = settings.grid or variant.grid
@@ -137,6 +136,20 @@ def _chosen(parts: Sequence[Part], name: str, place: Path, settings: WanSettings
         raise WeightsMissing(f"{place} holds no transformer{troubles(parts)}")
     them = "; ".join(f"{each.part.path}: {each.words}" for each in known)
     raise WeightsMismatch(f"{place} holds no {name}; {them}{troubles(parts)}")
+
+
+def _one(parts: Sequence[Part], kind: Kind, settings: WanSettings) -> Part:
+    """The part of a kind of which there is one at least: that which is named itself in `settings.parts`, if one is.
+
+    Raises InvalidConfig for several whose content differs.
+    """
+    named = {each.resolve() for each in settings.parts}
+    known = of_kind(parts, kind)
+    known = [each for each in known if each.path.resolve() in named] or known
+    if others := [each for each in known[1:] if not alike(known[0], each)]:
+        them = ", ".join(str(each.path) for each in (known[0], *others))
+        raise InvalidConfig(f"wan.parts: there are several of the {EXPECTED[kind]}, name one: {them}")
+    return known[0]
 
 
 def _candidate(part: Part, places: Sequence[Path]) -> Candidate:
@@ -192,12 +205,14 @@ def _vae_sizes(variant: Variant, part: Part) -> VaeSizes:
 
 
 def _check_encoder(variant: Variant, parts: Mapping[Kind, Part]) -> None:
-    """Raises WeightsMismatch for an encoder whose tokens are not what the transformer attends to."""
+    """Raises WeightsMismatch for an encoder whose tokens are not what the transformer attends to, or whose tokenizer is
+    none; WeightsMissing for one that went meanwhile."""
     context = variant.backbone.context
     part = parts[context.kind]
     try:
         if context.kind == "text":
-            got, wanted = [text.text_sizes(part.shapes).width], [context.width]
+            sizes = text.text_sizes(part.shapes)
+            got, wanted = [sizes.width], [context.width]
         else:
             seen = image.image_sizes(part.shapes)
             got, wanted = [seen.tokens, seen.width], [context.tokens, context.width]
@@ -205,6 +220,8 @@ def _check_encoder(variant: Variant, parts: Mapping[Kind, Part]) -> None:
         raise WeightsMismatch(f"{part.path}: {error}") from error
     if got != wanted:
         raise WeightsMismatch(f"{part.path} gives tokens {got} where {variant.name} attends to {wanted}")
+    if context.kind == "text":
+        text.load_tokenizer(parts["tokenizer"].path, sizes.vocabulary)
 
 
 def _shifted(variant: Variant, settings: WanSettings) -> Variant:

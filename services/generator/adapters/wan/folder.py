@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ class Part:
     """A part of a model: one file, or a folder of shards or of a tokenizer's files.
 
     path        of it
+    files       that it is read from
     kind        unknown for weights of something else, or that cannot be read
     disk_bytes  of its files
     shapes      of its weights by their names in the file
@@ -35,6 +37,7 @@ class Part:
     """
 
     path: Path
+    files: tuple[Path, ...]
     kind: Kind
     disk_bytes: int
     shapes: Mapping[str, Shape] = field(default_factory=dict, repr=False)
@@ -65,6 +68,14 @@ def of_kind(parts: Sequence[Part], kind: Kind) -> list[Part]:
     return [part for part in parts if part.kind == kind]
 
 
+def alike(one: Part, other: Part) -> bool:
+    """Whether two parts are the same, byte by byte; they are read only where their files have the same sizes."""
+    pairs = [*zip(one.files, other.files, strict=False)]
+    if len(one.files) != len(other.files) or any(a.stat().st_size != b.stat().st_size for a, b in pairs):
+        return False
+    return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+
+
 def troubles(parts: Sequence[Part]) -> str:
     """What could not be read, in words that end a sentence; empty if all could."""
     return "".join(f"; {part.trouble}" for part in parts if part.trouble)
@@ -82,7 +93,7 @@ def _parts(place: Path) -> Iterator[Part]:
             yield from (_weights(each, [each]) for each in tensors)
         yield from (_weights(each, [each]) for each in files if each.suffix in PICKLED)
         if folder / TOKENIZER in files and _reads_words(folder):
-            yield Part(folder, "tokenizer", sum(each.stat().st_size for each in files))
+            yield Part(folder, (folder / TOKENIZER,), "tokenizer", sum(each.stat().st_size for each in files))
 
 
 def _folders(place: Path) -> list[tuple[Path, list[Path]]]:
@@ -101,9 +112,9 @@ def _weights(path: Path, files: Sequence[Path]) -> Part:
     try:
         found = shapes(stored(path))
     except WeightsError as error:
-        return Part(path, "unknown", size, trouble=str(error))
+        return Part(path, (*files,), "unknown", size, trouble=str(error))
     kind = kind_of(found)
-    return Part(path, kind, size, found, _unlike(path, found) if kind == "unknown" else "")
+    return Part(path, (*files,), kind, size, found, _unlike(path, found) if kind == "unknown" else "")
 
 
 def kind_of(names: Collection[str]) -> Kind:

@@ -26,7 +26,8 @@ class WanSettings:
     grid            rows and columns of latent cells, of 8 pixels a side each; none: those the model is used with
     shift           of the denoise schedule, where the model has one; None: the variant's own (`variants.py`)
     transformer     which one, where the folder holds several that fit: its file or folder in there
-    parts           further folders, or files, in which the VAE and encoders are looked for
+    parts           further folders, or files, in which the VAE and encoders are looked for; one that is itself such a
+                    part goes before all others of its kind
 
     Raises InvalidConfig naming the value that is out of range.
     """

@@ -6,9 +6,9 @@ widths are read off the shapes, so that any size will do.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 TOKENIZER = "tokenizer.json"
 END = "</s>"
 """The token that every prompt ends with."""
+STRANGE = f"a{chr(0xE0001)}"
+"""Words that no vocabulary holds: what is made of them has to be in it all the same."""
+PANICS = "pyo3_runtime"
+"""The module of what a library in Rust raises where it gives up: a class that no module exports."""
 TOP = {"token_embedding.weight": "embed_tokens.weight", "norm.weight": "final_layer_norm.weight"}
 """Names outside the blocks: in the file, and in Transformers."""
 BLOCK = {
@@ -153,20 +157,37 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
     file = folder / TOKENIZER
     if not file.is_file():
         raise WeightsMissing(f"no tokenizer at {folder}: a folder with {TOKENIZER} is expected")
-    text = file.read_text(encoding="utf-8", errors="replace")
-    try:
-        json.loads(text)["model"]["vocab"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise WeightsMismatch(f"{file} is no tokenizer: {error!r}") from error
-    tokenizer: Tokenizer = Tokenizer.from_str(text)
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    end = tokenizer.token_to_id(END)
-    if end is None or tokenizer.encode("").ids != [end]:
+    with _Reading(file):
+        tokenizer: Tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8", errors="replace"))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        ends = tokenizer.encode("").ids == [tokenizer.token_to_id(END)]
+        tokenizer.encode(STRANGE)
+        known = max(tokenizer.get_vocab().values(), default=-1) + 1
+    if not ends:
         raise WeightsMismatch(f"{file} is not of this encoder: it does not end prompts with {END}")
-    if (known := tokenizer.get_vocab_size()) > vocabulary:
-        raise WeightsMismatch(f"{file} knows {known} tokens, the encoder {vocabulary}")
+    if not vocabulary // 2 < known <= vocabulary:  # an encoder has some rows more than there are tokens
+        raise WeightsMismatch(f"{file} is not of this encoder: it knows {known} tokens, the encoder {vocabulary}")
     return tokenizer
+
+
+class _Reading:
+    """Tells of what the library for tokenizers raises of a file: no class of its own, but Exception itself, and panics.
+
+    Both come from code that reads the file; whatever else is raised meanwhile is left alone.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is Exception or (kind is not None and kind.__module__ == PANICS):
+            raise WeightsMismatch(f"{self._file} is no tokenizer that can be used: {str(error)[:200]}") from error
 
 
 def renamed(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
