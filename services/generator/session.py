@@ -126,7 +126,8 @@ class Session:
         slide: Slide = unhindered,
         on_model: OnModel | None = None,
     ) -> Session:
-        """The session that was saved: it draws what the saved one would have drawn. Raises SpecMismatch."""
+        """The session that was saved: it draws what the saved one would have drawn. Raises SpecMismatch, or
+        ChunkCorrupt for a state of the model that is none."""
         model.spec.require(state.spec)
         of_model = model.start()
         of_model.from_bytes(state.model)

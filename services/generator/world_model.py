@@ -64,7 +64,7 @@ class State(Protocol):
         """What it is, and may share its memory with: what a state holds is replaced as it moves on, never changed."""
 
     def from_bytes(self, data: Frame) -> None:
-        """Become what was saved. Raises InvalidInput for bytes that are no state of this model."""
+        """Become what was saved. Raises ChunkCorrupt for bytes that are no state of this model."""
 
 
 class WorldModel(Protocol):

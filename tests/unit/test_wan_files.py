@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from services.generator.adapters.wan.files import Stored, fill, stored
+from services.generator.adapters.wan.files import FLOATS, Stored, fill, finite, stored
 from worldkv.errors import WeightsError, WeightsMismatch, WeightsMissing
 
 
@@ -102,12 +102,25 @@ def test_a_module_is_filled_one_tensor_at_a_time(tmp_path: Path):
         assert torch.equal(each, weights[name].bfloat16())
 
 
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_one_number_that_is_none_is_seen(wrong, dtype):
+    numbers = torch.linspace(-3, 3, 1000).to(dtype)
+    assert finite(numbers)
+    assert all(finite(torch.zeros(shape, dtype=dtype)) for shape in ((0,), (), (2, 0)))
+    for at in (0, 500, 999):
+        spoilt = numbers.clone()
+        spoilt[at] = wrong
+        assert not finite(spoilt.view(10, 100).T)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"0.bias": torch.zeros(3)}, r"0\.bias: \(3,\) where \(4,\) is expected"),
         ({"more": torch.zeros(1)}, r"more: \(1,\) where None is expected"),
-        ({"0.bias": torch.full((4,), torch.inf)}, r"0\.bias holds torch\.float32 values, expected finite numbers"),
+        ({"0.bias": torch.full((4,), torch.inf)}, r"0\.bias holds torch\.float32 values that are not finite as .*16"),
+        ({"0.bias": torch.full((4,), -70_000.0)}, r"0\.bias holds torch\.float32 values that are not finite as .*16"),
         ({"0.bias": torch.zeros(4, dtype=torch.int64)}, r"0\.bias holds torch\.int64 values"),
         ({"0.bias": torch.zeros(4).to(torch.float8_e4m3fn)}, r"0\.bias holds torch\.float8_e4m3fn values"),
     ],
@@ -117,7 +130,7 @@ def test_a_module_is_not_filled_with_what_is_not_its_own(change, words, tmp_path
         module = nn.Sequential(nn.Linear(4, 4))
     counted, weights = Counted(), nn.Sequential(nn.Linear(4, 4)).state_dict() | change
     with pytest.raises(WeightsMismatch, match=words):
-        fill(module, {name: counted.stored(each) for name, each in weights.items()}, tmp_path, torch.float32, "cpu")
+        fill(module, {name: counted.stored(each) for name, each in weights.items()}, tmp_path, torch.float16, "cpu")
 
 
 @pytest.fixture(scope="module")

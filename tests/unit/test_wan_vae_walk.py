@@ -1,6 +1,9 @@
 """Walks of the Wan models with their VAE, at a small width: pictures, saved states, and films made again."""
 
+import asyncio
+
 import numpy as np
+import pytest
 import torch
 
 from benchmarks.model_vae import streamed
@@ -8,16 +11,24 @@ from benchmarks.wan_small import GRID, random_adapter
 from benchmarks.wan_vae_small import random_vae
 from benchmarks.wan_walks import START, STORE_BYTES, action_of
 from services.generator.adapters.wan.adapter import WanWorldModel
+from services.generator.adapters.wan.packed import pack, unpack
 from services.generator.adapters.wan.state import WanState
-from services.generator.adapters.wan.vae import WanVAE
-from services.generator.adapters.wan.variants import LINGBOT_V2_SMALL, MATRIX_GTA, SELF_FORCING, Variant
+from services.generator.adapters.wan.vae import LatentsOnly, WanVAE
+from services.generator.adapters.wan.variants import (
+    LINGBOT_V2_SMALL,
+    MATRIX_GTA,
+    MATRIX_UNIVERSAL,
+    SELF_FORCING,
+    Variant,
+)
 from services.generator.drawing import draw
 from services.generator.live.looking import _Film
 from services.generator.session import Session, SessionConfig
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import Coding
+from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.finder import LocalFinder
-from worldkv.format import decode_part
+from worldkv.format import Frame, decode_part, join
 from worldkv.index import ScanIndex
 from worldkv.memory import Memory, MemoryConfig
 from worldkv.select import make_selector
@@ -101,6 +112,93 @@ async def test_features_are_saved_as_they_are_held():
     again.from_bytes(state.to_bytes())
     assert again.features.keys() == state.features.keys()
     assert all(torch.equal(each, state.features[name]) for name, each in again.features.items())
+
+
+def spoilt(tensors: dict[str, torch.Tensor], name: str, change: object) -> dict[str, torch.Tensor]:
+    """The same with one of another kind, by what it is changed with; None: without it."""
+    if change is None:
+        return {n: each for n, each in tensors.items() if n != name}
+    return tensors | {name: change(tensors.get(name, torch.zeros(1)))}  # type: ignore[operator]
+
+
+def nan(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy whose last number is none."""
+    changed = tensor.clone()
+    changed.view(-1)[-1] = torch.nan
+    return changed
+
+
+@pytest.fixture(scope="module")
+def saved() -> tuple[WanWorldModel, Frame]:
+    """A model whose state has all that there is, and one of a walk."""
+    session = session_of(adapter_of(MATRIX_UNIVERSAL))
+    asyncio.run(walk(session, range(2)))
+    assert isinstance(session.model, WanWorldModel)
+    return session.model, session.state.to_bytes()
+
+
+CONV = "features.up_blocks.0.resnets.0.conv1"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        (CONV, None, "conv1: None where"),
+        (CONV, nan, "conv1 is not finite"),
+        (CONV, lambda x: x[:, :1], r"conv1: \(16, 1, 4, 6\) where \(16, 2, 4, 6\)"),
+        (CONV, lambda x: x[..., :-1], r"conv1: \(16, 2, 4, 5\) where"),
+        (CONV, lambda x: x.to(torch.int64), "features are numbers"),
+        ("features.more", lambda x: x, "more: .* where None"),
+        ("more", lambda x: x, "more is no part of it"),
+        ("before", nan, "before is not finite"),
+        ("before", lambda x: x[:, :3], r"\[\.\.\., 4, 4\]"),
+        ("before", lambda x: x * 2, "pose"),
+        ("before", lambda x: x.float(), "poses"),
+        ("before", lambda x: x.repeat(9, 1, 1), "looks back"),
+        ("before", None, "before"),
+        ("counts", lambda x: -x, "caches have seen"),
+        ("counts", lambda x: x + torch.tensor([0, 1]), "caches have seen"),
+        ("counts", lambda x: x.double(), "integer"),
+        ("counts", lambda x: x[:1], "unpack"),
+        ("keyboard", nan, "keyboard is not finite"),
+        ("keyboard", lambda x: x.double(), "caches of this model"),
+        ("mouse", lambda x: x[..., :-1], "caches of this model"),
+        ("subject", lambda x: x[:-1], "digest of 16 bytes"),
+        ("prompt.tokens", None, "a prompt has tokens"),
+        ("prompt.tokens", nan, r"prompt\.tokens is not finite"),
+        ("prompt.tokens", lambda x: x[:-1], "tokens are"),
+        ("prompt.tokens", lambda x: x.to(torch.int64), "made of numbers"),
+        ("prompt.given", None, "given picture"),
+        ("prompt.given", nan, r"prompt\.given is not finite"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(name, change, words, saved):
+    adapter, whole = saved
+    fresh = adapter.start()
+    with pytest.raises(ChunkCorrupt, match=words):
+        fresh.from_bytes(pack(spoilt(unpack(whole), name, change)))
+    assert (fresh.begin, fresh.heard, fresh.features) == (0, None, {})
+    fresh.from_bytes(whole)
+    assert join(fresh.to_bytes()) == join(whole)
+
+
+async def test_a_state_of_any_age_fits():
+    for variant in (SELF_FORCING, MATRIX_GTA):
+        adapter = adapter_of(variant)
+        session = session_of(adapter)
+        for chunk in range(3):
+            adapter.start().from_bytes(session.state.to_bytes())
+            await walk(session, range(chunk, chunk + 1))
+    vae = adapter.vae
+    _, (young,) = vae.decode(torch.randn(1, 1, 16, *GRID), [{}])
+    vae.check(young, GRID)
+    for wrong in (young | {"conv_in": young["conv_in"].repeat(1, 2, 1, 1)}, {"conv_in": young["conv_in"]}):
+        with pytest.raises(InvalidInput, match="no features"):
+            vae.check(wrong, GRID)
+    with pytest.raises(InvalidInput, match="no features"):
+        vae.check(young, (GRID[0], GRID[1] + 2))
+    with pytest.raises(InvalidInput, match="carry no features"):
+        LatentsOnly(16).check(young, GRID)
 
 
 async def test_walks_of_different_ages_are_drawn_together_as_alone():

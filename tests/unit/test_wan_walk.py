@@ -18,7 +18,7 @@ from services.generator.adapters.wan.variants import (
 from services.generator.session import Session
 from services.generator.world_model import Conditioning, Subject
 from worldkv.actions import Action, follow
-from worldkv.errors import InvalidInput
+from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.format import Frame, join
 from worldkv.window import Entry, Window
 
@@ -180,7 +180,7 @@ def test_bytes_that_are_no_state_of_this_model_are_refused(spoil):
     state = recorded_adapter(MATRIX_GTA).start()
     whole = recorded_adapter(MATRIX_UNIVERSAL if spoil == "other model" else MATRIX_GTA).start(ABOUT).to_bytes()
     data = Frame.of(join(whole)[:-3]) if spoil == "cut" else whole
-    with pytest.raises(InvalidInput, match="state"):
+    with pytest.raises(ChunkCorrupt, match="state"):
         state.from_bytes(data)
 
 

@@ -3,11 +3,14 @@
 from functools import cache
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.wan_small import GRID, random_adapter
 from benchmarks.wan_vae_small import random_vae
 from services.generator.adapters.wan.adapter import WanWorldModel
+from services.generator.adapters.wan.packed import pack
+from services.generator.adapters.wan.state import WanState
 from services.generator.adapters.wan.variants import LINGBOT_CAM
 from tests.wire.generator import Caller, Stream, generating, inside
 from worldkv.actions import Walker
@@ -57,6 +60,19 @@ async def test_if_its_generator_died_the_chunk_before_is_decoded_again():
         await steps(dead, session, 3)
         assert (await alive.call("Resume", session=session)).opened.next == 3
         assert [len(each) for each in await steps(alive, session, 2)] == [LATER, LATER]
+
+
+async def test_if_the_state_that_was_saved_is_damaged_it_goes_on_from_what_its_world_holds(monkeypatch, caplog):
+    tiers = inside()
+    async with generating(tiers, model=adapter()) as first, generating(tiers, model=adapter()) as second:
+        session = (await first.open(seed=3)).session
+        await steps(first, session, 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(WanState, "to_bytes", lambda state: pack({"counts": torch.zeros(2)}))
+            await first.call("Suspend", session=session)
+        assert (await second.call("Resume", session=session)).opened.next == 2
+        assert [len(each) for each in await steps(second, session, 2)] == [LATER, LATER]
+    assert f"session {session} goes on without the state that was saved" in caplog.text
 
 
 async def test_what_it_has_shown_can_be_looked_at_again():

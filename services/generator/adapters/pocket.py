@@ -17,7 +17,7 @@ from worldkv.actions import AXES
 from worldkv.chunk import ModelSpec
 from worldkv.codec import Codec
 from worldkv.coding import KV
-from worldkv.errors import InvalidInput
+from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.format import Frame
 from worldkv.pose import Matrix
 from worldkv.window import View
@@ -39,7 +39,7 @@ class NoState:
 
     def from_bytes(self, data: Frame) -> None:
         if data.nbytes:
-            raise InvalidInput(f"the pocket model keeps no state, got {data.nbytes} bytes")
+            raise ChunkCorrupt(f"the pocket model keeps no state, got {data.nbytes} bytes")
 
 
 class PocketWorldModel:

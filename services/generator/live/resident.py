@@ -320,14 +320,22 @@ class Resident:
         if self.record.mode == "full":
             maker.engine.change(self.id, maker.walking(self.record), maker.coding, world.chunks)
         memory = maker.memory(self.tenant, self.record, world.lineage, self._kept)
-        if state is not None and state.next == world.chunks:
-            session = await maker.restored(self.record, state, memory)
-        else:
+        fits = state if state is not None and state.next == world.chunks else None
+        session = await self._as_saved(fits, memory) if fits else None
+        if session is None:
             walker = await self._walker_at(world.lineage, world.chunks)
             self.record = replace(self.record, next=world.chunks, walker=walker)
             session = await maker.rebuilt(self.record, memory, known)
         memory.listener = self.listener
         self.session = session
+
+    async def _as_saved(self, state: SessionState, memory: Memory) -> Session | None:
+        """The session of a state; None if that is damaged: what the world holds is enough to go on from."""
+        try:
+            return await self.maker.restored(self.record, state, memory)
+        except ChunkCorrupt as error:
+            _log.warning("session %s goes on without the state that was saved: %s", self.id, error)
+            return None
 
     async def _walker_at(self, lineage: Lineage, following: int) -> Walker:
         """Where the walker stands before a chunk of this world."""

@@ -19,7 +19,7 @@ from services.generator.world_model import Conditioning, State, Subject
 from worldkv.actions import AXES
 from worldkv.codec import Codec
 from worldkv.coding import KV
-from worldkv.errors import InvalidInput
+from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.format import Frame
 from worldkv.pose import Matrix
 from worldkv.window import View
@@ -36,7 +36,7 @@ class NoState:
 
     def from_bytes(self, data: Frame) -> None:
         if data.nbytes:
-            raise InvalidInput(f"a paced model keeps no state, got {data.nbytes} bytes")
+            raise ChunkCorrupt(f"a paced model keeps no state, got {data.nbytes} bytes")
 
 
 class PacedWorldModel:

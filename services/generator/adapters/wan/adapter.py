@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import cast
 
@@ -53,7 +54,8 @@ class WanWorldModel:
 
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> WanState:
         heard = None if subject is None else self.prompts.hear(subject)
-        return WanState(self.variant.history, self.teller.no_past(), self.prompts, heard, begin, before)
+        fits = partial(self.vae.check, grid=self.grid)
+        return WanState(self.variant.history, self.teller.no_past(), self.prompts, fits, heard, begin, before)
 
     def generate(self, window: View, conditions: Sequence[Conditioning], noise: Tensor) -> Tensor:
         levels = self.variant.levels

@@ -109,6 +109,11 @@ def told(names: list[str], wanted: Mapping[str, Shape], got: Mapping[str, Shape]
     return f"{len(names)} weights differ; {first}"
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all its numbers are; nothing of its size is made to see that."""
+    return not tensor.numel() or all(bool(each.isfinite()) for each in tensor.aminmax())  # which pass on what is none
+
+
 def fill(
     module: nn.Module, tensors: Mapping[str, Stored], path: Path, dtype: torch.dtype, device: torch.device | str
 ) -> str:
@@ -134,12 +139,15 @@ def _placed(
     name: str, each: Stored, path: Path, digest: xxh3_128, dtype: torch.dtype, device: torch.device | str
 ) -> Tensor:
     tensor = each.read().contiguous()
-    if tensor.dtype not in FLOATS or not tensor.isfinite().all():
-        wanted = ", ".join(str(dtype).removeprefix("torch.") for dtype in FLOATS)
-        raise WeightsMismatch(f"{path}: {name} holds {tensor.dtype} values, expected finite numbers of {wanted}")
+    if tensor.dtype not in FLOATS:
+        wanted = ", ".join(str(each).removeprefix("torch.") for each in FLOATS)
+        raise WeightsMismatch(f"{path}: {name} holds {tensor.dtype} values, expected numbers of {wanted}")
     digest.update(f"{name} {tensor.dtype}".encode())
     digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return tensor.to(device, dtype)
+    placed = tensor.to(device, dtype)
+    if not finite(placed):
+        raise WeightsMismatch(f"{path}: {name} holds {tensor.dtype} values that are not finite as {dtype}")
+    return placed
 
 
 def _files(path: Path) -> list[Path]:

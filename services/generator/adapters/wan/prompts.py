@@ -128,6 +128,8 @@ class Prompts:
         if tuple(prompt.tokens.shape) != (c.context.tokens, c.context.width):
             wanted = (c.context.tokens, c.context.width)
             raise InvalidInput(f"a prompt's tokens are {wanted}, got {tuple(prompt.tokens.shape)}")
+        if not all(each is None or each.is_floating_point() for each in (prompt.tokens, prompt.given)):
+            raise InvalidInput(f"a prompt is made of numbers, got tokens of {prompt.tokens.dtype}")
         if (prompt.given is not None) != bool(c.given_channels):
             raise InvalidInput(f"a prompt of this model has {'a' if c.given_channels else 'no'} given picture")
         cell = (c.out_channels, *self.grid)

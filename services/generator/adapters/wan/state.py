@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgpack
@@ -13,15 +14,20 @@ from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.config import WanConfig
+from services.generator.adapters.wan.files import finite
 from services.generator.adapters.wan.packed import pack, unpack
 from services.generator.adapters.wan.prompts import Heard, Prompt, Prompts
 from services.generator.adapters.wan.vae import Features
-from worldkv.errors import InvalidInput
+from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.format import Frame
-from worldkv.pose import Matrix
+from worldkv.pose import Matrix, check
 
 SUBJECT, TOKENS, GIVEN = "subject", "prompt.tokens", "prompt.given"
 """Names of a prompt's parts in a saved state."""
+FEATURES = "features."
+"""Begins the names of features in a saved state."""
+DIGEST = 16
+"""Bytes of a subject's digest."""
 
 
 class Lead(NamedTuple):
@@ -76,6 +82,7 @@ class WanState:
 
     history   poses that the model looks back
     prompts   where saved prompts go when they come back
+    fits      raises InvalidInput for features that are none of this model's VAE
     heard     what the world is about; None: nothing was heard
     past      rolling caches of the action modules, see `no_past`
     known     latent frames that they have seen, however many they still hold
@@ -89,17 +96,18 @@ class WanState:
         history: int,
         past: ActionPast,
         prompts: Prompts,
+        fits: Callable[[Features], None],
         heard: Heard | None = None,
         begin: int = 0,
         before: Matrix | None = None,
     ) -> None:
         self.history, self.past, self.known, self.begin = history, past, 0, begin
-        self.prompts, self.heard = prompts, heard
+        self.prompts, self.fits, self.heard = prompts, fits, heard
         self.before = self._newest(np.zeros((0, 4, 4)) if before is None else before)
         self.features: Features = {}
 
     def __copy__(self) -> WanState:
-        other = WanState(self.history, self.past, self.prompts, self.heard, self.begin, self.before)
+        other = WanState(self.history, self.past, self.prompts, self.fits, self.heard, self.begin, self.before)
         other.known, other.features = self.known, copy.copy(self.features)
         return other
 
@@ -117,7 +125,7 @@ class WanState:
             self.past = ActionPast(_rolled(self.past.mouse, own.mouse), _rolled(self.past.keyboard, own.keyboard))
 
     def to_bytes(self) -> Frame:
-        tensors = {f"features.{name}": each for name, each in self.features.items()}
+        tensors = {f"{FEATURES}{name}": each for name, each in self.features.items()}
         tensors |= {"mouse": self.past.mouse, "keyboard": self.past.keyboard}
         tensors |= {"counts": torch.tensor([self.begin, self.known]), "before": torch.tensor(self.before)}
         if self.heard is not None:
@@ -127,23 +135,41 @@ class WanState:
         return pack(tensors)
 
     def from_bytes(self, data: Frame) -> None:
-        """Raises InvalidInput for bytes that are not a state of this model."""
+        """Raises ChunkCorrupt for bytes that are not a state of this model: then nothing has changed."""
         try:
-            tensors = unpack(data)
-            (begin, known), before = tensors.pop("counts").tolist(), tensors.pop("before").numpy()
-            past = ActionPast(tensors.pop("mouse"), tensors.pop("keyboard"))
-            subject = tensors.pop(SUBJECT).numpy().tobytes() if SUBJECT in tensors else None
-            prompt = None if subject is None else Prompt(tensors.pop(TOKENS), tensors.pop(GIVEN, None))
+            self._become(unpack(data))
         except (InvalidInput, KeyError, ValueError, TypeError) as error:
-            raise InvalidInput(f"expected the state of a walk, got {data.nbytes} bytes: {error}") from error
+            raise ChunkCorrupt(f"{data.nbytes} bytes are not the state of a walk of this model: {error}") from error
+
+    def _become(self, tensors: dict[str, Tensor]) -> None:
+        """Raises InvalidInput, KeyError, ValueError or TypeError for tensors that make no state."""
+        if wrong := [name for name, each in tensors.items() if not finite(each)]:
+            raise InvalidInput(f"{wrong[0]} is not finite")
+        begin, known = map(operator.index, tensors.pop("counts").tolist())
+        before = tensors.pop("before").numpy()
+        if not 0 <= known <= begin or before.dtype != np.float64 or before.ndim != 3:
+            raise InvalidInput(f"caches have seen {known} frames of {begin}, and poses are {before.shape}")
+        if len(check(before)) > min(self.history, begin):
+            raise InvalidInput(f"this model looks back {self.history} poses, got {len(before)} before frame {begin}")
+        past = ActionPast(tensors.pop("mouse"), tensors.pop("keyboard"))
         for mine, given in zip(self.past, past, strict=True):
             if given.shape != mine.shape or given.dtype != mine.dtype:
-                raise InvalidInput(f"a state of this model has caches {tuple(mine.shape)}, got {tuple(given.shape)}")
-        self.heard = self.prompts.take(subject, prompt) if subject is not None and prompt is not None else None
+                raise InvalidInput(f"caches of this model are {tuple(mine.shape)}, got {tuple(given.shape)}")
+        subject, tokens, picture = (tensors.pop(name, None) for name in (SUBJECT, TOKENS, GIVEN))
+        if others := [name for name in tensors if not name.startswith(FEATURES)]:
+            raise InvalidInput(f"{others[0]} is no part of it")
+        features = {name.removeprefix(FEATURES): each for name, each in tensors.items()}
+        self.fits(features)
+        self.heard = None if subject is None else self._heard(subject, tokens, picture)
         device = self.past.keyboard.device
         self.begin, self.known, self.before = begin, known, before
         self.past = ActionPast(*(each.to(device) for each in past))
-        self.features = {name.removeprefix("features."): each.to(device) for name, each in tensors.items()}
+        self.features = {name: each.to(device) for name, each in features.items()}
+
+    def _heard(self, subject: Tensor, tokens: Tensor | None, picture: Tensor | None) -> Heard:
+        if tokens is None or subject.dtype != torch.uint8 or subject.shape != (DIGEST,):
+            raise InvalidInput(f"a prompt has tokens, and a digest of {DIGEST} bytes; got {tuple(subject.shape)}")
+        return self.prompts.take(subject.numpy().tobytes(), Prompt(tokens, picture))
 
     def _newest(self, poses: Matrix) -> Matrix:
         return poses[max(0, len(poses) - self.history) :]

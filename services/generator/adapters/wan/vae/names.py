@@ -71,6 +71,19 @@ class Sizes(NamedTuple):
         return self.carried * prod(grid) * dtype.itemsize
 
 
+class Carried(NamedTuple):
+    """What a convolution over time carries from chunk to chunk.
+
+    channels  of each step
+    steps     before a chunk that it sees: as many as its kernel is longer than one
+    doubled   how many times the sides of latent cells were doubled before it
+    """
+
+    channels: int
+    steps: int
+    doubled: int
+
+
 def renamed(names: Iterable[str]) -> dict[str, str]:
     """Diffusers' name of each name; those of Diffusers stay, and so do those that are nobody's."""
     known = list(names)
@@ -95,7 +108,22 @@ def read_sizes(shapes: Mapping[str, Shape]) -> Sizes:
     if not levels or min(*levels, channels) < 1:
         raise WeightsMismatch(f"these are no VAE's weights: levels of {outs} channels, latents of {channels}")
     weights = sum(map(prod, shapes.values()))
-    return Sizes(width, levels, residuals, halving, channels, _carried(shapes, len(halving)), weights)
+    carried = sum(each.channels * each.steps << 2 * each.doubled for each in carries(shapes, len(halving)).values())
+    return Sizes(width, levels, residuals, halving, channels, carried, weights)
+
+
+def carries(shapes: Mapping[str, Shape], steps: int) -> dict[str, Carried]:
+    """What a session's decoder carries, by its own names, where the weights have these, Diffusers', and shapes.
+
+    steps  up, to the pictures' level: each doubles both sides
+    """
+    found = {}
+    for name, shape in shapes.items():
+        if name.startswith("decoder.") and len(shape) == 5 and shape[2] > 1:
+            doubled = int(match[1]) if (match := UP_BLOCK.match(name)) else steps * name.startswith("decoder.conv_out")
+            own = name.removeprefix("decoder.").removesuffix(".weight")
+            found[own] = Carried(shape[1], shape[2] - 1, doubled)
+    return found
 
 
 def _renamed(name: str, blocks: int) -> str:
@@ -121,16 +149,3 @@ def _levels(shapes: Mapping[str, Shape]) -> tuple[list[int], tuple[bool, ...], i
         else:
             break
     return outs, tuple(steps.values()), min(steps, default=at)
-
-
-def _carried(shapes: Mapping[str, Shape], steps: int) -> int:
-    """Each convolution over time sees as many steps before a chunk as its kernel is longer than one.
-
-    steps  up, to the pictures' level: each doubles both sides
-    """
-    carried = 0
-    for name, shape in shapes.items():
-        if name.startswith("decoder.") and len(shape) == 5:
-            doubled = int(match[1]) if (match := UP_BLOCK.match(name)) else steps * name.startswith("decoder.conv_out")
-            carried += shape[1] * (shape[2] - 1) << 2 * doubled
-    return carried

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from worldkv.errors import InvalidInput
+
 Features = dict[str, Tensor]
 """What a streaming decoder carries from chunk to chunk, by name; empty before the first."""
 
@@ -27,6 +29,9 @@ class VAE(Protocol):
 
     def feature_bytes(self, grid: tuple[int, int]) -> int:
         """Bytes of a session's features, for so many rows and columns of latent cells."""
+
+    def check(self, features: Features, grid: tuple[int, int]) -> None:
+        """Raises InvalidInput for features that no session's decoder carries, for so many rows and columns."""
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents [frames, channels, height, width] of a clip's pictures [pictures, 3, height, width].
@@ -58,6 +63,10 @@ class LatentsOnly:
 
     def feature_bytes(self, grid: tuple[int, int]) -> int:
         return 0
+
+    def check(self, features: Features, grid: tuple[int, int]) -> None:
+        if features:
+            raise InvalidInput(f"latents that are shown as they are carry no features, got {', '.join(features)}")
 
     def encode(self, pictures: Tensor) -> Tensor:
         rest = pictures.new_zeros(len(pictures), self.channels - 3, *pictures.shape[2:])

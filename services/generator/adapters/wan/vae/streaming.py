@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from services.generator.adapters.wan.vae.names import Sizes
+from services.generator.adapters.wan.files import FLOATS, Shape, differences, told
+from services.generator.adapters.wan.vae.names import Sizes, carries
 from services.generator.adapters.wan.vae.seam import Features
 from worldkv.errors import InvalidInput
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 NOT_YET = "Rep"
 """What Diffusers keeps, in place of features, where time is doubled, after the one frame that is not doubled."""
+DOUBLES = ".time_conv"
+"""How names end of what doubles time."""
 
 
 class WanVAE:
@@ -39,11 +42,23 @@ class WanVAE:
             torch.tensor(each, device=self.device)[:, None, None]
             for each in (model.config["latents_mean"], model.config["latents_std"])
         )
+        shapes = {name: tuple(each.shape) for name, each in model.state_dict().items()}
+        self._carries = carries(shapes, len(sizes.halving))
         # In the order in which the decoder takes its steps, which is that of its parts.
-        self._names = [name for name, each in model.decoder.named_modules() if _looks_back(each)]
+        self._names = [name for name, _ in model.decoder.named_modules() if name in self._carries]
 
     def feature_bytes(self, grid: tuple[int, int]) -> int:
         return self.sizes.feature_bytes(grid, self.dtype)
+
+    def check(self, features: Features, grid: tuple[int, int]) -> None:
+        got = {name: tuple(each.shape) for name, each in features.items()}
+        later = self._shapes(grid)
+        # After the one frame that is not doubled nothing was seen where time is, and one step of two everywhere else.
+        first = {n: (shape[0], 1, *shape[2:]) for n, shape in later.items() if not n.endswith(DOUBLES)}
+        if got not in ({}, first, later):
+            raise InvalidInput(f"these are no features of a decoder: {told(differences(later, got), later, got)}")
+        if wrong := [name for name, each in features.items() if each.dtype not in FLOATS]:
+            raise InvalidInput(f"features are numbers, and {wrong[0]} is of {features[wrong[0]].dtype}")
 
     def encode(self, pictures: Tensor) -> Tensor:
         count, colours, height, width = pictures.shape
@@ -70,6 +85,11 @@ class WanVAE:
                     found[row] = pictures[i], {n: x[i].clone() if len(rows) > 1 else x[i] for n, x in caches.items()}
         return [found[row][0] for row in range(len(latents))], [found[row][1] for row in range(len(latents))]
 
+    def _shapes(self, grid: tuple[int, int]) -> dict[str, Shape]:
+        """Of a session's features."""
+        rows, columns = grid
+        return {n: (c, steps, rows << up, columns << up) for n, (c, steps, up) in self._carries.items()}
+
     def _decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[Tensor, dict[str, Tensor]]:
         """Pictures [B, pictures, 3, height, width] of sessions that are equally far, and their features together."""
         caches = [self._cache(name, features) for name in self._names]
@@ -88,7 +108,3 @@ class WanVAE:
             return NOT_YET
         own = [each[name].to(self.device, self.dtype) for each in features]  # saved, maybe, by one of another dtype
         return torch.stack(own) if len(own) > 1 else own[0][None]
-
-
-def _looks_back(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv3d) and module.kernel_size[0] > 1
