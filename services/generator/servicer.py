@@ -14,8 +14,9 @@ from services.generator.live import messages
 from services.generator.live.inbox import Changing, Holding, Moving, Showing, Told
 from services.generator.live.looking import Look
 from services.generator.live.metrics import Metrics
+from services.generator.live.opening import Opening
 from services.generator.live.outbox import Outbox
-from services.generator.live.table import Live, Opening
+from services.generator.live.table import Live
 from services.generator.live.walking import Walking
 from services.generator.scenes import EXAMPLES, PICTURED
 from worldkv import rpc, wire

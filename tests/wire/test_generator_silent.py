@@ -1,9 +1,12 @@
 """Sessions whose generator was taken for dead: they go on elsewhere, and what is back later does nothing to them."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import pytest
 
+from services.generator.live import table
+from services.generator.live.resident import Resident
 from tests.wire.generator import generating, inside
 from tests.wire.shard import until
 from tests.wire.test_generator_moving import WALK, steps
@@ -111,7 +114,8 @@ async def test_who_was_silent_and_hears_from_no_store_does_not_go_on(monkeypatch
         assert len(await steps(caller, session, 1)) == 3
 
 
-async def test_who_joins_after_a_rewind_that_nobody_answered_is_told_where_he_stands(monkeypatch):
+@pytest.mark.parametrize("slow", [False, True])
+async def test_who_joins_after_a_rewind_that_nobody_answered_is_told_where_he_stands(slow, monkeypatch):
     async with generating() as caller:
         session = (await caller.open(**WALK)).session
         await steps(caller, session, 3)
@@ -125,7 +129,20 @@ async def test_who_joins_after_a_rewind_that_nobody_answered_is_told_where_he_st
             patch.setattr(worlds, "fork", unheard)
             with pytest.raises(Unavailable, match="answer is lost"):
                 await caller.call("Rewind", session=session, at=1)
+        if slow:  # it takes longer to wake than anybody waits to hear whose a session is
+            monkeypatch.setattr(table, "CONFIRM_SECONDS", 0.05)
+            monkeypatch.setattr(Resident, "wake", after(0.5, Resident.wake))
         async with caller.walk(session, 1) as walk:
             joined = await walk.next("joined")
             assert joined.next == 1
             assert (await walk.step()).key.branch == joined.world.lineage.parts[-1].branch
+
+
+def after(seconds: float, wake: Callable[[Resident], Awaitable[None]]) -> Callable[[Resident], Awaitable[None]]:
+    """As `wake`, later."""
+
+    async def late(resident: Resident) -> None:
+        await asyncio.sleep(seconds)
+        await wake(resident)
+
+    return late

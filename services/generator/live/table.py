@@ -7,25 +7,25 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from weakref import WeakValueDictionary
 
 from services.generator.live.looking import Looker
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
+from services.generator.live.opening import Opening
 from services.generator.live.pictures import BYTES
 from services.generator.live.resident import CONFIRM_SECONDS, SCENES, Resident, forked_name
 from services.generator.live.walking import Walking
 from services.generator.saving import Record, decode
-from services.generator.session import Mode, SessionConfig
+from services.generator.session import SessionConfig
 from worldkv.actions import Walker
 from worldkv.catalog import World, check_name
 from worldkv.errors import ChunkCorrupt, Conflict, InvalidInput, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.memory import Kept
 from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.tasks import tell_defect
-from worldkv.wire_sessions import MAX_PICTURE_BYTES, NO_CHANGE, Format, MemoryChange
+from worldkv.wire_sessions import MAX_PICTURE_BYTES, Format
 from worldkv.worlds import HIDDEN
 
 YIELD_SECONDS = 2.0
@@ -41,25 +41,6 @@ SPARE_BYTES = 64 << 10
 NOWHERE = Walker(0.0, 0.0)
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """What is asked for when a session is opened; see `OpenRequest`. None: it was not said."""
-
-    world: str = ""
-    at: int | None = None
-    scene: str = ""
-    seed: int = 0
-    start: Walker | None = None
-    mode: Mode = "worldkv"
-    lockstep: bool = False
-    format: Format = "jpeg"
-    tour: str = ""
-    change: MemoryChange = NO_CHANGE
-    judged: bool = False
-    fork: bool = False
-    picture: bytes = b""
 
 
 class Live:
@@ -134,15 +115,24 @@ class Live:
     async def confirm(self, walking: Walking) -> None:
         """Make sure that a session which is awake here has not gone on elsewhere while this generator was silent.
 
-        Raises Unavailable if it has: then it has ended here. Whoever holds the session for long is not waited for.
-        One of which nobody knows whether it was taken back wakes, so that whoever joins is told where it stands.
+        Raises Unavailable if it has: then it has ended here. Whoever holds the session for long is not waited for, but
+        while nobody knows whether it was taken back. Such a session wakes, however long that takes, so that whoever
+        joins is told where it stands.
         """
+        resident, lock = walking.resident, walking.lock
         try:
-            async with asyncio.timeout(CONFIRM_SECONDS), walking.lock:
-                await self._confirm(walking)
+            async with asyncio.timeout(CONFIRM_SECONDS):
+                await lock.acquire()
         except TimeoutError as error:
-            if walking.resident.doubted:
-                raise Unavailable(f"session {walking.resident.id} may have gone on elsewhere: join it again") from error
+            if resident.doubted:
+                raise Unavailable(f"session {resident.id} may have gone on elsewhere: join it again") from error
+            if not resident.unsettled:
+                return
+            await lock.acquire()
+        try:
+            await self._confirm(walking)
+        finally:
+            lock.release()
 
     async def resume(self, tenant: str, session: str) -> tuple[Walking, bool]:
         """A session that was suspended, or whose generator died; and whether it was awake here already.
