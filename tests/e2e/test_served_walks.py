@@ -1,6 +1,7 @@
 """Walks through the whole service, every part a process of its own."""
 
 import asyncio
+import secrets
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -75,7 +76,7 @@ async def test_what_a_service_does_not_have_is_refused(whole, model):
 
 async def test_all_that_a_walk_can_do_it_does_with_a_real_service(whole):
     turn = Action(turn=9.0)
-    async with WalkClient(whole.address, tenant="somebody") as client:
+    async with WalkClient(whole.address, tenant=f"tenant-{secrets.token_hex(4)}") as client:  # anew when it is repeated
         async with client.open("rooms:7", world="mine", tour="R45", lockstep=True) as walk:
             events = walk.events()
             await walk.hold(turn)
