@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -61,4 +62,8 @@ def random_adapter(variant: Variant, seed: int = 0, vae: VAE | None = None) -> W
     """A small model of a variant behind the seam; worlds are about random things, by what is said of them."""
     c = small(variant.backbone)
     model, vae = random_model(c, seed), vae or LatentsOnly(c.out_channels)
-    return WanWorldModel(replace(variant, backbone=c), model, partial(random_prompt, c), vae, f"{seed:032x}", GRID)
+
+    def imagine(subject: Subject) -> Callable[[], Prompt]:
+        return partial(random_prompt, c, subject)
+
+    return WanWorldModel(replace(variant, backbone=c), model, imagine, vae, f"{seed:032x}", GRID)

@@ -96,7 +96,7 @@ class ClipWalk:
     """A walk drawn by one pass over the whole clip for every denoise step: nothing is ever evicted, or even cached."""
 
     def __init__(self, adapter: WanWorldModel) -> None:
-        self.variant, self.config, self.prompt = adapter.variant, adapter.model.config, adapter.imagine(Subject())
+        self.variant, self.config, self.prompt = adapter.variant, adapter.model.config, adapter.imagine(Subject())()
         self.clip = WanClip(self.config, adapter.model.state_dict())
         self.latents = torch.empty(0, self.config.out_channels, *GRID)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -83,10 +83,17 @@ class WorldModel(Protocol):
     axes: tuple[Axis, ...]
     """Of an action, what the model can be told: the rest moves nobody, so that poses are those of what is seen."""
 
+    def hear(self, subject: Subject) -> Callable[[], object]:
+        """Hear what a world is about, so that a `start` with it takes no time.
+
+        The call does what needs no model, and may be made in any thread; what it answers does the rest, and is to be
+        called where the model runs. Raises InvalidInput for a subject that the model cannot be told.
+        """
+
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
         """Fresh state of a session; of one that goes on from what is kept, where nobody saved its state.
 
-        subject  what its world is about: to hear it may take seconds, and no time the second time. None: nothing is
+        subject  what its world is about: unless it was heard before (`hear`) that may take seconds. None: nothing is
                  heard, which is enough to decode with, and to become a saved state (`from_bytes`)
         begin    first latent frame of its coming chunk
         before   [n, 4, 4]: poses of the frames just before that one, those that are known

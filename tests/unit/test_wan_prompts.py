@@ -34,9 +34,9 @@ class Counting:
         self.subjects: list[Subject] = []
         self.adapter = WanWorldModel(plain.variant, plain.model, self.imagine, plain.vae, f"{seed:032x}", GRID)
 
-    def imagine(self, subject: Subject) -> Prompt:
+    def imagine(self, subject: Subject) -> Callable[[], Prompt]:
         self.subjects.append(subject)
-        return random_prompt(self.adapter.model.config, subject)
+        return lambda: random_prompt(self.adapter.model.config, subject)
 
 
 def test_subjects_are_told_apart_by_words_and_picture():
@@ -80,7 +80,7 @@ def test_prompts_are_let_go_when_nobody_has_them_and_others_came_since():
 
 def test_rows_that_heard_the_same_share_it_and_others_have_their_own():
     adapter = random_adapter(SELF_FORCING)
-    one, other = (adapter.prompts.hear(each) for each in (HARBOUR, DESERT))
+    one, other = (adapter.prompts.hear(each)() for each in (HARBOUR, DESERT))
     same, mixed = contexts([one, one]), contexts([one, other])
     for layer, pair in enumerate(zip(same, mixed, strict=True)):
         for part in range(2):
@@ -160,7 +160,7 @@ def test_a_chunk_of_a_world_that_nobody_is_in_cannot_be_made_again():
 
 def wrong(spoil: Callable[[Prompt], Prompt]) -> WanWorldModel:
     plain = random_adapter(LINGBOT_CAM)
-    prompt = spoil(plain.imagine(HARBOUR))
+    prompt = spoil(plain.imagine(HARBOUR)())
     return WanWorldModel(plain.variant, plain.model, fixed(prompt), plain.vae, "0" * 32, GRID)
 
 

@@ -170,7 +170,7 @@ def test_an_action_that_is_held_fills_all_rows_of_its_mouse_from_the_first_chunk
 
 def test_the_first_picture_is_given_to_the_first_frame_and_its_latents_settle():
     adapter = random_adapter(LINGBOT_CAM)
-    state, poses, settled = adapter.start(Subject()), np.eye(4)[None].repeat(3, 0), adapter.imagine(Subject()).given
+    state, poses, settled = adapter.start(Subject()), np.eye(4)[None].repeat(3, 0), adapter.imagine(Subject())().given
     assert settled is not None
     given = []
     for _ in range(2):

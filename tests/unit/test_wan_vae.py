@@ -127,6 +127,22 @@ def test_pictures_are_encoded_as_the_definition_says(frames):
     assert error(latents, by_definition.encode(pictures)) <= 1e-5
 
 
+def test_a_clip_is_encoded_frame_by_frame_and_its_pictures_are_asked_for_when_they_are_needed():
+    vae, asked = small()[0], list[int]()
+    torch.manual_seed(3)
+    clip = torch.rand(1 + 4 * 4, 3, 16, 16)
+
+    def groups():
+        for frame, group in enumerate((clip[:1], *clip[1:].split(4))):
+            asked.append(frame)
+            yield group
+
+    wanted, frames = vae.encode(clip), vae.frames(groups())
+    for frame in range(3):
+        assert torch.equal(next(frames), wanted[frame])
+    assert asked == [0, 1, 2]
+
+
 def test_latents_of_grey_after_a_picture_settle():
     """The encoder sees 112 pictures back: 28 latent frames."""
     clip = torch.full((1 + 4 * 30, 3, 16, 16), 0.5)

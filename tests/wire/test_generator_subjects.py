@@ -1,6 +1,9 @@
 """What worlds are about, live: each session's own words and picture, wherever it comes to be."""
 
+import asyncio
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -29,11 +32,11 @@ class Hearing:
         plain = random_adapter(LINGBOT_CAM)
         self.model = WanWorldModel(plain.variant, plain.model, self.imagine, plain.vae, "0" * 32, GRID)
 
-    def imagine(self, subject: Subject) -> Prompt:
+    def imagine(self, subject: Subject) -> Callable[[], Prompt]:
         if subject.words == UNSPEAKABLE:
             raise InvalidInput(f"a prompt has at most 0 tokens, got 4: {subject.words!r}")
         self.heard.append(subject)
-        return random_prompt(self.model.model.config, subject)
+        return lambda: random_prompt(self.model.model.config, subject)
 
 
 def hearing(made: Hearing, tiers: Tiers | None = None, **live: Any) -> AbstractAsyncContextManager[Caller]:
@@ -75,6 +78,24 @@ async def test_sessions_in_different_worlds_walk_side_by_side_as_they_would_alon
     for got, opening in zip(drawn, openings, strict=True):
         for picture, exact in zip(got, await alone(3, **opening), strict=True):
             assert np.allclose(np.frombuffer(picture, "<f4"), np.frombuffer(exact, "<f4"), atol=1e-4)
+
+
+async def test_what_needs_no_model_keeps_nobody_from_being_drawn_for(monkeypatch):
+    made, drawn = Hearing(), Event()
+    imagine = made.model.prompts.imagine
+
+    def slowly(subject: Subject) -> Callable[[], Prompt]:
+        assert drawn.wait(60), "nobody was drawn for meanwhile"
+        return imagine(subject)
+
+    async with hearing(made) as caller:
+        walking = (await caller.open(**HARBOUR)).session
+        monkeypatch.setattr(made.model.prompts, "imagine", slowly)
+        opening = asyncio.create_task(caller.open(**HARBOUR | {"scene": "a desert"}))
+        await steps(caller, walking, 1)
+        assert not opening.done()
+        drawn.set()
+        await opening
 
 
 async def test_resumed_elsewhere_a_world_is_about_the_same_and_is_not_imagined_again():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -83,6 +83,10 @@ class PocketWorldModel:
     def load(cls, path: Path = SHIPPED, levels: Sequence[float] = LEVELS) -> PocketWorldModel:
         """The model of a weights file, with the codecs that lie beside it; raises WeightsMissing or WeightsMismatch."""
         return cls(*load(path), levels, load_codecs(path.with_name(CODECS.name)))
+
+    def hear(self, subject: Subject) -> Callable[[], object]:
+        state = self.start(subject)
+        return lambda: state
 
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
         """Words are those of a scene, and told by what is shown; pictures from elsewhere cannot be told."""

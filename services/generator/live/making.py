@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from services.generator.config import GeneratorConfig
@@ -44,6 +45,7 @@ class Maker:
     choices  what sessions may choose of how they remember
     judges   compare what they draw with the truth
     pictures, height, width  of a chunk
+    hearing  held by whoever hears what a world is about beside the model: it may take much memory, and long
     """
 
     config: GeneratorConfig
@@ -56,6 +58,7 @@ class Maker:
     pictures: int
     height: int
     width: int
+    hearing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def playing_seconds(self) -> float:
@@ -137,7 +140,9 @@ class Maker:
 
     async def hear(self, record: Record) -> None:
         """Have the model hear what a session's world is about. Raises InvalidInput for what it cannot be told."""
-        await self.engine.run(partial(self.model.start, self.subject(record)))
+        async with self.hearing:
+            rest = await asyncio.to_thread(self.model.hear, self.subject(record))
+        await self.engine.run(rest)
 
     async def restored(self, record: Record, state: SessionState, memory: Memory) -> Session:
         """A session that goes on as the saved one would have."""
@@ -155,6 +160,7 @@ class Maker:
         """
         rebuilder = self.rebuilder(record, memory.store, memory.lineage)
         last = await rebuilder.part(record.next - 1) if record.next else None
+        await self.hear(record)
         # What the world is about, by which chunks are made again, is known as long as somebody holds it.
         begun = await self.engine.run(partial(self._begun, record, last))
         state = SessionState(

@@ -57,6 +57,10 @@ class PacedWorldModel:
         self.well = Well(shape.spec)
         self._sleep = sleep
 
+    def hear(self, subject: Subject) -> Callable[[], object]:
+        state = self.start(subject)
+        return lambda: state
+
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> State:
         if subject and subject != Subject():
             got = f"{subject.words[:80]!r}" if subject.words else f"a picture of {len(subject.picture)} bytes"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import cast
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.model import Passed, WanModel
-from services.generator.adapters.wan.prompts import Imagine, Prompts
+from services.generator.adapters.wan.prompts import Heard, Imagine, Prompts
 from services.generator.adapters.wan.rotation import Rotation
 from services.generator.adapters.wan.state import WanState, carried_bytes
 from services.generator.adapters.wan.told import Teller, Told
@@ -52,8 +52,11 @@ class WanWorldModel:
         self.state_bytes = vae.feature_bytes(grid) + carried_bytes(c, self.spec.frame_tokens, model.dtype)
         self._rotation = Rotation(c.rope, c.frames, grid[0] // c.patch, grid[1] // c.patch, self.device)
 
+    def hear(self, subject: Subject) -> Callable[[], Heard]:
+        return self.prompts.hear(subject)
+
     def start(self, subject: Subject | None = None, begin: int = 0, before: Matrix | None = None) -> WanState:
-        heard = None if subject is None else self.prompts.hear(subject)
+        heard = None if subject is None else self.hear(subject)()
         fits = partial(self.vae.check, grid=self.grid)
         return WanState(self.variant.history, self.teller.no_past(), self.prompts, fits, heard, begin, before)
 

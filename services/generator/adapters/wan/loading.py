@@ -29,6 +29,6 @@ def load(name: str, place: Path, settings: WanSettings) -> WanWorldModel:
     at, dtype = encoder_device, encoder_dtype(settings)
     text = load_text(plan.text.path, plan.tokenizer.path, dtype, at) if plan.text and plan.tokenizer else None
     image = load_image(plan.image.path, dtype, at) if plan.image else None
-    imagine = Imagination(plan.variant, plan.grid, decoder, text, image)
+    imagine = Imagination(plan.variant, plan.grid, decoder, text, image, beside=at != device)
     loaded = weights.load(plan.transformer.path, (plan.variant,), dtype_of(settings.dtype), device)
     return WanWorldModel(loaded.variant, loaded.model, imagine, decoder, loaded.digest, plan.grid)

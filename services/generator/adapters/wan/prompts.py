@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from threading import RLock
 from weakref import WeakSet
 
 import torch
@@ -39,13 +40,15 @@ class Prompt:
         return torch.equal(self.tokens, other.tokens) and torch.equal(self.given, other.given)
 
 
-Imagine = Callable[[Subject], Prompt]
-"""Makes a prompt of what somebody says that a world is about; raises InvalidInput for what a model cannot be told."""
+Imagine = Callable[[Subject], Callable[[], Prompt]]
+"""Makes a prompt of what somebody says that a world is about; raises InvalidInput for what a model cannot be told.
+
+The call does what needs no model, in any thread; what it answers does the rest, where the model runs."""
 
 
 def fixed(prompt: Prompt) -> Imagine:
     """Whatever is said, worlds are about this."""
-    return lambda subject: prompt
+    return lambda subject: lambda: prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,8 @@ class Heard:
 class Prompts:
     """The prompts of one model's sessions. One is kept as long as a session has it, and the latest a while longer.
 
+    Threads may use it together.
+
     imagine  makes them
     listen   see `Heard`
     config   of the model that they have to fit
@@ -89,11 +94,17 @@ class Prompts:
         self.imagine, self.listen, self.config, self.grid, self.device = imagine, listen, config, grid, device
         self._held: WeakSet[Heard] = WeakSet()
         self._latest: OrderedDict[bytes, Prompt] = OrderedDict()
+        self._lock = RLock()
 
-    def hear(self, subject: Subject) -> Heard:
-        """What a subject comes to. Raises InvalidInput for one that the model cannot be told."""
+    def hear(self, subject: Subject) -> Callable[[], Heard]:
+        """What a subject comes to, in two calls as `Imagine`. Raises InvalidInput for one that the model cannot be
+        told."""
         digest = subject.digest
-        return self._at_hand(digest) or self.take(digest, self.imagine(subject))
+        heard = self._at_hand(digest)
+        if heard is not None:
+            return lambda: heard
+        imagined = self.imagine(subject)
+        return lambda: self._at_hand(digest) or self.take(digest, imagined())
 
     def find(self, digest: bytes) -> Heard:
         """What the subject of this digest came to. Raises NotFound unless a session has it, or had it lately."""
@@ -108,20 +119,22 @@ class Prompts:
         self._check(prompt)
         given = None if prompt.given is None else prompt.given.float().to(self.device)
         own = Heard(digest, Prompt(prompt.tokens.to(self.device), given), self.listen)
-        heard = next((each for each in self._held if each.digest == digest and each.prompt.same(own.prompt)), own)
-        self._held.add(heard)
-        self._latest[digest] = heard.prompt
-        self._latest.move_to_end(digest)
-        while len(self._latest) > AT_HAND:
-            self._latest.popitem(last=False)
-        return heard
+        with self._lock:
+            heard = next((each for each in self._held if each.digest == digest and each.prompt.same(own.prompt)), own)
+            self._held.add(heard)
+            self._latest[digest] = heard.prompt
+            self._latest.move_to_end(digest)
+            while len(self._latest) > AT_HAND:
+                self._latest.popitem(last=False)
+            return heard
 
     def _at_hand(self, digest: bytes) -> Heard | None:
-        for heard in self._held:
-            if heard.digest == digest:
-                return heard
-        prompt = self._latest.get(digest)
-        return None if prompt is None else self.take(digest, prompt)
+        with self._lock:
+            for heard in self._held:
+                if heard.digest == digest:
+                    return heard
+            prompt = self._latest.get(digest)
+            return None if prompt is None else self.take(digest, prompt)
 
     def _check(self, prompt: Prompt) -> None:
         c = self.config

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import chain, repeat
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,8 +18,8 @@ from services.generator.adapters.wan.variants import Variant
 from services.generator.world_model import Subject
 from worldkv.errors import InvalidConfig, InvalidInput
 
-FRAMES = (11, 30)
-"""Latent frames of the first picture and the grey after it that are encoded: the fewest of these that have settled.
+LEAST, MOST = 11, 30
+"""Latent frames of the first picture and the grey after it that are encoded: until they have settled, between these.
 After 29 nothing that the VAE's encoder sees is of the picture."""
 SETTLED = 0.01
 """What the last two of them may differ by, of latents whose spread is about one."""
@@ -31,6 +34,7 @@ class Imagination:
     vae    encodes first pictures
     text   encodes words, for models that are told in words
     image  encodes pictures, for models that are told by one
+    beside  whether these two run on a device of their own, and so beside the model
 
     Raises InvalidConfig if an encoder is missing, or is not the one that the model was made with.
     """
@@ -42,8 +46,9 @@ class Imagination:
         vae: VAE,
         text: TextEncoder | None = None,
         image: ImageEncoder | None = None,
+        beside: bool = False,
     ) -> None:
-        self.variant, self.grid, self.vae = variant, grid, vae
+        self.variant, self.grid, self.vae, self.beside = variant, grid, vae, beside
         context, name = variant.backbone.context, variant.name
         self.text = text if context.kind == "text" else None
         self.image = image if context.kind == "image" else None
@@ -54,12 +59,17 @@ class Imagination:
         if self.image and self.image.tokens != context.tokens:
             raise InvalidConfig(f"{name} hears {context.tokens} tokens, the encoder gives {self.image.tokens}")
 
-    def __call__(self, subject: Subject) -> Prompt:
+    def __call__(self, subject: Subject) -> Callable[[], Prompt]:
         """Everything that can be refused is looked at before anything is encoded."""
         self._check(subject)
         picture = self._picture(subject) if self._sees else None
-        tokens = self._tokens(subject, picture)
-        return Prompt(tokens, None if picture is None or not self._given else self._settled(picture))
+        known = self._tokens(subject, picture) if self.beside else None
+
+        def rest() -> Prompt:
+            tokens = self._tokens(subject, picture) if known is None else known
+            return Prompt(tokens, None if picture is None or not self._given else self._settled(picture))
+
+        return rest
 
     @property
     def _given(self) -> bool:
@@ -98,9 +108,9 @@ class Imagination:
 
     def _settled(self, picture: Tensor) -> Tensor:
         """Latents [n, channels, height, width] of the picture and of grey after it."""
-        for frames in FRAMES:
-            grey = picture.new_full((self.vae.pictures * (frames - 1), *picture.shape), GREY)
-            latents = self.vae.encode(torch.cat([picture[None], grey]))
-            if (latents[-1] - latents[-2]).abs().max() <= SETTLED:
+        grey, latents = picture.new_full((self.vae.pictures, *picture.shape), GREY), list[Tensor]()
+        for each in self.vae.frames(chain([picture[None]], repeat(grey, MOST - 1))):
+            latents.append(each)
+            if len(latents) >= LEAST and (latents[-1] - latents[-2]).abs().max() <= SETTLED:
                 break
-        return latents.float()
+        return torch.stack(latents).float()

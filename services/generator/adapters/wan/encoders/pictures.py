@@ -12,8 +12,9 @@ from torch import Tensor
 from worldkv.errors import InvalidInput
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-MAX_PIXELS = 1 << 25
-"""Of a picture as it is given: a small file may hold far more of them than there is memory."""
+MAX_PIXELS = 1 << 24
+"""Of a picture as it is given, which is more than most cameras take: a small file may hold far more of them than there
+is memory, and no model here sees a fortieth of these."""
 GREY = 0.5
 """Behind what is transparent, as after the first picture."""
 SKY, GROUND = (0.62, 0.72, 0.84), (0.42, 0.40, 0.36)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -39,6 +39,10 @@ class VAE(Protocol):
         A clip has 1 + `self.pictures` * (frames - 1) pictures, of whole latent cells. Raises InvalidInput for others.
         """
 
+    def frames(self, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The same a latent frame [channels, height, width] at a time, of the pictures of each: one of the first, then
+        `self.pictures`. Pictures are asked for when their frame is, so that a clip need never be there as a whole."""
+
     def decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[list[Tensor], list[Features]]:
         """Pictures [pictures, 3, height, width] of each of the chunks [B, frames, ...], and its features after them.
 
@@ -71,6 +75,10 @@ class LatentsOnly:
     def encode(self, pictures: Tensor) -> Tensor:
         rest = pictures.new_zeros(len(pictures), self.channels - 3, *pictures.shape[2:])
         return torch.cat([(pictures * 2 - 1) * self.spread, rest], 1)
+
+    def frames(self, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+        for each in pictures:
+            yield from self.encode(each)
 
     def decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[list[Tensor], list[Features]]:
         return [((each[:, :3] / self.spread + 1) / 2).clamp(0, 1) for each in latents], list(features)

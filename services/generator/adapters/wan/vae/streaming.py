@@ -6,11 +6,11 @@ these from chunk to chunk, so that each is decoded as it would be in one clip wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from services.generator.adapters.wan.files import FLOATS, Shape, differences, told
 from services.generator.adapters.wan.vae.names import Sizes, carries
@@ -46,6 +46,7 @@ class WanVAE:
         self._carries = carries(shapes, len(sizes.halving))
         # In the order in which the decoder takes its steps, which is that of its parts.
         self._names = [name for name, _ in model.decoder.named_modules() if name in self._carries]
+        self._looking_back = sum(isinstance(each, nn.Conv3d) for each in model.encoder.modules())  # at most
 
     def feature_bytes(self, grid: tuple[int, int]) -> int:
         return self.sizes.feature_bytes(grid, self.dtype)
@@ -67,9 +68,20 @@ class WanVAE:
                 f"a clip has 1 picture and {self.pictures} for each further frame, of 3 colours and sides that divide "
                 f"by {self.pixels}; got {tuple(pictures.shape)}"
             )
+        of_each = [1, *[self.pictures] * ((count - 1) // self.pictures)]
+        return torch.stack([*self.frames(pictures.split(of_each))])
+
+    def frames(self, pictures: Iterable[Tensor]) -> Iterator[Tensor]:
+        caches: list[Tensor | None] = [None] * self._looking_back
+        for each in pictures:
+            yield self._encode(each, caches)
+
+    def _encode(self, pictures: Tensor, caches: list[Tensor | None]) -> Tensor:
+        """The next latent frame [channels, height, width] of a clip; `caches`: what was seen of it, which moves on."""
         with torch.inference_mode():
             x = (pictures * 2 - 1).transpose(0, 1)[None].to(self.device, self.dtype)
-            z = self.model.encode(x).latent_dist.mode()[0].transpose(0, 1)
+            both = self.model.quant_conv(self.model.encoder(x, feat_cache=caches, feat_idx=[0]))
+            z = both.chunk(2, 1)[0][0, :, 0]  # the rest is how much it may spread
             return ((z.float() - self._mean) / self._std).to(pictures.device)
 
     def decode(self, latents: Tensor, features: Sequence[Features]) -> tuple[list[Tensor], list[Features]]:
