@@ -101,6 +101,7 @@ def _verdicts(report: Report) -> list[Row]:
             "chunk_bytes": each.cost and each.cost.chunk,
             "frame_bytes": each.cost and each.cost.frame,
             "state_bytes": each.cost and each.cost.state,
+            "drawing_bytes": each.cost and each.cost.drawing,
         }
         for each in report.verdicts
     ]

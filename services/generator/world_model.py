@@ -83,6 +83,9 @@ class WorldModel(Protocol):
     axes: tuple[Axis, ...]
     """Of an action, what the model can be told: the rest moves nobody, so that poses are those of what is seen."""
 
+    def drawing_bytes(self, sessions: int) -> int:
+        """Of the device, that a pass for so many sessions takes besides, until what it drew is remembered."""
+
     def hear(self, subject: Subject) -> Callable[[], object]:
         """Hear what a world is about, so that a `start` with it takes no time.
 

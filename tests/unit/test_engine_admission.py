@@ -59,6 +59,16 @@ def test_each_session_takes_what_the_models_state_does() -> None:
     assert Admission(SPEC, replace(FREE, resident_bytes=budget - 1), state=1000).room(USUAL, 0) == 1
 
 
+def test_what_is_there_while_chunks_are_drawn_is_counted_for_as_many_as_are_drawn_at_a_time() -> None:
+    admission = Admission(SPEC, replace(FREE, batch=2, rows=8), drawing=lambda sessions: 1000 * sessions**2)
+    assert admission.nbytes == 0
+    for owner, drawn in enumerate((1000, 4000, 4000)):
+        admission.admit(owner, USUAL, 0)
+        assert admission.nbytes == (owner + 1) * (USUAL.row + USUAL.held) + drawn
+    tight = replace(FREE, batch=2, resident_bytes=2 * (USUAL.row + USUAL.held) + 3999)
+    assert Admission(SPEC, tight, drawing=lambda sessions: 1000 * sessions**2).room(USUAL, 0) == 1
+
+
 def test_rows_are_shared_and_uncoded_chunks_are_not() -> None:
     admission = Admission(SPEC, replace(FREE, batch=2, rows=2))
     for owner in range(5):

@@ -52,7 +52,7 @@ def test_a_folder_that_will_run_is_told_with_what_it_takes(folder, monkeypatch, 
     assert {row["part"] for row in parts} == {"transformer", "vae", "image"}
     assert all(row["disk_bytes"] > 0 for row in parts)
     assert (model["model"], model["runs"], model["why"], model["grid"]) == (UNIVERSAL, True, "", [44, 80])
-    assert all(model[f"{name}_bytes"] > 0 for name in ("device", "encoder", "chunk", "frame", "state"))
+    assert all(model[f"{name}_bytes"] > 0 for name in ("device", "encoder", "chunk", "frame", "state", "drawing"))
 
 
 def test_a_folder_that_will_not_run_is_told_and_why(tmp_path, monkeypatch, capsys):
@@ -142,15 +142,16 @@ def planned(variant: Variant) -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("variant", "weights", "chunk", "state"),
-    [(MATRIX_UNIVERSAL, 3.24e9, 486_604_800, 1.19), (LINGBOT_CAM, 37.1e9, 3_706_060_800, 2.09)],
+    ("variant", "weights", "chunk", "state", "drawing"),
+    [(MATRIX_UNIVERSAL, 3.24e9, 486_604_800, 1.19, 1.63), (LINGBOT_CAM, 37.1e9, 3_706_060_800, 2.09, 8.65)],
 )
-def test_what_the_published_sizes_take_is_what_is_published(variant, weights, chunk, state):
+def test_what_the_published_sizes_take_is_what_is_published(variant, weights, chunk, state, drawing):
     plan = planned(variant)
     told = cost(plan, WanSettings())
     assert told.device - 2 * plan.vae_sizes.weights == pytest.approx(weights, rel=0.01)
     assert (told.chunk, told.frame) == (chunk, chunk // 3)
     assert told.state / GIB == pytest.approx(state, rel=0.01)
+    assert told.drawing / GIB == pytest.approx(drawing, rel=0.01)
 
 
 def test_the_example_of_the_docs_is_a_configuration(tmp_path):

@@ -15,7 +15,7 @@ from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.prompts import AT_HAND, Prompt, contexts, fixed
 from services.generator.adapters.wan.state import Lead, WanState
 from services.generator.adapters.wan.variants import LINGBOT_CAM, MATRIX_GTA, SELF_FORCING, Variant
-from services.generator.drawing import encode_again
+from services.generator.drawing import draw, encode_again
 from services.generator.session import Session, SessionConfig
 from services.generator.world_model import Conditioning, Subject
 from worldkv.actions import Action
@@ -189,3 +189,18 @@ async def test_a_model_says_what_a_session_carries(variant):
     assert state.heard is not None
     carried = [*state.features.values(), *state.past, *(each for pair in state.heard.context for each in pair)]
     assert sum(each.nbytes for each in carried) == adapter.state_bytes > vae.feature_bytes(GRID) > 0
+
+
+@pytest.mark.parametrize("variant", [SELF_FORCING, MATRIX_GTA, LINGBOT_CAM])
+async def test_a_model_says_what_is_there_of_chunks_while_they_are_drawn(variant):
+    adapter = random_adapter(variant, vae=random_vae(4)[0])
+    session = session_about(adapter, DESERT)
+    await steps(session, 2)
+    draft = await session.begin(Action(forward=0.1))
+    (drawn,) = draw(adapter, Window(adapter.spec, draft.shape.sizes), [0], [draft])
+    assert isinstance(drawn.state, WanState)
+    own = [*drawn.kv, drawn.pictures, *drawn.state.features.values(), *drawn.state.past]
+    camera = adapter.teller.tell([draft.conditioning._replace(state=draft.state)]).camera or []
+    own_bytes, seen = (sum(each.nbytes for each in some) for some in (own, [x for sight in camera for x in sight]))
+    assert adapter.drawing_bytes(1) == own_bytes + seen
+    assert adapter.drawing_bytes(3) == 3 * (2 * own_bytes + seen)

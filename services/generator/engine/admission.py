@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 from services.generator.engine.config import EngineConfig
@@ -46,11 +46,14 @@ class Admission:
     """Sessions that were let in.
 
     state   bytes of the model's device that each session takes besides its window (`WorldModel.state_bytes`)
+    drawing  that a pass for so many sessions takes (`WorldModel.drawing_bytes`)
     latest  what the one that came last takes; None: nobody came yet
     """
 
-    def __init__(self, spec: ModelSpec, config: EngineConfig, state: int = 0) -> None:
-        self.spec, self.config, self.state = spec, config, state
+    def __init__(
+        self, spec: ModelSpec, config: EngineConfig, state: int = 0, drawing: Callable[[int], int] = lambda sessions: 0
+    ) -> None:
+        self.spec, self.config, self.state, self.drawing = spec, config, state, drawing
         self.latest: Needs | None = None
         self._needs: dict[Hashable, Needs] = {}
 
@@ -126,7 +129,9 @@ class Admission:
         return ""
 
     def _bytes(self, everybody: list[Needs]) -> int:
-        """Rows are shared out among sessions of the same sizes; uncoded chunks and states are each session's own."""
+        """Rows are shared out among sessions of the same sizes; uncoded chunks and states are each session's own; and
+        as many as a pass draws for are drawn at a time."""
         groups = Counter((each.sizes, each.row) for each in everybody if not each.grows)
         rows = sum(row * min(size, self.config.rows) for (_, row), size in groups.items())
-        return rows + sum(each.held + each.row * each.grows + self.state for each in everybody)
+        drawn = self.drawing(min(len(everybody), self.config.batch)) if everybody else 0
+        return rows + drawn + sum(each.held + each.row * each.grows + self.state for each in everybody)

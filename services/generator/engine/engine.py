@@ -58,7 +58,7 @@ class Engine:
         self.model, self.config, self.clock = model, config or EngineConfig(), clock
         self.stats = EngineStats()
         self._schedule = Schedule(self.config)
-        self._admission = Admission(model.spec, self.config, model.state_bytes)
+        self._admission = Admission(model.spec, self.config, model.state_bytes, model.drawing_bytes)
         self._means = Means()
         self._easel = Easel(model, self.config.rows)
         self._thread = ThreadPoolExecutor(1, "model")

@@ -14,7 +14,7 @@ from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.model import Passed, WanModel
 from services.generator.adapters.wan.prompts import Heard, Imagine, Prompts
 from services.generator.adapters.wan.rotation import Rotation
-from services.generator.adapters.wan.state import WanState, carried_bytes
+from services.generator.adapters.wan.state import WanState, carried_bytes, drawing_bytes
 from services.generator.adapters.wan.told import Teller, Told
 from services.generator.adapters.wan.vae import VAE
 from services.generator.adapters.wan.variants import Variant
@@ -51,6 +51,10 @@ class WanWorldModel:
         self.teller = Teller(variant, model, self.prompts, grid)
         self.state_bytes = vae.feature_bytes(grid) + carried_bytes(c, self.spec.frame_tokens, model.dtype)
         self._rotation = Rotation(c.rope, c.frames, grid[0] // c.patch, grid[1] // c.patch, self.device)
+
+    def drawing_bytes(self, sessions: int) -> int:
+        features, vae = self.vae.feature_bytes(self.grid), self.vae
+        return drawing_bytes(self.model.config, self.spec, features, vae.pictures, vae.pixels, sessions)
 
     def hear(self, subject: Subject) -> Callable[[], Heard]:
         return self.prompts.hear(subject)

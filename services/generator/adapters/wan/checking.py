@@ -10,7 +10,7 @@ from services.generator.adapters.wan.choosing import Candidate, Plan, candidates
 from services.generator.adapters.wan.devices import devices, dtype_of, encoder_dtype, room
 from services.generator.adapters.wan.folder import Part, look
 from services.generator.adapters.wan.settings import WanSettings
-from services.generator.adapters.wan.state import carried_bytes
+from services.generator.adapters.wan.state import carried_bytes, drawing_bytes
 from services.generator.adapters.wan.variants import Variant
 from worldkv.errors import InvalidConfig, WeightsError
 
@@ -28,6 +28,7 @@ class Cost:
     frame    those of one latent frame: a window of n frames takes n times as much, for each session
     state    what a session carries besides: the decoder's features, caches of action modules, and its prompt's keys
              and values
+    drawing  what is there of a chunk while it is drawn by itself, besides
     """
 
     device: int
@@ -35,6 +36,7 @@ class Cost:
     chunk: int
     frame: int
     state: int
+    drawing: int
 
 
 @dataclass(frozen=True)
@@ -89,14 +91,15 @@ def cost(plan: Plan, settings: WanSettings) -> Cost:
     """What a model takes as these settings run it."""
     dtype, vae_dtype = dtype_of(settings.dtype), dtype_of(settings.vae_dtype)
     spec = plan.variant.spec(NO_DIGEST, NO_DIGEST, plan.grid, settings.dtype)
+    features, vae = plan.vae_sizes.feature_bytes(plan.grid, vae_dtype), plan.vae_sizes
     encoders = [part.parameters for part in (plan.text, plan.image) if part]
     return Cost(
         device=plan.transformer.parameters * dtype.itemsize + plan.vae.parameters * vae_dtype.itemsize,
         encoder=sum(encoders) * encoder_dtype(settings).itemsize,
         chunk=spec.raw_bytes,
         frame=spec.raw_bytes // spec.frames,
-        state=plan.vae_sizes.feature_bytes(plan.grid, vae_dtype)
-        + carried_bytes(plan.variant.backbone, spec.frame_tokens, dtype),
+        state=features + carried_bytes(plan.variant.backbone, spec.frame_tokens, dtype),
+        drawing=drawing_bytes(plan.variant.backbone, spec, features, vae.pictures, vae.pixels, 1),
     )
 
 

@@ -18,6 +18,8 @@ from services.generator.adapters.wan.files import finite
 from services.generator.adapters.wan.packed import pack, unpack
 from services.generator.adapters.wan.prompts import Heard, Prompt, Prompts
 from services.generator.adapters.wan.vae import Features
+from worldkv.chunk import ModelSpec
+from worldkv.coding import DTYPES
 from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.format import Frame
 from worldkv.pose import Matrix, check
@@ -75,6 +77,23 @@ def carried_bytes(config: WanConfig, places: int, dtype: torch.dtype) -> int:
     """Of a session's state but the VAE's features: caches of action modules, and a prompt's keys and values."""
     context = 2 * config.layers * config.context.tokens * config.dim * dtype.itemsize
     return context + sum(each.nbytes for each in no_past(config, places, "meta", dtype))
+
+
+def drawing_bytes(config: WanConfig, spec: ModelSpec, features: int, pictures: int, pixels: int, sessions: int) -> int:
+    """Of what is there of each chunk while it is drawn: the session's state after it, beside the one before; its keys
+    and values, and pictures; where the camera is seen, what it does in each layer. What a layer needs in passing is not
+    in it.
+
+    features  bytes that the VAE's decoder carries
+    pictures  of a latent frame, pixels: a side of a latent cell
+    """
+    dtype, places, (_, rows, columns) = DTYPES[spec.dtype], spec.frame_tokens, spec.latent
+    shown = spec.frames * pictures * 3 * rows * columns * pixels**2 * torch.float32.itemsize
+    caches = sum(each.nbytes for each in no_past(config, places, "meta", dtype))
+    own = features + caches + spec.raw_bytes + shown
+    seen = 2 * config.layers * spec.frames * places * config.dim * dtype.itemsize if config.camera else 0
+    copies = 2 if sessions > 1 else 1  # what belongs to one session is copied out of what was drawn for all
+    return sessions * (copies * own + seen)
 
 
 class WanState:
