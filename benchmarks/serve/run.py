@@ -53,9 +53,8 @@ def settings_for(model: str) -> tuple[dict[str, str], int]:
         return settings, SHARD_BYTES
     shape = SHAPES[model]
     size, rate = shape.spec.raw_bytes, PICTURES * shape.spec.frames / shape.step_seconds
-    room = {"MEMORY__HOT_BYTES": PACED_HOT * size, "MEMORY__QUEUE_BYTES": 3 * size, "STORE__LANDING_BYTES": 2 * size}
-    windows = {"MEMORY__WINDOW__RECALLED": PACED_SLOTS * shape.spec.frames, "STORE__STAGING_BYTES": size + (64 << 20)}
-    numbers = {**room, **windows, "LIVE__PICTURES_PER_SECOND": rate, "ENGINE__BATCH": 1, "ENGINE__ROWS": 2}
+    memory = {"MEMORY__HOT_BYTES": PACED_HOT * size, "MEMORY__WINDOW__RECALLED": PACED_SLOTS * shape.spec.frames}
+    numbers = {**memory, "LIVE__PICTURES_PER_SECOND": rate, "ENGINE__BATCH": 1, "ENGINE__ROWS": 2}
     settings |= {"MEMORY__CODEC": "raw", **{name: str(value) for name, value in numbers.items()}}
     return settings, PACED_SHARD_BYTES
 

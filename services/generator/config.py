@@ -23,6 +23,16 @@ from worldkv.select import SELECTORS, make_selector
 from worldkv.service import ServiceConfig
 from worldkv.window import WindowConfig
 
+LEAST_BYTES = 64 << 20
+"""What room that follows a chunk's size has at least: chunks of a small model are few bytes, and many."""
+WAITING_CHUNKS = 3
+"""That wait while the store takes the last one."""
+
+
+def room(told: int | None, needed: int) -> int:
+    """Bytes as they were told, else what is needed, and `LEAST_BYTES`."""
+    return max(LEAST_BYTES, needed) if told is None else told
+
 
 @dataclass(frozen=True)
 class MemorySettings:
@@ -34,8 +44,8 @@ class MemorySettings:
     context      what the clean pass attends to besides the chunk itself: the window, or nothing
     window       latent frames of each part of the window, and placement
     budget_bytes  coded bytes of keys and values a world may keep, 0 for no limit
-    hot_bytes    decoded bytes a session keeps at hand
-    queue_bytes  of keys and values of a session that may wait to be coded and put
+    hot_bytes    decoded bytes a session keeps at hand; None: twice what is recalled, see `room`
+    queue_bytes  of keys and values of a session that may wait to be coded and put; None: three chunks, likewise
     recall_seconds  that a step waits for memory; what is late is left out
     keep_seconds  that pictures wait until their chunk is kept; None: half of a chunk's playing time
     most_unkept  chunks that may wait to be kept before the session pauses
@@ -48,8 +58,8 @@ class MemorySettings:
     context: Context = "alone"
     window: WindowConfig = field(default_factory=WindowConfig)
     budget_bytes: int = 0
-    hot_bytes: int = 64 << 20
-    queue_bytes: int = 64 << 20
+    hot_bytes: int | None = None
+    queue_bytes: int | None = None
     recall_seconds: float = 0.25
     keep_seconds: float | None = None
     most_unkept: int = 8
@@ -97,21 +107,24 @@ class MemorySettings:
 
     def of_session(self, model: WorldModel, settings: Settings, lockstep: bool, playing_seconds: float) -> MemoryConfig:
         """Of one session; in lockstep it waits for everything. `playing_seconds` of a chunk."""
+        spec, slot = model.spec, stored_tokens(self.coding(model), model.spec)
+        chunk = spec.raw_bytes * slot // (spec.frames * spec.frame_tokens)
+        hot = room(self.hot_bytes, 2 * self.choices(model).slots * chunk)
         live: dict[str, float | int | bool | None] = {}
         if not lockstep:
             live = {
                 "recall_seconds": self.recall_seconds,
                 "keep_seconds": playing_seconds / 2 if self.keep_seconds is None else self.keep_seconds,
-                "queue_bytes": self.queue_bytes,
+                "queue_bytes": room(self.queue_bytes, WAITING_CHUNKS * spec.raw_bytes),
                 "prefetch": self.prefetch,
             }
         return MemoryConfig(
             coding=self.coding_as(model, settings.codec, settings.keep),
-            slot_tokens=stored_tokens(self.coding(model), model.spec),
+            slot_tokens=slot,
             recalled=settings.recalled,
             budget_bytes=self.budget_bytes,
             budget_chunks=settings.budget_chunks,
-            hot_bytes=self.hot_bytes,
+            hot_bytes=hot,
             most_unkept=self.most_unkept,
             **live,  # type: ignore[arg-type]  # each as MemorySettings has it
         )
@@ -183,8 +196,10 @@ class StoreConfig:
     members           file of the membership, see `worldkv.client.MembershipFile`
     deadline_seconds  of one call
     stall_seconds     after which a shard that gives no sign of life counts as not answering
-    landing_bytes     of memory kept warm for what is fetched, a tenant
-    staging_bytes     of memory shared with shards of this host for what is put, a tenant
+    landing_bytes     of memory kept warm for what is fetched, a tenant; None: two chunks as they
+                      are coded, see `room`
+    staging_bytes     of memory shared with shards of this host for what is put, a tenant; None: a coded
+                      chunk and `LEAST_BYTES`
     tls               transport security
     token             shown to it, or a file that holds one; empty: own ones, signed with `service.auth.secret`
 
@@ -195,8 +210,8 @@ class StoreConfig:
     members: Path | None = None
     deadline_seconds: float = 10.0
     stall_seconds: float = 2.0
-    landing_bytes: int = 64 << 20
-    staging_bytes: int = 64 << 20
+    landing_bytes: int | None = None
+    staging_bytes: int | None = None
     tls: TLS = field(default_factory=TLS)
     token: str = field(default="", repr=False)
 

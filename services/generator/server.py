@@ -20,6 +20,7 @@ from services.generator.models import load_model
 from services.generator.servicer import Generator, add
 from services.generator.tier import Inside, Shards, Tiers
 from services.generator.world_model import WorldModel
+from worldkv.coding import coded_bytes
 from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
 from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
@@ -59,7 +60,7 @@ async def assembled(
     """A generator of this model; `tiers` in place of those that are configured, which are left open."""
     async with AsyncExitStack() as stack:
         if tiers is None:
-            tiers = await stack.enter_async_context(aclosing(_tiers(config)))
+            tiers = await stack.enter_async_context(aclosing(_tiers(config, model)))
         engine = await stack.enter_async_context(Engine(model, config.engine))
         pictures, height, width = await engine.run(partial(_picture_shape, model))
         coding = config.memory.coding(model)
@@ -75,11 +76,12 @@ async def assembled(
         await live.drain()
 
 
-def _tiers(config: GeneratorConfig) -> Tiers:
+def _tiers(config: GeneratorConfig, model: WorldModel) -> Tiers:
     if config.store is None or config.index is None:
         _log.warning("no store is configured: worlds are kept in this process' memory, and gone with it")
         return Inside(config.inside.store_bytes, config.inside.snapshot_bytes)
-    return Shards(config.store, config.index, config.service.auth.secret)
+    chunk_bytes = coded_bytes(config.memory.coding(model), model.spec)
+    return Shards(config.store, config.index, config.service.auth.secret, chunk_bytes)
 
 
 def _picture_shape(model: WorldModel) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NamedTuple, Protocol
 
-from services.generator.config import IndexConfig, StoreConfig
+from services.generator.config import LEAST_BYTES, IndexConfig, StoreConfig, room
 from worldkv.auth import Bearer
 from worldkv.catalog import Catalog, RamCatalog, RamSnapshots, Snapshots
 from worldkv.chunk import Lineage
@@ -108,13 +108,18 @@ class _Clients(NamedTuple):
 class Shards:
     """Tiers over the shards of a store and the replicas of an index: a client of each for every tenant.
 
-    secret  file of secrets to sign tokens with, where no token is given
+    secret       file of secrets to sign tokens with, where no token is given
+    chunk_bytes  of a chunk's keys and values as they are coded: what room follows that is not configured
 
     Raises InvalidConfig for members that cannot be, or a file that cannot be read.
     """
 
-    def __init__(self, store: StoreConfig, index: IndexConfig, secret: Path | None = None) -> None:
+    def __init__(
+        self, store: StoreConfig, index: IndexConfig, secret: Path | None = None, chunk_bytes: int = 0
+    ) -> None:
         self._store, self._index = store, index
+        self._landing_bytes = room(store.landing_bytes, 2 * chunk_bytes)
+        self._staging_bytes = room(store.staging_bytes, chunk_bytes + LEAST_BYTES)
         self._bearers = Bearer(store.token, secret), Bearer(index.token, secret)
         self._shards: Members = fixed(*store.shards) if store.members is None else MembershipFile(store.members)
         self._replicas: Members = fixed(*index.replicas) if index.members is None else MembershipFile(index.members)
@@ -150,8 +155,8 @@ class Shards:
                 tenant=tenant,
                 deadline_seconds=store.deadline_seconds,
                 stall_seconds=store.stall_seconds,
-                landing_bytes=store.landing_bytes,
-                staging_bytes=store.staging_bytes,
+                landing_bytes=self._landing_bytes,
+                staging_bytes=self._staging_bytes,
                 tls=store.tls,
                 bearer=self._bearers[0],
             ),

@@ -1,16 +1,21 @@
 import re
 import tomllib
-from dataclasses import fields
+from contextlib import aclosing
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from services.generator.config import GeneratorConfig, IndexConfig, MemorySettings, StoreConfig
+from services.generator.adapters.paced.adapter import PacedWorldModel
+from services.generator.adapters.paced.shapes import SHAPES
+from services.generator.config import LEAST_BYTES, GeneratorConfig, IndexConfig, MemorySettings, StoreConfig
 from services.generator.live.metrics import Metrics
 from services.generator.models import load_model
+from services.generator.tier import Shards
 from tests.example_files import complete
 from tests.toys import toy_model
+from worldkv.client import KVClient
 from worldkv.coding import stored_tokens
 from worldkv.config import load
 from worldkv.errors import InvalidConfig, InvalidInput, UnknownCodec
@@ -26,7 +31,8 @@ def test_the_example_names_every_setting_with_its_default():
     for name, default in (("store", StoreConfig(shards=("a",))), ("index", IndexConfig(replicas=("a",)))):
         assert shown[name].keys() == {each.name for each in fields(default)}
         for key in shown[name].keys() - {"shards", "replicas", "members", "tls"}:
-            assert shown[name][key] == getattr(default, key), key
+            told = getattr(default, key)
+            assert shown[name][key] == (LEAST_BYTES if told is None else told), key
 
 
 @pytest.mark.parametrize(
@@ -76,6 +82,29 @@ def test_in_lockstep_a_session_waits_for_everything():
     assert (goes_on.recall_seconds, goes_on.keep_seconds, goes_on.prefetch) == (0.25, 0.5, True)
     plain = MemorySettings(codec="int8")
     assert plain.of_session(model, plain.settings(model), False, 0.3).keep_seconds == pytest.approx(0.15)
+
+
+def test_room_that_is_not_told_follows_the_size_of_chunks():
+    model, window = PacedWorldModel(SHAPES["paced-mg2"], [].append), WindowConfig(recalled=18)
+    size = model.spec.raw_bytes
+    plain, told = MemorySettings("raw", window=window), MemorySettings("raw", hot_bytes=7, queue_bytes=8, window=window)
+    config, as_told = (each.of_session(model, each.settings(model), False, 0.3) for each in (plain, told))
+    assert (config.hot_bytes, config.queue_bytes) == (2 * 6 * size, 3 * size)
+    assert (as_told.hot_bytes, as_told.queue_bytes) == (7, 8)
+    small = MemorySettings("int8").of_session(toy_model(), MemorySettings("int8").settings(toy_model()), False, 0.3)
+    assert small.hot_bytes == small.queue_bytes == LEAST_BYTES
+
+
+async def test_what_lands_and_is_staged_has_room_for_a_models_chunks():
+    store, index, size = StoreConfig(shards=("a:1",)), IndexConfig(replicas=("a:1",)), 100 << 20
+    for config, landing, staging in (
+        (store, 2 * size, size + LEAST_BYTES),
+        (replace(store, landing_bytes=7, staging_bytes=8), 7, 8),
+    ):
+        async with aclosing(Shards(config, index, chunk_bytes=size)) as tiers:
+            client = tiers("somebody").store
+            assert isinstance(client, KVClient)
+            assert (client.config.landing_bytes, client.config.staging_bytes) == (landing, staging)
 
 
 def test_what_sessions_choose_becomes_how_their_memory_works():
