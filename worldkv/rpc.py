@@ -32,6 +32,9 @@ DEADLINE_SECONDS = 30.0
 """Deadline of a call that names none."""
 HANDSHAKE_SECONDS = 10.0
 """That a server waits for who has connected and does not say how it goes on."""
+PING_SECONDS = 20.0
+"""Of silence while a call lasts, after which either side asks whether the other is there: it is gone when that is not
+answered for as long. Without it a call that lasts waits for ever for a machine that lost its power."""
 LASTING = (
     ("worldkv.v1.Sessions", "Walk"),
     ("worldkv.v1.Sessions", "Look"),
@@ -310,6 +313,17 @@ def _pem(file: Path | None) -> bytes | None:
 _SIZES = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
 
 
+def _pings() -> list[tuple[str, int]]:
+    """Options for both sides, see `PING_SECONDS`; a server's own default is to hang up on who asks so often."""
+    after = int(PING_SECONDS * 1000)
+    waits = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
+    allowed = [
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", after // 2),
+    ]
+    return [*((name, after) for name in waits), *allowed]
+
+
 def channel(address: str, tls: TLS | None = None, deadline_seconds: float | None = DEADLINE_SECONDS) -> aio.Channel:
     """A channel to `host:port`; closes itself as an async context manager.
 
@@ -322,7 +336,7 @@ def channel(address: str, tls: TLS | None = None, deadline_seconds: float | None
     policy = {"methodConfig": methods}
     # A server that comes back is found again within a second; gRPC alone would wait up to two minutes.
     backoff = [("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000)]
-    options: list[tuple[str, Any]] = [*_SIZES, *backoff, ("grpc.service_config", json.dumps(policy))]
+    options: list[tuple[str, Any]] = [*_SIZES, *backoff, *_pings(), ("grpc.service_config", json.dumps(policy))]
     if tls:
         if tls.name:
             options.append(("grpc.ssl_target_name_override", tls.name))
@@ -338,7 +352,7 @@ def server(guards: Sequence[Guard] = (), authority: Authority | None = None) -> 
     """
     # Without sharing of ports a second process on the same port fails at once instead of taking half the calls.
     patience = ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_SECONDS * 1000))
-    options = [*_SIZES, ("grpc.so_reuseport", 0), patience]
+    options = [*_SIZES, *_pings(), ("grpc.so_reuseport", 0), patience]
     interceptors: list[aio.ServerInterceptor] = [Guarded(guard) for guard in (*guards, statuses)]
     if authority is not None:
         interceptors.append(Authenticated(authority))

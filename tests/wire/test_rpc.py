@@ -2,16 +2,18 @@
 
 import asyncio
 import inspect
+from collections.abc import AsyncIterator
 
 import grpc
 import pytest
 from grpc import aio
 
-from tests.wire.echo import echo, moves
+from tests.slow_proxy import slow_proxy
+from tests.wire.echo import EchoSessions, echo, moves
 from worldkv import errors, rpc
 from worldkv.service import ServiceConfig, serve
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.v1.sessions_pb2_grpc import SessionsStub
+from worldkv.v1.sessions_pb2_grpc import SessionsStub, add_SessionsServicer_to_server
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.WorldKVError)]
 
@@ -105,6 +107,32 @@ async def test_calls_have_a_deadline_unless_they_last():
         assert isinstance(answer, pb.WalkResponse)
         assert answer.drawn.number == 7
         await walk.done_writing()
+
+
+async def requests(asked: asyncio.Queue[pb.WalkRequest]) -> AsyncIterator[pb.WalkRequest]:
+    while True:
+        yield await asked.get()
+
+
+async def test_a_call_that_lasts_outlives_silence_and_not_the_other_side(monkeypatch, tmp_path):
+    monkeypatch.setattr(rpc, "PING_SECONDS", 0.2)
+    server, socket = rpc.server(), tmp_path / "server.sock"
+    add_SessionsServicer_to_server(EchoSessions(), server)
+    rpc.listen(server, f"unix://{socket}")
+    await server.start()
+    try:
+        asked = asyncio.Queue[pb.WalkRequest]()
+        async with slow_proxy(socket) as proxy, rpc.channel(proxy.url) as channel, asyncio.timeout(30):
+            walk = SessionsStub(channel).Walk(requests(asked))
+            for number in (1, 2):
+                asked.put_nowait(pb.WalkRequest(move=pb.Move(number=number)))
+                assert (await walk.read()).drawn.number == number
+                await asyncio.sleep(10 * rpc.PING_SECONDS)
+            proxy.latency = 3600.0  # as if its machine had lost its power: nothing comes, and nothing is closed
+            with pytest.raises(errors.Unavailable), rpc.translated():
+                await walk.read()
+    finally:
+        await server.stop(None)
 
 
 async def test_tenants_come_from_metadata(sessions):
