@@ -145,7 +145,7 @@ def shape(
 
     def told(mode: str, row: Row) -> None:
         if as_json:
-            print(json.dumps({"mode": mode, **row._asdict()}), flush=True)
+            print(json.dumps({"mode": mode, **row.flat()}), flush=True)
 
     with working(f"{model}: {modes}, {chunks} chunks each"):
         found = run(plan, out, told)

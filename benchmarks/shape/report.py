@@ -10,19 +10,19 @@ from typing import Any
 
 from benchmarks.shape.paper import CURVE, LINGBOT, reported
 from benchmarks.shape.walk import PICTURES, Row, Walked
+from services.generator.step import Seconds
 
 GIB = 1 << 30
 SHOWN = (1, 5, *range(10, 1000, 10))
 """Chunks that have a line of their own; so has the last one."""
-SPLIT = ("lookup", "fetch", "decode", "place", "draw", "keep", "behind")
+SPLIT = (*Seconds._fields, "behind")
+"""What the seconds of a chunk were spent for."""
 
 
 def write(about: dict[str, Any], found: Sequence[Walked], out: Path) -> None:
     """Leave results.json, results.md and results.png in a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    walks = [
-        {"mode": each.mode, "trouble": each.trouble, "rows": [row._asdict() for row in each.rows]} for each in found
-    ]
+    walks = [{"mode": each.mode, "trouble": each.trouble, "rows": [row.flat() for row in each.rows]} for each in found]
     (out / "results.json").write_text(json.dumps({**about, "walks": walks}, indent=1) + "\n", encoding="utf-8")
     (out / "results.md").write_text(markdown(about, found), encoding="utf-8")
     plot(about, found, out / "results.png")
@@ -71,7 +71,7 @@ def _split(found: Sequence[Walked], frames: int) -> Iterator[str]:
     yield f"| | {' | '.join(SPLIT)} | pictures a second | placed, GiB |"
     yield "| --- |" + " ---: |" * (len(SPLIT) + 2)
     for each in found:
-        mean = [statistics.fmean(getattr(row, part) for row in settled(each)) for part in SPLIT]
+        mean = [statistics.fmean(row.flat()[part] for row in settled(each)) for part in SPLIT]
         placed = statistics.fmean(row.placed for row in settled(each)) / GIB
         yield f"| {each.mode} | {' | '.join(f'{x:.4f}' for x in mean)} | {_speed(each, frames):.3g} | {placed:.3g} |"
 
@@ -87,7 +87,8 @@ def _by_chunk(found: Sequence[Walked], cell: Callable[[Row], str]) -> Iterator[s
 
 
 def _memory(row: Row) -> str:
-    sizes = (row.window, row.hot + row.queued, row.stored, row.device)
+    held = row.held
+    sizes = (held.window, held.hot + held.queued, held.stored, row.device)
     return " / ".join(f"{size / GIB:.3g}" for size in sizes)
 
 
@@ -131,9 +132,9 @@ def plot(about: dict[str, Any], found: Sequence[Walked], path: Path) -> None:
     for each in found:
         chunks = [row.chunk for row in each.rows]
         above.plot(chunks, [fps(row, about["frames"]) for row in each.rows], label=each.mode)
-        line = below.plot(chunks, [(row.window + row.hot + row.queued) / GIB for row in each.rows], label=each.mode)
-        if any(row.stored for row in each.rows):
-            stored, color = [row.stored / GIB for row in each.rows], line[0].get_color()
+        line = below.plot(chunks, [(sum(row.held) - row.held.stored) / GIB for row in each.rows], label=each.mode)
+        if any(row.held.stored for row in each.rows):
+            stored, color = [row.held.stored / GIB for row in each.rows], line[0].get_color()
             below.plot(chunks, stored, linestyle="--", color=color, label=f"{each.mode}, in the store")
     if about["model"].startswith("lingbot-world-fast") and about["layers"] == about["of_layers"]:
         for mode, curve in CURVE.items():

@@ -19,6 +19,7 @@ from benchmarks.shape.plan import Plan
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.drawing import draw, window_for
 from services.generator.session import Mode, Session
+from services.generator.step import HeldBytes, Seconds
 from worldkv.actions import Action, Walker, parse_path
 from worldkv.memory import Memory
 from worldkv.window import Window
@@ -33,10 +34,10 @@ class Row(NamedTuple):
     """What a chunk took.
 
     chunk    its number, from 1
-    seconds  from the chunk before it to this one: all of what follows
-    lookup, fetch, decode, place, draw, keep  see `Seconds` of a step
-    behind   seconds that the walk waited so that what is to be stored does not pile up
-    window, hot, queued, stored  bytes of keys and values, see `HeldBytes`
+    seconds  from the chunk before it to this one
+    spent    of these, by what for
+    behind   of these, waiting so that what is to be stored does not pile up
+    held     bytes of keys and values
     placed   bytes of keys and values written into the window
     device   most bytes that were allocated on it meanwhile; without one, what the process holds afterwards
     recalled  chunks put back
@@ -44,20 +45,19 @@ class Row(NamedTuple):
 
     chunk: int
     seconds: float
-    lookup: float
-    fetch: float
-    decode: float
-    place: float
-    draw: float
-    keep: float
+    spent: Seconds
     behind: float
-    window: int
-    hot: int
-    queued: int
-    stored: int
+    held: HeldBytes
     placed: int
     device: int
     recalled: int
+
+    def flat(self) -> dict[str, float]:
+        """The same by name, with the names of the parts of `spent` and `held` in place of these."""
+        flat: dict[str, float] = {}
+        for name, value in self._asdict().items():
+            flat |= value._asdict() if isinstance(value, Seconds | HeldBytes) else {name: value}
+        return flat
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _Walker:
         placed = (window.moved_tokens - before) * self._token_bytes
         device = torch.cuda.max_memory_allocated() if self._cuda else _resident_bytes()
         seconds, recalled = perf_counter() - began, len(step.recalled)
-        return Row(step.index + 1, seconds, *step.seconds, behind, *step.held, placed, device, recalled)
+        return Row(step.index + 1, seconds, step.seconds, behind, step.held, placed, device, recalled)
 
     async def _room(self, memory: Memory | None) -> float:
         """Wait until the chunk that is drawn next can wait to be stored; the seconds that this took."""

@@ -12,7 +12,7 @@ import torch
 from benchmarks.wan_tiny import CLIP_FILE, T5_FOLDER, write
 from benchmarks.wan_vae_small import FILE as VAE_FILE
 from benchmarks.wan_vae_small import published as published_vae
-from services.generator.adapters.wan import checking, devices, loading, vae
+from services.generator.adapters.wan import checking, devices, vae
 from services.generator.adapters.wan.checking import check, cost
 from services.generator.adapters.wan.choosing import Plan
 from services.generator.adapters.wan.folder import Part
@@ -81,7 +81,7 @@ def test_a_tokenizer_that_is_none_is_found_before_anything_is_loaded(harm, tmp_p
     words = "no tokenizer of its" if harm == "no file" else f"{file} is no tokenizer that can be used"
     assert words in rows[-1]["why"]
     assert words in said
-    monkeypatch.setattr(loading.vae, "load", None)  # is not called
+    monkeypatch.setattr(vae, "load", None)  # is not called
     with pytest.raises(WeightsError, match=words):
         load_model(FORCING, whole)
 

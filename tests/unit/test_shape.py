@@ -14,6 +14,7 @@ from benchmarks.shape.plan import MODES, Plan
 from benchmarks.shape.run import about, run
 from benchmarks.shape.walk import Row, Walked
 from services.generator.adapters.wan.variants import VARIANTS
+from services.generator.step import HeldBytes, Seconds
 from worldkv.errors import InvalidConfig, InvalidInput, UnknownCodec
 
 GTA = Plan("matrix-game-2.0-gta", chunks=10, layers=1, grid=(4, 4), dtype="float32")
@@ -31,7 +32,8 @@ def row(chunk: int, seconds: float = 0.5, **other: int) -> Row:
         "recalled": 0,
         **other,
     }
-    return Row(chunk, seconds, 0.01, 0.02, 0.03, 0.04, 0.3, 0.05, 0.05, **sizes)
+    held = HeldBytes(*(sizes.pop(name) for name in HeldBytes._fields))
+    return Row(chunk, seconds, Seconds(0.01, 0.02, 0.03, 0.04, 0.3, 0.05), 0.05, held, **sizes)
 
 
 def told(plan: Plan) -> dict[str, Any]:
@@ -117,21 +119,20 @@ def test_all_modes_walk_at_reduced_depth_with_a_real_store_and_leave_their_figur
     assert seen == [(mode, found[mode][i]) for i in range(10) for mode in MODES]
     assert all([row.chunk for row in rows] == [*range(1, 11)] for rows in found.values())
     chunk, window, full, memory = plan.spec.raw_bytes, found["window"], found["full"], found["worldkv"]
-    assert window[-1].window == window[-2].window == 5 * chunk + 5 * chunk  # placed in a row, and uncoded
-    assert full[-1].window == 16 * chunk + 10 * chunk
-    assert memory[-1].window == memory[-2].window == 5 * chunk + 2 * chunk
+    assert window[-1].held.window == window[-2].held.window == 5 * chunk + 5 * chunk  # placed in a row, and uncoded
+    assert full[-1].held.window == 16 * chunk + 10 * chunk
+    assert memory[-1].held.window == memory[-2].held.window == 5 * chunk + 2 * chunk
     assert full[-1].placed == chunk
     assert chunk <= memory[-1].placed <= 4 * chunk  # the recent one, and what is recalled anew
     assert (memory[0].recalled, memory[-1].recalled) == (0, 6)
-    assert memory[-1].hot <= 8 * chunk // 2
-    assert 0 < memory[-1].stored <= 10 * chunk // 6  # half of the tokens at 8 of 32 bits and their scales
+    assert memory[-1].held.hot <= 8 * chunk // 2
+    assert 0 < memory[-1].held.stored <= 10 * chunk // 6  # half of the tokens at 8 of 32 bits and their scales
     for rows in found.values():
         for each in rows:
-            parts = sum((each.lookup, each.fetch, each.decode, each.place, each.draw, each.keep, each.behind))
-            assert 0 < parts <= each.seconds
+            assert 0 < sum(each.spent) + each.behind <= each.seconds
     kept = json.loads((tmp_path / "results.json").read_text())
     assert [walk["mode"] for walk in kept["walks"]] == [*MODES]
-    assert Row(**kept["walks"][2]["rows"][-1]) == memory[-1]
+    assert kept["walks"][2]["rows"][-1] == memory[-1].flat()
     assert "Matrix-Game-2.0" in (tmp_path / "results.md").read_text()
     assert (tmp_path / "results.png").stat().st_size > 10_000
 
@@ -140,8 +141,8 @@ def test_all_modes_walk_at_reduced_depth_with_a_real_store_and_leave_their_figur
 def test_a_bank_on_the_device_holds_chunks_pruned_and_uncoded():
     plan = replace(GTA, bank="device", modes=("worldkv",))
     (walked,) = run(plan, None, lambda mode, row: None)
-    assert [row.hot for row in walked.rows] == [n * plan.spec.raw_bytes // 2 for n in range(1, 11)]
-    assert {row.stored for row in walked.rows} == {0}
+    assert [row.held.hot for row in walked.rows] == [n * plan.spec.raw_bytes // 2 for n in range(1, 11)]
+    assert {row.held.stored for row in walked.rows} == {0}
     assert walked.rows[-1].recalled == 6
 
 
@@ -153,4 +154,4 @@ def test_an_accelerator_walks_as_a_processor_does(bank):
     found = {each.mode: each for each in run(plan, None, lambda mode, row: None)}
     assert [each.trouble for each in found.values()] == ["", "", ""]
     assert found["worldkv"].rows[-1].recalled == 6
-    assert all(0 < row.window < row.device for each in found.values() for row in each.rows)
+    assert all(0 < row.held.window < row.device for each in found.values() for row in each.rows)

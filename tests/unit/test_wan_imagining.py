@@ -46,8 +46,9 @@ def tiny(variant: Variant) -> Variant:
     return replace(variant, backbone=replace(backbone, context=replace(backbone.context, width=WIDTH, tokens=TOKENS)))
 
 
-def imagination(variant: Variant, vae, encoders) -> Imagination:
-    return Imagination(tiny(variant), GRID, vae, *encoders)
+def imagination(variant: Variant, vae, encoders, beside: bool = False) -> Imagination:
+    text, image = encoders
+    return Imagination(tiny(variant), GRID, vae, text, image, beside)
 
 
 @pytest.mark.parametrize("published", [SELF_FORCING, LINGBOT_CAM, MATRIX_UNIVERSAL])
@@ -140,7 +141,7 @@ def test_encoders_on_a_device_of_their_own_are_not_waited_for_by_the_model(varia
     words = "" if variant is MATRIX_UNIVERSAL else "a harbour"
     subject = Subject(words, b"" if variant is SELF_FORCING else PICTURE)
     wanted = imagination(variant, vae, encoders)(subject)()
-    rest = Imagination(tiny(variant), GRID, vae, *encoders, beside=True)(subject)
+    rest = imagination(variant, vae, encoders, beside=True)(subject)
     nothing_is_encoded(monkeypatch, (TextEncoder, "__call__"), (ImageEncoder, "__call__"))
     assert rest().same(wanted)
 

@@ -1,5 +1,6 @@
 """The VAE of the Wan models at a small width: streaming against the definition, and sessions beside each other."""
 
+from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -132,7 +133,7 @@ def test_a_clip_is_encoded_frame_by_frame_and_its_pictures_are_asked_for_when_th
     torch.manual_seed(3)
     clip = torch.rand(1 + 4 * 4, 3, 16, 16)
 
-    def groups():
+    def groups() -> Iterator[torch.Tensor]:
         for frame, group in enumerate((clip[:1], *clip[1:].split(4))):
             asked.append(frame)
             yield group

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.generator.adapters.wan.encoders import image, text
-from services.generator.adapters.wan.files import plain
+from services.generator.adapters.wan.files import about, plain
 from services.generator.adapters.wan.folder import Kind, Part, alike, look, of_kind, troubles
 from services.generator.adapters.wan.settings import ANY, WanSettings
 from services.generator.adapters.wan.sizes import CONFIG, Sizes
@@ -192,10 +192,8 @@ def _asked_for(known: Sequence[Candidate], path: Path) -> Candidate:
 
 def _vae_sizes(variant: Variant, part: Part) -> VaeSizes:
     """Raises WeightsMismatch for weights that are no VAE's, or of one whose latents are not the transformer's."""
-    try:
+    with about(part.path):
         sizes = vae_sizes(part.shapes)
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{part.path}: {error}") from error
     got, wanted = (sizes.channels, sizes.pixels, sizes.pictures), (variant.backbone.out_channels, PIXELS, PICTURES)
     if got != wanted:
         raise WeightsMismatch(
@@ -209,15 +207,13 @@ def _check_encoder(variant: Variant, parts: Mapping[Kind, Part]) -> None:
     none; WeightsMissing for one that went meanwhile."""
     context = variant.backbone.context
     part = parts[context.kind]
-    try:
+    with about(part.path):
         if context.kind == "text":
             sizes = text.text_sizes(part.shapes)
             got, wanted = [sizes.width], [context.width]
         else:
             seen = image.image_sizes(part.shapes)
             got, wanted = [seen.tokens, seen.width], [context.tokens, context.width]
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{part.path}: {error}") from error
     if got != wanted:
         raise WeightsMismatch(f"{part.path} gives tokens {got} where {variant.name} attends to {wanted}")
     if context.kind == "text":

@@ -9,10 +9,11 @@ import json
 import pickle
 import re
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zipfile import is_zipfile
 
 import torch
@@ -53,6 +54,7 @@ SHOWN = 3
 """Differences that an error names."""
 
 Shape = tuple[int, ...]
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Stored(NamedTuple):
@@ -109,6 +111,15 @@ def told(names: list[str], wanted: Mapping[str, Shape], got: Mapping[str, Shape]
     return f"{len(names)} weights differ; {first}"
 
 
+@contextmanager
+def about(path: Path) -> Iterator[None]:
+    """Whatever weights are refused for in here names the file that they are in."""
+    try:
+        yield
+    except WeightsMismatch as error:
+        raise WeightsMismatch(f"{path}: {error}") from error
+
+
 def finite(tensor: Tensor) -> bool:
     """Whether all its numbers are; nothing of its size is made to see that."""
     return not tensor.numel() or all(bool(each.isfinite()) for each in tensor.aminmax())  # which pass on what is none
@@ -133,6 +144,19 @@ def fill(
         weights[name] = _placed(name, tensors[name], path, digest, dtype, device)
     module.load_state_dict(weights, assign=True)
     return digest.hexdigest()
+
+
+def made(
+    make: Callable[[], Module],
+    tensors: Mapping[str, Stored],
+    path: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> tuple[Module, str]:
+    """A module with weights that it never had others than, and their digest; see `fill`."""
+    with torch.device("meta"):
+        module = make()
+    return module, fill(module, tensors, path, dtype, device)
 
 
 def _placed(

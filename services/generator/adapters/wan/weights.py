@@ -16,7 +16,17 @@ from typing import NamedTuple
 import torch
 
 from services.generator.adapters.wan.config import WanConfig
-from services.generator.adapters.wan.files import Shape, Stored, differences, fill, shapes, stored, told, unwrapped
+from services.generator.adapters.wan.files import (
+    Shape,
+    Stored,
+    about,
+    differences,
+    made,
+    shapes,
+    stored,
+    told,
+    unwrapped,
+)
 from services.generator.adapters.wan.model import WanModel
 from services.generator.adapters.wan.sizes import Sizes
 from services.generator.adapters.wan.variants import VARIANTS, Variant
@@ -52,13 +62,9 @@ def load(
     Raises WeightsMissing if there is no file, WeightsMismatch if the weights are no model's among the variants.
     """
     tensors = transformer(path)
-    try:
+    with about(path):
         variant = fitting(shapes(tensors), variants, sizes)[0]
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{path}: {error}") from error
-    with torch.device("meta"):
-        model = WanModel(variant.backbone)
-    digest = fill(model, tensors, path, dtype, device)
+    model, digest = made(lambda: WanModel(variant.backbone), tensors, path, dtype, device)
     return Loaded(variant, model.eval().requires_grad_(False), digest)
 
 

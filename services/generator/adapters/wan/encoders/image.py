@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.generator.adapters.wan.files import Shape, Stored, differences, fill, shapes, stored, told
+from services.generator.adapters.wan.files import Shape, Stored, about, differences, made, shapes, stored, told
 from worldkv.errors import WeightsMismatch
 
 T = TypeVar("T")
@@ -135,10 +135,8 @@ def load_image(path: Path, dtype: torch.dtype = torch.float32, device: torch.dev
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     tensors = stored(path)
-    try:
+    with about(path):
         sizes = image_sizes(shapes(tensors))
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{path}: {error}") from error
     config = CLIPVisionConfig(
         hidden_size=sizes.width,
         intermediate_size=sizes.ffn,
@@ -148,9 +146,8 @@ def load_image(path: Path, dtype: torch.dtype = torch.float32, device: torch.dev
         patch_size=sizes.patch,
         hidden_act="gelu",
     )
-    with torch.device("meta"):
-        model: Any = CLIPVisionModel(config)
-    fill(model, _renamed(_visual(tensors), sizes), path, dtype, device)
+    model: Any
+    model, _ = made(lambda: CLIPVisionModel(config), _renamed(_visual(tensors), sizes), path, dtype, device)
     # A table that no file holds: the places of a picture's tokens.
     model.embeddings.position_ids = torch.arange(sizes.tokens, device=device)[None]
     return ImageEncoder(model, sizes)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from services.generator.adapters.wan.files import Shape, Stored, differences, fill, shapes, stored, told
+from services.generator.adapters.wan.files import Shape, Stored, about, differences, made, shapes, stored, told
 from worldkv.errors import WeightsMismatch, WeightsMissing
 
 if TYPE_CHECKING:
@@ -130,10 +130,8 @@ def load_text(
     from transformers import UMT5Config, UMT5EncoderModel
 
     tensors = stored(path)
-    try:
+    with about(path):
         sizes = text_sizes(shapes(tensors))
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{path}: {error}") from error
     cut = load_tokenizer(tokenizer, sizes.vocabulary)
     config = UMT5Config(
         vocab_size=sizes.vocabulary,
@@ -144,9 +142,7 @@ def load_text(
         num_heads=sizes.heads,
         relative_attention_num_buckets=sizes.buckets,
     )
-    with torch.device("meta"):
-        stack = UMT5EncoderModel(config).encoder
-    fill(stack, renamed(tensors), path, dtype, device)
+    stack, _ = made(lambda: UMT5EncoderModel(config).encoder, renamed(tensors), path, dtype, device)
     return TextEncoder(stack, cut)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.generator.adapters.wan.files import Shape, differences, fill, shapes, stored, told
+from services.generator.adapters.wan.files import Shape, about, differences, fill, shapes, stored, told
 from services.generator.adapters.wan.vae.names import Sizes, read_sizes, renamed
 from services.generator.adapters.wan.vae.streaming import WanVAE
 from worldkv.errors import WeightsMismatch
@@ -25,10 +25,8 @@ def load(path: Path, dtype: torch.dtype = torch.float16, device: torch.device | 
     Raises WeightsMissing if there is no file, WeightsMismatch if its weights are not a VAE's.
     """
     tensors = stored(path)
-    try:
+    with about(path):
         model, known = _made(shapes(tensors))
-    except WeightsMismatch as error:
-        raise WeightsMismatch(f"{path}: {error}") from error
     names = renamed(tensors)
     digest = fill(model, {names[name]: each for name, each in tensors.items()}, path, dtype, device)
     return WanVAE(model, known, digest)

@@ -105,7 +105,7 @@ def read_sizes(shapes: Mapping[str, Shape]) -> Sizes:
         raise WeightsMismatch(f"these are no VAE's weights: {error} among {len(shapes)} of them") from error
     outs, halving, residuals = _levels(shapes)
     levels = tuple(out // max(1, width) for out in outs)
-    if not levels or min(*levels, channels) < 1:
+    if not levels or min(width, *levels, channels) < 1:
         raise WeightsMismatch(f"these are no VAE's weights: levels of {outs} channels, latents of {channels}")
     weights = sum(map(prod, shapes.values()))
     carried = sum(each.channels * each.steps << 2 * each.doubled for each in carries(shapes, len(halving)).values())
