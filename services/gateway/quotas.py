@@ -56,12 +56,18 @@ class Quotas:
     @contextmanager
     def opening(self, tenant: str, living: Callable[[], int]) -> Iterator[None]:
         """Around the opening of a session; `living` counts the tenant's. Raises OverBudget beyond a quota."""
+        with self.waking(tenant, living):
+            self._take(tenant)
+            yield
+
+    @contextmanager
+    def waking(self, tenant: str, living: Callable[[], int]) -> Iterator[None]:
+        """Around what makes one more session live; see `opening`. Raises OverBudget beyond the quota of sessions."""
         most = self.config.sessions
         if most and living() + self._under_way[tenant] >= most:
             self._over("sessions")
             count = living() + self._under_way[tenant]
             raise OverBudget(f"tenant {tenant} has {count} sessions, and may have {most}: close one first")
-        self._take(tenant)
         self._under_way[tenant] += 1
         try:
             yield

@@ -63,10 +63,14 @@ class Router:
     async def open(self, tenant: str, request: pb.OpenRequest, deadline: Deadline) -> pb.OpenResponse:
         """Open a session where there is room. Raises OverBudget if there is none, or the tenant has had enough;
         Unavailable if nobody answers."""
+        with self._quotas.opening(tenant, await self._living(tenant, deadline)):
+            return await self._open(tenant, request, deadline)
+
+    async def _living(self, tenant: str, deadline: Deadline, but: str = "") -> Callable[[], int]:
+        """Counts a tenant's sessions, without one of them; where that is bounded."""
         generators = await self.generators.known()
         listed = await self._listed(tenant, deadline) if self._quotas.config.sessions else set()
-        with self._quotas.opening(tenant, lambda: len(listed.union(*(each.living(tenant) for each in generators)))):
-            return await self._open(tenant, request, deadline)
+        return lambda: len(listed.union(*(each.living(tenant) for each in generators)) - {but})
 
     async def _listed(self, tenant: str, deadline: Deadline) -> set[str]:
         """A tenant's sessions, suspended ones too. Raises Unavailable if no generator answers."""
@@ -161,12 +165,15 @@ class Router:
 
         root  of its world, if it is known
 
-        Raises what generators raise who do not know the session, or may not have it; OverBudget if none has room,
-        Unavailable if none answers.
+        Raises what generators raise who do not know the session, or may not have it; OverBudget if none has room, or
+        the tenant has as many as it may; Unavailable if none answers.
         """
         async with self._lock(tenant, session):
             home = await self._find(tenant, session)
-            return Place(home, None) if home else await self._resume(tenant, session, deadline, root)
+            if home:
+                return Place(home, None)
+            with self._quotas.waking(tenant, await self._living(tenant, deadline, session)):
+                return await self._resume(tenant, session, deadline, root)
 
     @contextmanager
     def walked(self, tenant: str, session: str, walked: Walked) -> Iterator[None]:

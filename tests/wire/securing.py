@@ -15,6 +15,7 @@ from services.cluster.supervisor import Supervisor
 from services.gateway.config import GatewayConfig, WebConfig
 from services.gateway.quotas import QuotaConfig
 from services.gateway.server import assembled
+from services.generator.config import LiveConfig
 from services.kvstore import server as kvstore
 from services.kvstore.config import KVStoreConfig
 from services.kvstore.ram import RamConfig
@@ -58,7 +59,11 @@ class Whole:
 
 @asynccontextmanager
 async def whole(
-    folder: Path, tls: rpc.TLS | None = None, quota: QuotaConfig | None = None, web_tls: rpc.TLS | None = None
+    folder: Path,
+    tls: rpc.TLS | None = None,
+    quota: QuotaConfig | None = None,
+    web_tls: rpc.TLS | None = None,
+    live: LiveConfig = CONFIG.live,
 ) -> AsyncIterator[Whole]:
     """A shard, a replica, a generator, a gateway and a supervisor that share a secret."""
     secret = folder / "secrets"
@@ -71,7 +76,7 @@ async def whole(
         shard = await enter(serve(service, kvstore.servicers(KVStoreConfig(service=service, ram=ram))))
         store = WorldsConfig(shards=(shard.address,), tls=secured)
         replica = await enter(serve(service, retriever.servicers(RetrieverConfig(service=service, store=store))))
-        generator = await enter(generating(config=replace(CONFIG, service=service)))
+        generator = await enter(generating(config=replace(CONFIG, service=service, live=live)))
         made = Supervisor(Nowhere(), SupervisionConfig(), dict.fromkeys(KINDS, 1))
         supervisor = await enter(serve(service, fleet.servicers(made, "", "")))
         config = GatewayConfig(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from benchmarks import probing
 from services.gateway.quotas import QuotaConfig
 from services.gateway.web_auth import PROTOCOL, TOKEN
 from tests.wire.gateways import ROUTING
+from tests.wire.generator import CONFIG
 from tests.wire.securing import SECRET, whole
 from worldkv import rpc
 from worldkv.auth import Bearer
@@ -215,6 +217,22 @@ async def test_suspended_sessions_count_too(tmp_path):
             await asyncio.sleep(10 * ROUTING["ping_seconds"])  # the gateway has heard of it
             with pytest.raises(OverBudget, match="2 sessions, and may have 2"):
                 await _opened(client)
+
+
+async def test_who_has_enough_sessions_wakes_no_other_that_was_forgotten(tmp_path):
+    forgetful = replace(CONFIG.live, idle_seconds=0.1, forget_seconds=0.1)
+    async with whole(tmp_path, quota=QuotaConfig(sessions=2), live=forgetful) as made:
+        async with WalkClient(made.gateway.address, token=made.token()) as client:
+            forgotten = await _opened(client)
+            while await client.sessions():
+                pass
+            async with client.open(), client.open() as walk:
+                with pytest.raises(OverBudget, match="2 sessions, and may have 2"):
+                    async with client.join(forgotten):
+                        pass
+                await walk.close()
+                async with client.join(forgotten) as woken:
+                    assert woken.session == forgotten
 
 
 async def _opened(client: WalkClient) -> str:
