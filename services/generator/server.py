@@ -12,18 +12,21 @@ import torch
 
 from services.generator.config import GeneratorConfig
 from services.generator.engine import Engine
+from services.generator.engine.admission import needs
 from services.generator.live.judging import Judges
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.table import Live
 from services.generator.models import load_model
+from services.generator.saving import MAX_HEADER
 from services.generator.servicer import Generator, add
 from services.generator.tier import Inside, Shards, Tiers
 from services.generator.world_model import WorldModel
-from worldkv.coding import coded_bytes
+from worldkv.coding import Coding, coded_bytes
 from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
 from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
+from worldkv.wire_sessions import MAX_PICTURE_BYTES
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings."""
@@ -65,6 +68,7 @@ async def assembled(
         pictures, height, width = await engine.run(partial(_picture_shape, model))
         coding = config.memory.coding(model)
         choices = config.memory.choices(model)
+        _tell_of_states(config, model, coding)
         judges = Judges()
         stack.callback(judges.close)
         maker = Maker(config, model, engine, tiers, coding, choices, judges, pictures, height, width)
@@ -82,6 +86,26 @@ def _tiers(config: GeneratorConfig, model: WorldModel) -> Tiers:
         return Inside(config.inside.store_bytes, config.inside.snapshot_bytes)
     chunk_bytes = coded_bytes(config.memory.coding(model), model.spec)
     return Shards(config.store, config.index, config.service.auth.secret, chunk_bytes)
+
+
+def _tell_of_states(config: GeneratorConfig, model: WorldModel, coding: Coding) -> None:
+    """Say how large the state of a suspended session can be: what keeps it may have room for less."""
+    held = needs(model.spec, config.memory.walking("worldkv", 0), coding).held
+    most, room = model.state_bytes + held + MAX_HEADER + MAX_PICTURE_BYTES, config.inside.snapshot_bytes
+    if config.store is not None:
+        _log.info(
+            "the state of a suspended session of %s has up to %d bytes: shards with a smaller serving.snapshot_bytes "
+            "keep its record alone",
+            model.spec.model,
+            most,
+        )
+    elif most > room:
+        _log.warning(
+            "inside.snapshot_bytes = %d: suspended sessions of %s are kept without their states of up to %d bytes",
+            room,
+            model.spec.model,
+            most,
+        )
 
 
 def _picture_shape(model: WorldModel) -> tuple[int, int, int]:

@@ -1,5 +1,8 @@
 """A small Wan model with its VAE, live: its decoder goes on where it was, whatever becomes of the generator."""
 
+import logging
+import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,10 +15,14 @@ from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.packed import pack
 from services.generator.adapters.wan.state import WanState
 from services.generator.adapters.wan.variants import LINGBOT_CAM
-from tests.wire.generator import Caller, Stream, generating, inside
+from services.generator.config import IndexConfig, InsideConfig, StoreConfig
+from services.generator.saving import MAX_HEADER
+from services.generator.tier import Inside
+from tests.wire.generator import CONFIG, Caller, Stream, generating, inside
 from worldkv.actions import Walker
 from worldkv.client import WalkClient
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire_sessions import MAX_PICTURE_BYTES
 
 FIRST, LATER = 9, 12
 """Pictures of a walk's first chunk, and of others."""
@@ -73,6 +80,35 @@ async def test_if_the_state_that_was_saved_is_damaged_it_goes_on_from_what_its_w
         assert (await second.call("Resume", session=session)).opened.next == 2
         assert [len(each) for each in await steps(second, session, 2)] == [LATER, LATER]
     assert f"session {session} goes on without the state that was saved" in caplog.text
+
+
+async def test_a_state_that_is_too_large_for_what_keeps_it_is_told_of_and_its_session_goes_on(caplog):
+    caplog.set_level(logging.INFO)
+    small = InsideConfig(snapshot_bytes=adapter().state_bytes // 2)
+    config, tiers = replace(CONFIG, inside=small), Inside(1 << 28, small.snapshot_bytes)
+    async with generating(tiers, config, model=adapter()) as first, generating(tiers, model=adapter()) as second:
+        (told,) = re.findall(r"suspended sessions of lingbot.* without their states of up to (\d+) bytes", caplog.text)
+        assert int(told) > adapter().state_bytes
+        session = (await first.open(seed=3)).session
+        await steps(first, session, 2)
+        await first.call("Suspend", session=session)
+        assert re.search(f"session {session} is kept without its state: .*over the budget", caplog.text)
+        assert (await second.call("Resume", session=session)).opened.next == 2
+        assert [len(each) for each in await steps(second, session, 1)] == [LATER]
+
+
+async def test_a_state_takes_no_more_than_is_said_at_start(caplog):
+    caplog.set_level(logging.INFO)
+    store = StoreConfig(("127.0.0.1:1",))
+    config = replace(CONFIG, store=store, index=IndexConfig(("127.0.0.1:1",)))
+    tiers = inside()
+    async with generating(tiers, config, model=adapter()) as caller:
+        (told,) = re.findall(r"session of lingbot.* has up to (\d+) bytes: shards with a smaller", caplog.text)
+        session = (await caller.open(seed=3)).session
+        await steps(caller, session, 4)
+        await caller.call("Suspend", session=session)
+        rest = int(told) - (await tiers("default").snapshots.load(session)).state.nbytes
+        assert 0 < rest < MAX_HEADER + MAX_PICTURE_BYTES
 
 
 async def test_what_it_has_shown_can_be_looked_at_again():

@@ -175,7 +175,8 @@ class Resident:
         record = replace(self.record, next=state.next, walker=state.walker)
         try:
             await self._save(record, state)
-        except (OverBudget, InvalidInput):  # everything is kept: a record is enough
+        except (OverBudget, InvalidInput) as error:  # everything is kept: a record is enough
+            _log.warning("session %s is kept without its state: %s", self.id, error)
             await self._save(record)
         self.record = record
         await self.let_go()
