@@ -24,6 +24,7 @@ from worldkv.client import (
     MembershipFile,
     RetrieverClient,
     RetrieverClientConfig,
+    Standby,
     fixed,
 )
 from worldkv.finder import Finder, LocalFinder
@@ -170,7 +171,8 @@ class Shards:
 
         def finder(lineage: Lineage, selector: str, spec: str, published: int, patient: bool) -> Finder:
             seconds = index.patient_seconds if patient else index.deadline_seconds
-            return replicas.finder(lineage, selector, spec=spec, deadline_seconds=seconds, published=published)
+            found = replicas.finder(lineage, selector, spec=spec, deadline_seconds=seconds, published=published)
+            return Standby(found, shards.batches)
 
         return _Clients(shards, replicas, Tier(shards, shards.worlds, shards.sessions, finder))
 

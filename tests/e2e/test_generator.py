@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.e2e.generator_process import GeneratorProcess, generator, toy_weights
-from tests.e2e.retriever_process import replica
+from tests.e2e.retriever_process import ReplicaProcess, replica
 from tests.e2e.shard_process import shard
 from tests.wire.generator import Stream, pictures
 from worldkv import rpc
@@ -25,20 +25,21 @@ OPEN = pb.OpenRequest(scene="rooms:7", world="harbour", seed=3, lockstep=True, f
 
 
 class Two(NamedTuple):
-    """Two generators over one tier."""
+    """Two generators over one tier, and its index."""
 
     first: GeneratorProcess
     second: GeneratorProcess
+    replica: ReplicaProcess
 
 
 @asynccontextmanager
-async def two(folder: Path) -> AsyncIterator[Two]:
+async def two(folder: Path, **settings: str) -> AsyncIterator[Two]:
     weights = toy_weights(folder)
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(shard(RAM__BUDGET_BYTES=str(64 << 20)))
         found = await stack.enter_async_context(replica(made.address))
-        generators = [generator(weights, made.address, found.address) for _ in range(2)]
-        yield Two(*[await stack.enter_async_context(each) for each in generators])
+        generators = [generator(weights, made.address, found.address, **settings) for _ in range(2)]
+        yield Two(*[await stack.enter_async_context(each) for each in generators], found)
 
 
 @asynccontextmanager
@@ -91,6 +92,18 @@ async def test_a_killed_generators_sessions_go_on_after_their_last_kept_chunk(tm
         assert {each.key.branch for one in drawn for each in one.recalled} == {opened.world.lineage.parts[0].branch}
         closed = await SessionsStub(second).Close(pb.CloseRequest(session=opened.session))
         assert (closed.remembered.end, closed.world.chunks) == (9, 9)
+
+
+async def test_a_walk_whose_index_dies_recalls_what_it_would_have(tmp_path):
+    async with two(tmp_path, INDEX__PATIENT_SECONDS="0.5") as made, calling(made.first) as channel:
+        opened = [await SessionsStub(channel).Open(pb.OpenRequest(**{**fields(OPEN), "world": w})) for w in "ab"]
+        whole = await steps(channel, opened[0].session, 10)
+        before = await steps(channel, opened[1].session, 6)
+        made.replica.process.kill()
+        assert before + await steps(channel, opened[1].session, 4) == whole
+        said = await made.first.end()
+        assert "chunks are chosen here" in said
+        assert "Traceback" not in said
 
 
 async def test_a_generator_that_is_told_to_end_hands_its_sessions_on(tmp_path):

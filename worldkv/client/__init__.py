@@ -9,6 +9,7 @@ from worldkv.client.retriever import ReplicaStats, RetrieverClient
 from worldkv.client.retriever_finder import RemoteFinder
 from worldkv.client.retriever_replicas import RetrieverClientConfig
 from worldkv.client.shard import ShardStats
+from worldkv.client.standby import Standby
 from worldkv.client.walk import Walk
 from worldkv.client.walk_line import WalkClientConfig
 from worldkv.client.walks import WalkClient
@@ -31,6 +32,7 @@ __all__ = [
     "RetrieverClientConfig",
     "Retry",
     "ShardStats",
+    "Standby",
     "Walk",
     "WalkClient",
     "WalkClientConfig",
