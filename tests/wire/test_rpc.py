@@ -117,7 +117,7 @@ async def requests(asked: asyncio.Queue[pb.WalkRequest]) -> AsyncIterator[pb.Wal
 async def test_a_call_that_lasts_outlives_silence_and_not_the_other_side(monkeypatch, tmp_path):
     monkeypatch.setattr(rpc, "PING_SECONDS", 0.2)
     server, socket = rpc.server(), tmp_path / "server.sock"
-    add_SessionsServicer_to_server(EchoSessions(), server)
+    add_SessionsServicer_to_server(EchoSessions(), server)  # type: ignore[abstract]
     rpc.listen(server, f"unix://{socket}")
     await server.start()
     try:
@@ -126,7 +126,9 @@ async def test_a_call_that_lasts_outlives_silence_and_not_the_other_side(monkeyp
             walk = SessionsStub(channel).Walk(requests(asked))
             for number in (1, 2):
                 asked.put_nowait(pb.WalkRequest(move=pb.Move(number=number)))
-                assert (await walk.read()).drawn.number == number
+                answer = await walk.read()
+                assert isinstance(answer, pb.WalkResponse)
+                assert answer.drawn.number == number
                 await asyncio.sleep(10 * rpc.PING_SECONDS)
             proxy.latency = 3600.0  # as if its machine had lost its power: nothing comes, and nothing is closed
             with pytest.raises(errors.Unavailable), rpc.translated():
