@@ -39,7 +39,8 @@ async def two(folder: Path, **settings: str) -> AsyncIterator[Two]:
         made = await stack.enter_async_context(shard(RAM__BUDGET_BYTES=str(64 << 20)))
         found = await stack.enter_async_context(replica(made.address))
         generators = [generator(weights, made.address, found.address, **settings) for _ in range(2)]
-        yield Two(*[await stack.enter_async_context(each) for each in generators], found)
+        first, second = [await stack.enter_async_context(each) for each in generators]
+        yield Two(first, second, found)
 
 
 @asynccontextmanager
