@@ -3,10 +3,11 @@
     prefix    magic, version, length of the header
     header    msgpack: the record, what the held chunks are, and the length and checksum of the body
     checksum  of prefix and header
-    body      the picture, the model's state, and keys, then values, of each held chunk, uncoded
+    body      the picture, unless it is kept elsewhere, the model's state, and keys, then values, of each held chunk,
+              uncoded
 
-A record alone is a few hundred bytes beside its picture, and enough to walk on from the last kept chunk. With the
-session's state a walk goes on exactly as if it had not been interrupted.
+A record alone is a few hundred bytes, and enough to walk on from the last kept chunk. With the session's state a walk
+goes on exactly as if it had not been interrupted.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgpack
 import numpy as np
 import torch
 from torch import Tensor
-from xxhash import xxh3_64, xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest, xxh3_128_digest
 
 from services.generator.session import HeldChunk, Mode, SessionState
 from worldkv.actions import Walker
@@ -40,10 +41,10 @@ from worldkv.pose import check
 from worldkv.wire_sessions import FORMATS, MODES, NO_CHANGE, Format, MemoryChange
 
 MAGIC = b"\x89WKS\r\n\x1a\n"
-VERSION = 3
-FIELDS = {1: 15, 2: 17, 3: 18}
+VERSION = 4
+FIELDS = {1: 15, 2: 17, 3: 18, 4: 19}
 """Of a header, by version; the first had neither `chosen` nor `judged`, none before the third had a picture, and the
-model's state stood in their header."""
+model's state stood in their header; in the third every record had its picture itself."""
 MAX_HEADER = 1 << 20
 """Bytes of a header."""
 CHOSEN = ("selector", "recalled", "keep", "codec", "budget_chunks")
@@ -51,6 +52,21 @@ CHOSEN = ("selector", "recalled", "keep", "codec", "budget_chunks")
 
 _PREFIX = struct.Struct("<8sII")
 _CHECKSUM = struct.Struct("<Q")
+
+
+class Elsewhere(NamedTuple):
+    """Where a record's picture is kept, if not in the record.
+
+    root    the branch under which the world's scene was saved, and its picture with it
+    digest  of the picture, 16 bytes
+    """
+
+    root: Branch
+    digest: bytes
+
+    def holds(self, picture: bytes) -> bool:
+        """Whether this is the picture that is meant."""
+        return xxh3_128_digest(picture) == self.digest
 
 
 @dataclass(frozen=True)
@@ -69,7 +85,8 @@ class Record:
     numbers  newest numbers of moves, shows and holds that it had taken by then, and of changes that it had made
     chosen   how it remembers, where its client has chosen that; the mode aside
     judged   whether its pictures are compared with the true ones
-    picture  image file that the world begins from; empty: none
+    picture  image file that the world begins from; empty: none, or `elsewhere` and not at hand
+    elsewhere  where the picture is kept; None: with the record
     """
 
     world: str
@@ -87,6 +104,7 @@ class Record:
     chosen: MemoryChange = NO_CHANGE
     judged: bool = False
     picture: bytes = b""
+    elsewhere: Elsewhere | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +119,8 @@ def encode(saved: Saved) -> Frame:
     """The bytes of a session; shares those of picture, model state, keys and values with it."""
     record, state = saved.record, saved.state
     held, of_model = ((), Frame(())) if state is None else (state.held, state.model)
-    body = [memoryview(record.picture), *of_model.buffers]
+    picture = record.picture if record.elsewhere is None else b""
+    body = [memoryview(picture), *of_model.buffers]
     body += [_bytes(tensor) for chunk in held for tensor in chunk.kv]
     digest = xxh3_64()
     for each in body:
@@ -121,7 +140,8 @@ def encode(saved: Saved) -> Frame:
         list(record.numbers),
         [getattr(record.chosen, name) for name in CHOSEN],
         record.judged,
-        len(record.picture),
+        len(picture),
+        record.elsewhere,
         None if state is None else [state.spec, of_model.nbytes, [_described(chunk) for chunk in held]],
         sum(each.nbytes for each in body),
         digest.intdigest(),
@@ -140,8 +160,8 @@ def decode(frame: Frame, spec: ModelSpec) -> Saved:
     """
     fields, at, version = _header(frame)
     try:
-        record, state = _record(fields[:14]), fields[15]
-        picture, size, digest = _typed([fields[14], *fields[16:]], (int, int, int))
+        record, state = replace(_record(fields[:14]), elsewhere=_elsewhere(fields[15])), fields[16]
+        picture, size, digest = _typed([fields[14], *fields[17:]], (int, int, int))
         described = None if state is None else _typed(state, (str, bytes if version < 3 else int, list))
         shapes = [] if described is None else [_shape(each) for each in described[2]]
     except (ValueError, TypeError, OverflowError) as error:
@@ -153,7 +173,7 @@ def decode(frame: Frame, spec: ModelSpec) -> Saved:
     if xxh3_64_intdigest(body) != digest:
         raise ChecksumMismatch(f"{size} bytes of a session's body have not the checksum {digest:016x}")
     held_at = picture + (described[1] if described and version >= 3 else 0)
-    if not 0 <= picture <= held_at <= size:
+    if not 0 <= picture <= held_at <= size or (picture and record.elsewhere):
         raise BadHeader(f"a body of {size} bytes has a picture of {picture}, and a state up to {held_at}")
     record = replace(record, picture=bytes(body[:picture]))
     if described is None:
@@ -191,6 +211,8 @@ def _header(frame: Frame) -> tuple[list[Any], int, int]:
         fields[12:12] = [None] * len(CHOSEN), False
     if version < 3:
         fields.insert(14, 0)
+    if version < 4:
+        fields.insert(15, None)
     return fields, end + _CHECKSUM.size, version
 
 
@@ -219,6 +241,10 @@ def _record(fields: list[Any]) -> Record:
         chosen=_chosen(chosen),
         judged=judged,
     )
+
+
+def _elsewhere(values: Any) -> Elsewhere | None:
+    return None if values is None else Elsewhere(*_typed(values, (bytes, bytes)))
 
 
 def _chosen(values: list[Any]) -> MemoryChange:

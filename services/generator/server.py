@@ -26,7 +26,6 @@ from worldkv.coding import Coding, coded_bytes
 from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
 from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
-from worldkv.wire_sessions import MAX_PICTURE_BYTES
 
 TICK_SECONDS = 1.0
 """Between looks at what only time brings."""
@@ -91,7 +90,7 @@ def _tiers(config: GeneratorConfig, model: WorldModel) -> Tiers:
 def _tell_of_states(config: GeneratorConfig, model: WorldModel, coding: Coding) -> None:
     """Say how large the state of a suspended session can be: what keeps it may have room for less."""
     held = needs(model.spec, config.memory.walking("worldkv", 0), coding).held
-    most, room = model.state_bytes + held + MAX_HEADER + MAX_PICTURE_BYTES, config.inside.snapshot_bytes
+    most, room = model.state_bytes + held + MAX_HEADER, config.inside.snapshot_bytes
     if config.store is not None:
         _log.info(
             "the state of a suspended session of %s has up to %d bytes: shards with a smaller serving.snapshot_bytes "

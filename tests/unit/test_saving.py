@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from xxhash import xxh3_64_digest
+from xxhash import xxh3_64_digest, xxh3_128_digest
 
-from services.generator.saving import MAGIC, Record, Saved, decode, encode
+from services.generator.saving import MAGIC, Elsewhere, Record, Saved, decode, encode
 from services.generator.session import HeldChunk, SessionState
 from tests.golden.make import FOLDER as GOLDEN
 from tests.toys import toy_spec
@@ -52,6 +52,7 @@ PLAIN = replace(
 )
 
 MODEL = Frame.of(b"mod", b"el")
+ELSEWHERE = Elsewhere(b"r" * 16, b"d" * 16)
 
 
 def held(index: int, tokens: int = 5) -> HeldChunk:
@@ -73,7 +74,9 @@ def saved() -> Saved:
     return Saved(RECORD, state)
 
 
-@pytest.mark.parametrize("record", [RECORD, PLAIN, replace(PLAIN, chosen=MemoryChange(codec="raw"))])
+@pytest.mark.parametrize(
+    "record", [RECORD, PLAIN, replace(PLAIN, chosen=MemoryChange(codec="raw"), elsewhere=ELSEWHERE)]
+)
 def test_a_record_comes_back(record):
     after = decode(encode(Saved(record)), SPEC)
     assert (after.record, after.state) == (record, None)
@@ -101,6 +104,7 @@ def test_a_state_comes_back_bit_for_bit():
         ("session-v1.wks", replace(RECORD, chosen=NO_CHANGE, judged=False, picture=b"")),  # that version had none of it
         ("session-v2.wks", replace(RECORD, picture=b"")),
         ("session-v3.wks", RECORD),
+        ("session-v4.wks", replace(RECORD, picture=b"", elsewhere=ELSEWHERE)),
     ],
 )
 def test_sessions_of_every_version_are_read(name, record):
@@ -117,7 +121,19 @@ def test_sessions_of_every_version_are_read(name, record):
 def test_a_session_is_written_as_this_version_is():
     held = counted(0, 5), counted(8, 7)
     state = SessionState(SPEC.digest, RECORD.seed, RECORD.next, RECORD.walker, held, MODEL)
-    assert join(encode(Saved(RECORD, state))) == (GOLDEN / "session-v3.wks").read_bytes()
+    record = replace(RECORD, elsewhere=ELSEWHERE)
+    assert join(encode(Saved(record, state))) == (GOLDEN / "session-v4.wks").read_bytes()
+
+
+def test_a_picture_that_is_kept_elsewhere_is_named_and_not_written():
+    record = replace(RECORD, picture=bytes(1 << 20), elsewhere=Elsewhere(b"r" * 16, xxh3_128_digest(bytes(1 << 20))))
+    frame = encode(Saved(record))
+    assert frame.nbytes < 1000
+    after = decode(frame, SPEC).record
+    assert after == replace(record, picture=b"")
+    assert after.elsewhere is not None
+    assert after.elsewhere.holds(record.picture)
+    assert not after.elsewhere.holds(record.picture[1:])
 
 
 WHOLE = join(encode(saved()))
@@ -149,7 +165,7 @@ def test_anything_else_is_corrupt(data):
     [
         (b"\0" * 16 + WHOLE[16:], BadMagic),
         (WHOLE[:8] + b"\0" + WHOLE[9:], UnknownVersion),
-        (WHOLE[:8] + b"\4" + WHOLE[9:], UnknownVersion),
+        (WHOLE[:8] + b"\5" + WHOLE[9:], UnknownVersion),
         (WHOLE[:10], Truncated),
         (WHOLE[:-1], Truncated),
         (WHOLE + b"x", Oversized),

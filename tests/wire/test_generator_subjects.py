@@ -13,9 +13,11 @@ from benchmarks.wan_small import GRID, random_adapter, random_prompt
 from services.generator.adapters.wan.adapter import WanWorldModel
 from services.generator.adapters.wan.prompts import Prompt
 from services.generator.adapters.wan.variants import LINGBOT_CAM
+from services.generator.live.entering import SCENES
 from services.generator.tier import Tiers
 from services.generator.world_model import Subject
 from tests.wire.generator import CONFIG, Caller, generating, inside, pictures
+from worldkv.catalog import RamSnapshots
 from worldkv.errors import InvalidInput, NotFound
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import MAX_PICTURE_BYTES
@@ -118,6 +120,51 @@ async def test_where_no_state_was_saved_what_was_said_is_imagined_again():
         assert (await alive.call("Resume", session=session)).opened.next == 4
         await steps(alive, session, 2)
     assert other.heard == [Subject("a harbour", b"boats")]
+
+
+async def test_a_picture_is_kept_once_however_often_its_sessions_are_saved():
+    tiers, large = inside(), HARBOUR | {"picture": bytes(MAX_PICTURE_BYTES)}
+    async with hearing(Hearing(), tiers) as first, hearing(Hearing(), tiers) as second:
+        session = (await first.open(**large, world="harbour")).session
+        await steps(first, session, 1)
+        for caller in (second, first):
+            await caller.call("Resume", session=session)
+            await caller.call("Suspend", session=session)
+        await first.open(world="harbour", fork=True)
+    snapshots = tiers("default").snapshots
+    assert isinstance(snapshots, RamSnapshots)
+    assert MAX_PICTURE_BYTES < snapshots.used_bytes < 2 * MAX_PICTURE_BYTES
+
+
+async def lost(tiers: Tiers, root: bytes) -> None:
+    """How the world of this first branch was entered is gone."""
+    assert await tiers("default").snapshots.delete(SCENES + root.hex())
+
+
+async def test_if_its_picture_is_lost_a_session_goes_on_from_its_state_or_is_refused_in_words():
+    whole, tiers = await alone(4, **HARBOUR), inside()
+    async with hearing(Hearing(), tiers) as first, hearing(Hearing(), tiers) as second:
+        opened = [await first.open(**HARBOUR) for _ in range(2)]
+        saved, other = (each.session for each in opened)
+        before = await steps(first, saved, 2)
+        await steps(first, other, 2)
+        await first.call("Suspend", session=saved)
+        for each in opened:
+            await lost(tiers, each.world.lineage.parts[0].branch)
+        await second.call("Resume", session=saved)
+        assert before + await steps(second, saved, 2) == whole
+        with pytest.raises(NotFound, match=r"the picture that world .* begins from is gone"):
+            await second.call("Resume", session=other)
+
+
+async def test_a_world_of_which_nobody_knows_what_it_is_about_is_not_drawn_on():
+    tiers = inside()
+    async with hearing(Hearing(), tiers) as first, hearing(Hearing(), tiers) as second:
+        opened = await first.open(**HARBOUR, world="harbour")
+        await steps(first, opened.session, 3)
+        await lost(tiers, opened.world.lineage.parts[0].branch)
+        with pytest.raises(NotFound, match=r"what the world .* is about was not heard here"):
+            await second.open(world="harbour", fork=True)
 
 
 @pytest.mark.parametrize("at", [0, 2])

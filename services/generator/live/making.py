@@ -23,7 +23,7 @@ from services.generator.world_model import State, Subject, WorldModel
 from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import Coding
-from worldkv.errors import InvalidInput
+from worldkv.errors import InvalidInput, NotFound
 from worldkv.memory import Kept, Memory, MemoryConfig
 from worldkv.store import Store
 from worldkv.v1 import sessions_pb2 as pb
@@ -135,7 +135,9 @@ class Maker:
         return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept=kept)
 
     def subject(self, record: Record) -> Subject:
-        """What a session's world is about."""
+        """What a session's world is about. Raises NotFound if that is not known any more."""
+        if record.elsewhere is not None and not record.picture:
+            raise NotFound(f"the picture that world {record.world!r} begins from is gone: it cannot be made again")
         return Subject(record.scene or "", record.picture)
 
     async def hear(self, record: Record) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
-from services.generator.live import messages
+from services.generator.live import entering, messages
 from services.generator.live.inbox import NUMBERS
 from services.generator.live.making import Maker
 from services.generator.saving import Record, Saved, decode, encode
@@ -23,7 +23,7 @@ from services.generator.tier import Tier
 from worldkv import worlds
 from worldkv.actions import Walker
 from worldkv.catalog import Snapshot, Stored, World
-from worldkv.chunk import Branch, Lineage, new_branch
+from worldkv.chunk import Lineage, new_branch
 from worldkv.errors import (
     ChunkCorrupt,
     Conflict,
@@ -38,9 +38,6 @@ from worldkv.memory import Kept, Memory
 from worldkv.store import Level
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import MemoryChange
-
-SCENES = "~scene/"
-"""Begin of the names under which is kept how a world is entered, by the first branch of its lineage: forks share it."""
 
 CONFIRM_SECONDS = 3.0
 """For which whoever joins waits to hear whether a session is still this generator's."""
@@ -99,9 +96,8 @@ class Resident:
             await self._admit(self.id, self.maker.walking(self.record))
             await self.maker.hear(self.record)  # what cannot be told leaves no world
             branch, tier = new_branch(), self._tier
-            self.record = replace(self.record, heads=(branch,))
+            self.record = await entering.keep(tier.snapshots, replace(self.record, heads=(branch,)), branch)
             await self._save(self.record)
-            await self._save_scene(branch)
             spec = self.maker.model.spec.digest
             await self._stand(await worlds.begin(tier.worlds, self.record.world, spec, branch), None)
         finally:
@@ -256,7 +252,7 @@ class Resident:
             tier.store, tier.worlds, self.record.world, end, into, heads=self.record.heads, branch=branch
         )
         if not end:
-            await self._save_scene(branch)
+            await entering.keep(tier.snapshots, self.record, branch)
         return stored.world
 
     async def end(self) -> Kept:
@@ -286,7 +282,8 @@ class Resident:
         """Go on from what was saved, if the world is still this session's."""
         await self._admit(self.id, self.maker.walking(saved.record))
         try:
-            await self._stand(await self._fork(None, saved.record), saved.state)
+            record = await entering.whole(self._tier.snapshots, saved.record, self.maker.model.spec)
+            await self._stand(await self._fork(None, record), saved.state)
         finally:
             if self.session is None:
                 self.maker.engine.forget(self.id)
@@ -300,7 +297,7 @@ class Resident:
         stored = await worlds.fork(tier.store, tier.worlds, name, at, into, spec, heads, branch)
         self.record = replace(record, heads=(branch,))
         if stored.world.lineage.root == branch:
-            await self._save_scene(branch)
+            self.record = await entering.keep(tier.snapshots, self.record, branch)
         return stored
 
     def _note(self, stored: Stored) -> None:
@@ -360,11 +357,6 @@ class Resident:
     async def _save(self, record: Record, state: SessionState | None = None) -> None:
         frame = await asyncio.to_thread(encode, Saved(record, state))
         await self._tier.snapshots.save(self.id, Snapshot(record.next, frame))
-
-    async def _save_scene(self, branch: Branch) -> None:
-        """Keep how a world of this first branch is entered."""
-        born = replace(self.record, heads=(branch,), tour="", next=0, walker=self.record.start, numbers=())
-        await self._tier.snapshots.save(SCENES + branch.hex(), Snapshot(0, encode(Saved(born))))
 
     async def _release(self) -> None:
         """End the session's memory, if it is awake."""

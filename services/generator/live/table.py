@@ -7,17 +7,19 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from time import monotonic
 from weakref import WeakValueDictionary
 
+from services.generator.live import entering
 from services.generator.live.looking import Looker
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.opening import Opening
 from services.generator.live.pictures import BYTES
-from services.generator.live.resident import CONFIRM_SECONDS, SCENES, Resident, forked_name
+from services.generator.live.resident import CONFIRM_SECONDS, Resident, forked_name
 from services.generator.live.walking import Walking
-from services.generator.saving import Record, decode
+from services.generator.saving import Record
 from services.generator.session import SessionConfig
 from worldkv.actions import Walker
 from worldkv.catalog import World, check_name
@@ -309,11 +311,12 @@ class Live:
                 raise InvalidInput(f"world {world.name!r} is there already: it is entered without {what}")
         snapshots, spec = self.maker.tier(tenant).snapshots, self.maker.model.spec
         try:
-            born = decode((await snapshots.load(SCENES + world.lineage.root.hex())).state, spec).record
+            born = await entering.known(snapshots, world.lineage.root, spec)
         except (NotFound, ChunkCorrupt) as error:
             _log.warning("how world %r was entered is not known, it has no walls: %s", world.name, error)
             return self._record(name, wanted, None, NOWHERE)
-        return self._record(name, wanted, born.scene, born.start, born.picture)
+        record = self._record(name, wanted, born.scene, born.start, born.picture)
+        return await entering.whole(snapshots, replace(record, elsewhere=born.elsewhere), spec)
 
     def _record(self, name: str, wanted: Opening, scene: str | None, start: Walker, picture: bytes = b"") -> Record:
         """What a session is that is opened so. Raises InvalidInput for a memory that cannot be."""

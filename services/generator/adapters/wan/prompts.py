@@ -110,7 +110,7 @@ class Prompts:
         """What the subject of this digest came to. Raises NotFound unless a session has it, or had it lately."""
         heard = self._at_hand(digest)
         if heard is None:
-            raise NotFound(f"what the world {digest.hex()} is about was not heard here: its session has to be open")
+            raise NotFound(f"what the world {digest.hex()} is about was not heard here: nobody has said it")
         return heard
 
     def take(self, digest: bytes, prompt: Prompt) -> Heard:
