@@ -187,14 +187,23 @@ def test_a_states_size_is_not_that_of_a_header():
     assert (after.record.picture, join(after.state.model)) == (bytes(3 << 20), bytes(3 << 20))
 
 
-def test_a_picture_larger_than_its_body_is_refused():
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        (14, 101, "picture of 101"),
+        (15, [b"r" * 16, b"d" * 16], "picture of 100"),
+        (15, [b"r" * 16], "expected bytes, bytes"),
+        (15, "elsewhere", "expected bytes, bytes"),
+    ],
+)
+def test_a_picture_that_is_not_where_the_header_says_is_refused(field, value, words):
     """A header that contradicts itself, its checksum with it."""
     whole = join(encode(Saved(replace(RECORD, picture=b"p" * 100))))
     header = msgpack.unpackb(whole[16:-108])
-    header[14] = 101
+    header[field] = value
     packed = msgpack.packb(header)
     start = whole[:12] + len(packed).to_bytes(4, "little") + packed
-    with pytest.raises(BadHeader, match="picture of 101"):
+    with pytest.raises(BadHeader, match=words):
         decode(Frame.of(start + xxh3_64_digest(start)[::-1] + whole[-100:]), SPEC)
 
 
