@@ -35,6 +35,10 @@ class GeneratorProcess:
         self.address, self._settings = "", settings
         self.process: Any = None
 
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.returncode is None
+
     async def start(self) -> None:
         chosen = {
             "SERVICE__ADDRESS": "127.0.0.1:0",

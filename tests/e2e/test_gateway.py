@@ -1,11 +1,12 @@
 """The gateway before real generators, a shard and a replica, all of them processes: walks outlive what is killed."""
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
+import pytest_asyncio
 
 from tests.e2e.generator_process import toy_weights
 from tests.e2e.part_process import PartProcess, part
@@ -16,7 +17,7 @@ from worldkv.client import WalkClient
 from worldkv.client.walk import Walk
 from worldkv.client.walk_events import Drawn, Notice, NoticeKind
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
 
 TURN = Action(turn=20.0)
 
@@ -40,24 +41,32 @@ class Whole:
         return home
 
 
-@asynccontextmanager
-async def whole(folder: Path, **routing: str) -> AsyncIterator[Whole]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def parts(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whole]:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(shard(RAM__BUDGET_BYTES=str(64 << 20)))
         index = await stack.enter_async_context(replica(store.address))
         found = {"STORE__SHARDS": store.address, "INDEX__REPLICAS": index.address}
         small = {
-            "WEIGHTS": str(toy_weights(folder)),
+            "WEIGHTS": str(toy_weights(tmp_path_factory.mktemp("weights"))),
             "MEMORY__CODEC": "int8",
             "MEMORY__SELECTOR": "pose",
             "THREADS": "1",
         }
-        made = {name: await stack.enter_async_context(part("generator", NAME=name, **found, **small)) for name in "ab"}
+        soon = [part("generator", NAME=name, **found, **small) for name in "ab"]
+        made = dict(zip("ab", await asyncio.gather(*map(stack.enter_async_context, soon)), strict=True))
         named = ",".join(f"{name}={each.address}" for name, each in made.items())
         gateway = await stack.enter_async_context(
-            part("gateway", GENERATORS=named, WEB__ADDRESS="127.0.0.1:0", **routing)
+            part("gateway", GENERATORS=named, WEB__ADDRESS="127.0.0.1:0", ROUTING__SILENT_SECONDS="3")
         )
         yield Whole(gateway, made)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def service(parts: Whole) -> Whole:
+    """All of it runs, whatever the test before has ended."""
+    await asyncio.gather(*(each.start() for each in (parts.gateway, *parts.generators.values()) if not each.runs))
+    return parts
 
 
 def turned(walk: Walk, drawn: Drawn) -> float:
@@ -65,8 +74,8 @@ def turned(walk: Walk, drawn: Drawn) -> float:
     return round(drawn.walker.yaw - walk.opened.walker.yaw, 6) % 360
 
 
-async def test_a_walk_outlives_its_generators_however_they_end(tmp_path):
-    async with whole(tmp_path, ROUTING__SILENT_SECONDS="3") as service, WalkClient(service.address) as client:
+async def test_a_walk_outlives_its_generators_however_they_end(service):
+    async with WalkClient(service.address) as client:
         async with client.open(scene="rooms:7") as walk:
             events, drawn = walk.events(), [await walk.move(TURN) for _ in range(2)]
             for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP):
@@ -90,8 +99,8 @@ async def test_a_walk_outlives_its_generators_however_they_end(tmp_path):
     assert moved == [2, 4, 6]
 
 
-async def test_moves_on_their_way_outlive_a_generator_and_its_gateway(tmp_path):
-    async with whole(tmp_path) as service, WalkClient(service.address) as client, client.open(scene="rooms:7") as walk:
+async def test_moves_on_their_way_outlive_a_generator_and_its_gateway(service):
+    async with WalkClient(service.address) as client, client.open(scene="rooms:7") as walk:
         drawn = []
         async for each in walk.path([TURN] * 36, ahead=4):
             drawn.append(each)

@@ -309,7 +309,6 @@ async def test_two_hundred_clients_at_once():
 
 async def test_settings_that_are_wrong_stop_the_process_with_words():
     for name, value, words in (
-        ("RAM__BUDGET_BYTES", "0", "budget_bytes"),
         ("NO_SUCH_KEY", "1", "WORLDKV_KVSTORE_NO_SUCH_KEY"),
         ("RAM__BUDGET_BYTES", str(1 << 50), "bytes of memory"),
     ):
