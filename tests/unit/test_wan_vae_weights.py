@@ -112,6 +112,7 @@ CHANGED = st.sampled_from(
 @given(CHANGED, st.lists(st.sampled_from([0, 1, 3, 4, 8, 1 << 20, 1 << 40, 1 << 62]), max_size=5))
 @example("encoder.conv1.weight", [1 << 40])
 @example("conv2.weight", [1 << 40])
+@example("conv2.weight", [1 << 62])
 @example("encoder.conv1.weight", [0])
 def test_whatever_shape_a_weight_has_it_is_told_or_refused(name, shape):
     shapes = {**WIDE, name: tuple(shape)}

@@ -58,8 +58,8 @@ def _made(given: Mapping[str, Shape]) -> tuple[AutoencoderKLWan, Sizes]:
                 num_res_blocks=found.residuals,
                 temperal_downsample=list(found.halving),
             )
-    except RuntimeError as error:  # no memory could hold it
-        raise WeightsMismatch(f"these are no VAE's weights: {error}") from error
+    except (RuntimeError, TypeError) as error:  # no memory could hold it, or no number of torch say how much it is
+        raise WeightsMismatch(f"these are no VAE's weights: {str(error).partition(chr(10))[0]}") from error
     wanted = {name: tuple(each.shape) for name, each in model.state_dict().items()}
     if wrong := differences(wanted, got):
         raise WeightsMismatch(f"these are no VAE's weights: {told(wrong, wanted, got)}")
