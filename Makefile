@@ -7,6 +7,9 @@ READY := $(VENV)/.ready
 PIP_AUDIT := 2.10.1
 PROTOS := $(wildcard protos/worldkv/v1/*.proto)
 
+# Where this is set every one of the hundreds of processes that tests start would compile all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test fast fuzz audit lint redis browser screenshots protos clean
 
