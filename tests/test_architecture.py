@@ -225,14 +225,17 @@ def import_without(blocked: str, prefixes: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_storage_needs_neither_torch_nor_ray():
     import_without("torch,ray", LIGHT)
 
 
+@pytest.mark.slow
 def test_walking_in_one_process_needs_neither_grpc_nor_ray():
     import_without("grpc,ray", OFF_THE_WIRE)
 
 
+@pytest.mark.slow
 def test_generators_need_nothing_of_the_real_models_until_they_load_one():
     import_without("diffusers,transformers,tokenizers", ("services.generator",))
 

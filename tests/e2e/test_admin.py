@@ -18,6 +18,8 @@ from worldkv.client import ClientConfig, KVClient, MembershipFile
 from worldkv.format import Frame
 from worldkv.store import PartKey
 
+pytestmark = pytest.mark.slow
+
 Call = Callable[..., tuple[int, list[dict[str, Any]], str]]
 
 

@@ -72,7 +72,9 @@ async def resume(channel: Any, session: str) -> pb.OpenResponse:
 
 
 async def opened(channel: Any) -> pb.OpenResponse:
-    return await SessionsStub(channel).Open(OPEN)
+    answer = await SessionsStub(channel).Open(OPEN)
+    assert isinstance(answer, pb.OpenResponse)
+    return answer
 
 
 async def test_a_walk_goes_on_exactly_on_another_generator(two):

@@ -18,6 +18,8 @@ from worldkv.errors import Unavailable
 from worldkv.format import Frame, join
 from worldkv.store import Level, Miss
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ClientConfig(
     deadline_seconds=20,
     stall_seconds=0.5,
@@ -43,7 +45,6 @@ async def running(*names: str, config: ClientConfig = CONFIG) -> AsyncIterator[t
             yield made, client
 
 
-@pytest.mark.slow
 async def test_every_chunk_is_readable_after_1_to_3_to_1_shards():
     assert await kv_scale.scale(10) == {"1 to 3": 1.0, "while 2 leave": 1.0, "3 to 1": 1.0}
 
