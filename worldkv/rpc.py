@@ -314,14 +314,11 @@ _SIZES = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_sen
 
 
 def _pings() -> list[tuple[str, int]]:
-    """Options for both sides, see `PING_SECONDS`; a server's own default is to hang up on who asks so often."""
+    """Options for both sides, see `PING_SECONDS`. By default a server hangs up on who asks more than twice in vain."""
     after = int(PING_SECONDS * 1000)
     waits = ("grpc.keepalive_time_ms", "grpc.keepalive_timeout_ms", "grpc.http2.ping_timeout_ms")
-    allowed = [
-        ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", after // 2),
-    ]
-    return [*((name, after) for name in waits), *allowed]
+    endless = ("grpc.http2.max_pings_without_data", "grpc.http2.max_ping_strikes")
+    return [*((name, after) for name in waits), *((name, 0) for name in endless)]
 
 
 def channel(address: str, tls: TLS | None = None, deadline_seconds: float | None = DEADLINE_SECONDS) -> aio.Channel:
