@@ -30,6 +30,7 @@ class Index:
     asleep: bool = False
     own: ScanIndex = field(default_factory=ScanIndex)
     asked: int = 0
+    missing: int = 0
 
     async def add(self, lineage: Lineage, metas: Sequence[Meta], **_: float) -> int:
         await self._answers()
@@ -42,7 +43,11 @@ class Index:
         for each in one.pending:
             self.own.add(each)
         selector = make_selector(one.selector, one.seed)
-        return [Found(self.own.nearest(one.query, selector, one.count, one.lineage, one.exclude, one.spares), 0, 0)]
+        return [
+            Found(
+                self.own.nearest(one.query, selector, one.count, one.lineage, one.exclude, one.spares), 0, self.missing
+            )
+        ]
 
     async def remove(self, keys, **_: float) -> int:
         await self._answers()
@@ -141,12 +146,27 @@ async def test_the_index_chooses_again_when_it_answers():
     index.away = True
     await made.nearest(query(), 3)
     await made.add(meta(LINEAGE.key(12)))
-    index.away = False
+    index.away, index.missing = False, 5
+    assert len(await made.nearest(query(), 3)) == 3
+    assert made._asking is not None
+    await made._asking
+    assert made.stands_in, "it has not read all of the world back yet"
+    index.missing = 0
     assert len(await made.nearest(query(), 3)) == 3
     await until(lambda: not made.stands_in)
     asked = index.asked
     assert 12 in {each.key.index for each in await made.nearest(query(), 13)}
     assert (index.asked, kept.reads) == (asked + 1, 2)
+
+
+async def test_an_index_need_not_know_what_the_store_has_not_got():
+    made, index, kept = await world()
+    del kept.metas[4]
+    index.away = True
+    assert len(await made.nearest(query(), 12)) == 11
+    index.away, index.missing = False, 1
+    await made.nearest(query(), 3)
+    await until(lambda: not made.stands_in)
 
 
 async def test_one_that_sleeps_is_asked_once_at_a_time():

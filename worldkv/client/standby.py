@@ -28,7 +28,7 @@ class Standby:
 
     A retriever holds nothing that the store cannot give back, so a session can read its own world back as well: some
     hundred bytes a chunk, once, and only while they are needed. What it chooses is the same, by the same function.
-    Meanwhile the retriever is asked beside that, and chooses again from its first answer on.
+    Meanwhile the retriever is asked beside that, and chooses again from its first whole answer on.
 
     index    finds chunks in another process
     batches  see `KVClient.batches`
@@ -39,7 +39,7 @@ class Standby:
         self._batches, self._selector = batches, make_selector(index.selector, index.seed)
         self._own: asyncio.Task[ScanIndex] | None = None  # None: the retriever answers
         self._asking: asyncio.Task[None] | None = None
-        self._added: list[Meta] = []  # since the world is read
+        self._added: list[Meta] = []  # while the world is read
 
     @property
     def stands_in(self) -> bool:
@@ -48,10 +48,10 @@ class Standby:
 
     async def add(self, meta: Meta, kept: bool = True) -> None:
         """See `Finder.add`."""
-        if self._own is not None:
+        if (own := self._read) is not None:
+            own.add(meta)
+        elif self.stands_in:
             self._added.append(meta)
-            if self._read is not None:
-                self._read.add(meta)
         await self.index.add(meta, kept)
 
     async def nearest(self, query: Query, k: int, exclude: Collection[int] = (), spares: int = 0) -> list[Hit]:
@@ -125,10 +125,13 @@ class Standby:
             self._own = None  # the next lookup begins anew
 
     async def _ask(self, query: Query, k: int, exclude: Collection[int], spares: int) -> None:
-        """Whether the retriever answers again."""
+        """Whether the retriever answers again, and knows as much: one that was started again has to read the world."""
         try:
             await self.index.nearest(query, k, exclude, spares)
         except (Unavailable, DeadlineExceeded):
             return
+        own, missing = self._read, self.index.missing
+        if missing and (own is None or missing > self.index.published - len(own)):  # of what the store has
+            return
         _log.info("the index answers again")
-        self._own, self._added = None, []
+        self._own = None
