@@ -76,7 +76,7 @@ async def test_a_fork_shares_what_came_before_it(store, catalog):
 async def test_opening_walks_on_where_the_world_ends(store, catalog):
     source = await walked(store, catalog)
     opened = (await fork(store, catalog, "harbour")).world
-    assert (opened.version, opened.lineage.start, opened.chunks) == (2, 10, 10)
+    assert (opened.version, opened.lineage.start, opened.chunks) == (3, 10, 10)
     assert opened.lineage.head != source.lineage.head
     await write(store, source, 10, 12)  # the old writer was only frozen
     await write(store, opened, 10, 11)
@@ -269,7 +269,35 @@ async def test_of_two_who_open_a_world_at_once_one_is_told_to_read_again(store):
     catalog.first = meanwhile
     with pytest.raises(Conflict, match="harbour"):
         await fork(store, catalog, "harbour")
-    assert (await catalog.read("harbour")).world.version == 2
+    assert (await catalog.read("harbour")).world.version == 3
+
+
+async def test_who_takes_a_world_over_tells_its_writer_before_he_looks_how_long_it_is(catalog):
+    class Looked(RamStore):
+        async def scan(self, *args, **kwargs):
+            versions.append((await catalog.read("harbour")).world.version)
+            async for key in super().scan(*args, **kwargs):
+                yield key
+
+    store, versions = Looked(1 << 20), list[int]()
+    before = await walked(store, catalog)
+    opened = (await fork(store, catalog, "harbour")).world
+    assert versions == [2]
+    assert (before.version, opened.version, opened.lineage.start) == (1, 3, 10)
+
+
+async def test_whose_taking_over_was_begun_by_another_goes_on_with_it(store):
+    catalog = Interrupted()
+    before = await walked(store, catalog)
+
+    async def meanwhile() -> None:
+        await catalog.swap("harbour", 1, before)
+
+    catalog.first = meanwhile
+    opened = (await fork(store, catalog, "harbour")).world
+    assert (opened.version, opened.lineage.start) == (3, 10)
+    catalog.lost = True
+    assert (await fork(store, catalog, "harbour")).world.version == 5
 
 
 async def test_a_world_that_moves_under_another_name_while_the_list_is_read_is_not_swept(store):

@@ -7,11 +7,13 @@ import pytest
 
 from services.generator.live import table
 from services.generator.live.resident import Resident
-from tests.wire.generator import generating, inside
+from tests.wire.generator import Stream, generating, inside
 from tests.wire.shard import until
 from tests.wire.test_generator_moving import WALK, steps
 from worldkv import worlds
+from worldkv.chunk import ChunkKey
 from worldkv.errors import NotFound, Unavailable
+from worldkv.worlds import lineages
 
 
 async def test_a_session_whose_generator_died_goes_on_from_its_last_kept_chunk():
@@ -35,16 +37,62 @@ async def test_a_session_whose_generator_died_goes_on_from_its_last_kept_chunk()
         assert (await alive.call("Close", session=opened.session)).remembered.end == 9
 
 
-async def test_what_a_session_that_went_on_elsewhere_still_draws_is_read_by_nobody():
+@pytest.mark.parametrize("lockstep", [True, False])
+async def test_what_a_session_that_went_on_elsewhere_still_draws_is_kept_for_nobody(lockstep):
     tiers = inside()
     async with generating(tiers) as dead, generating(tiers) as alive:
-        session = (await dead.open(**WALK)).session
+        session = (await dead.open(**WALK, lockstep=lockstep)).session
         async with dead.walk(session) as walk:
             await walk.steps(3)
+            await told_kept(walk, 3)
             assert (await alive.call("Resume", session=session)).opened.next == 3
-            await walk.steps(1)
+            with pytest.raises(Unavailable, match="gone on elsewhere"):
+                await walk.steps(9)
+            assert told(walk) == 3
+        with pytest.raises(NotFound):
+            await dead.call("Suspend", session=session)
         closed = await alive.call("Close", session=session)
         assert (closed.remembered.end, closed.world.chunks) == (3, 3)
+
+
+async def test_a_chunk_that_lands_while_the_session_is_taken_over_is_kept_for_nobody(monkeypatch):
+    tiers, looked, landed = inside(), asyncio.Event(), asyncio.Event()
+    length = lineages.length
+
+    async def slowly(*arguments):
+        found = await length(*arguments)
+        looked.set()
+        await landed.wait()
+        return found
+
+    async with generating(tiers) as dead, generating(tiers) as alive:
+        opened = await dead.open(**WALK, lockstep=False)
+        async with dead.walk(opened.session) as walk:
+            await walk.steps(3)
+            await told_kept(walk, 3)
+            with monkeypatch.context() as patch:
+                patch.setattr(lineages, "length", slowly)
+                resuming = asyncio.create_task(alive.call("Resume", session=opened.session))
+                await looked.wait()
+                drawn = (await walk.step()).key
+                key = ChunkKey(drawn.branch, drawn.index)
+                while not await lineages._holds(tiers("default").store, key):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.01)
+                landed.set()
+                assert (await resuming).opened.next == 3
+            with pytest.raises(Unavailable, match="gone on elsewhere"):
+                await walk.steps(9)
+            assert told(walk) == 3
+
+
+def told(walk: Stream) -> int:
+    """How many chunks a client was told are kept."""
+    return max(each.remembered.end for each in walk.told if each.HasField("remembered"))
+
+
+async def told_kept(walk: Stream, end: int) -> None:
+    while told(walk) < end:
+        await walk.hear()
 
 
 @pytest.mark.parametrize("call", ["Resume", "Close", "Rewind"])

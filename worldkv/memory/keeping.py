@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from worldkv.chunk import ChunkKey, Part
@@ -21,6 +21,14 @@ PASSING = (Unavailable, DeadlineExceeded, OverBudget)
 """Why a store does not take something now, and may later."""
 DOUBLINGS = 5
 """How often the wait between two attempts doubles."""
+
+Ours = Callable[[], Awaitable[None]]
+"""Makes sure that a world is still that of whoever puts its parts. Raises Conflict if somebody has taken it over, and
+Unavailable if that cannot be known now."""
+
+
+async def alone() -> None:
+    """Nobody takes the world over."""
 
 
 class Backoff:
@@ -49,17 +57,28 @@ class Backoff:
 class Keeper:
     """Keeps the immutable parts of a world's chunks, and tells how safe it is.
 
+    ours     is asked after parts were put, before they count as kept: who takes the world over may not have seen them
     refused  why a part will never be kept, for example because its world is gone: the last one; None so far
     """
 
     def __init__(
-        self, store: Store, finder: Finder, kept: Kept, most: int, backoff: Backoff, changed: Callable[[], None]
+        self,
+        store: Store,
+        finder: Finder,
+        kept: Kept,
+        most: int,
+        backoff: Backoff,
+        changed: Callable[[], None],
+        ours: Ours,
     ) -> None:
         self.store, self.finder, self.most, self.backoff, self.changed = store, finder, most, backoff, changed
+        self.ours = ours
         self.refused: WorldKVError | None = None
         self._before, self._end, self._beyond = [kept.level] if kept.end else [], kept.end, set[int]()
         self._waiting: dict[ChunkKey, tuple[Part, asyncio.Task[None]]] = {}
         self._telling: set[asyncio.Task[None]] = set()
+        self._landed: dict[ChunkKey, Level] = {}  # put, and not known to be ours yet
+        self._asking: asyncio.Task[None] | None = None
         self._levels: Counter[Level] = Counter()
         self._low: dict[ChunkKey, Level] = {}
         self._best, self._better = Level.ONE, Backoff(backoff.first_seconds)
@@ -84,8 +103,9 @@ class Keeper:
 
     async def put(self, part: Part) -> None:
         """Keep a part now, and leave the index to the caller. Raises what the store raises."""
-        key = PartKey(part.meta.key, "part")
-        self._note(key.chunk, (await self.store.put({key: write_part(part)}))[key])
+        level = await self._put(part)
+        await self.ours()
+        self._note(part.meta.key, level)
 
     def begin(self, part: Part) -> asyncio.Task[None]:
         """Keep a part, however long it takes, and let the index know of it then. The task ends when that is done.
@@ -106,25 +126,37 @@ class Keeper:
 
     async def settle(self) -> None:
         """Wait until none waits, and the index was told or does not answer."""
-        while tasks := [task for _, task in self._waiting.values()] + [*self._telling]:
+        while tasks := self._underway():
             await asyncio.wait(tasks)
 
     async def close(self) -> None:
         """Give up."""
-        tasks = [task for _, task in self._waiting.values()] + [*self._telling]
-        tasks += [self._raising] if self._raising else []
+        tasks = self._underway() + ([self._raising] if self._raising else [])
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _underway(self) -> list[asyncio.Task[None]]:
+        asking = [] if self._asking is None or self._asking.done() else [self._asking]
+        return [*(task for _, task in self._waiting.values()), *self._telling, *asking]
+
+    async def _put(self, part: Part) -> Level:
+        key = PartKey(part.meta.key, "part")
+        level = (await self.store.put({key: write_part(part)}))[key]
+        self.backoff.answered()
+        return level
 
     async def _keep(self, part: Part) -> None:
         try:
             for attempt in itertools.count():
                 try:
-                    await self.put(part)
+                    self._landed[part.meta.key] = await self._put(part)
                     break
                 except PASSING:
                     await self.backoff.wait(attempt)
+            if self._asking is None or self._asking.done():
+                self._asking = asyncio.create_task(self._ask(), name="ask whether the world is still ours")
+                self._asking.add_done_callback(tell_defect)
             telling = asyncio.create_task(self._tell(part), name=f"index {part.meta.key}")
             self._telling.add(telling)
             telling.add_done_callback(self._telling.discard)
@@ -134,6 +166,25 @@ class Keeper:
         finally:
             del self._waiting[part.meta.key]
             self._fewer.set()
+            self.changed()
+
+    async def _ask(self) -> None:
+        """Call kept what was put, once the world is known to be ours after that: one question for all there is."""
+        attempt = 0
+        while landed := {**self._landed}:
+            try:
+                await self.ours()
+            except PASSING:
+                await self.backoff.wait(attempt)
+                attempt += 1
+                continue
+            except WorldKVError as error:
+                self.refused = error
+                self._landed.clear()
+            else:
+                for key, level in landed.items():
+                    del self._landed[key]
+                    self._note(key, level)
             self.changed()
 
     async def _tell(self, part: Part) -> None:
@@ -156,7 +207,6 @@ class Keeper:
         if level < Level.REDIS:
             self._low[key] = level
         self._best = max(self._best, level)
-        self.backoff.answered()
         if level == self._best:
             self._better.answered()
         if self._behind() and (self._raising is None or self._raising.done()):

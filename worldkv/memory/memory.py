@@ -23,7 +23,7 @@ from worldkv.memory.config import MemoryConfig
 from worldkv.memory.fetching import Fetches
 from worldkv.memory.gathering import Clock, Gathered, RecallReport, gather
 from worldkv.memory.hot import HotSet
-from worldkv.memory.keeping import Backoff, Keeper
+from worldkv.memory.keeping import Backoff, Keeper, Ours, alone
 from worldkv.memory.queue import KVQueue, Waiting
 from worldkv.memory.source import Decoder, get, source
 from worldkv.memory.stats import Kept, MemoryStats
@@ -60,6 +60,7 @@ class Memory:
 
     kept      what is kept already when it is made, and how well; None: the chunks of the branches before the last, as
               well as can be
+    ours      makes sure, after a chunk was put and before it counts as kept, that nobody has taken the world over
     latest    how the last recall went
     listener  is called when `kept`, `unkept` or `stats` have changed behind the caller's back
 
@@ -75,6 +76,7 @@ class Memory:
         finder: Finder,
         lineage: Lineage,
         kept: Kept | None = None,
+        ours: Ours = alone,
     ) -> None:
         self.spec, self.config, self.store, self.finder = spec, config, store, finder
         self.lineage, self.stats, self.latest = lineage, MemoryStats(), RecallReport()
@@ -86,7 +88,7 @@ class Memory:
         before = kept or Kept(lineage.start, Level.REDIS)
         self._hot = HotSet(config.hot_bytes)
         self._decoder = Decoder(spec, config.coding)
-        self._keeper = Keeper(store, finder, before, config.most_unkept, backoff, self._changed)
+        self._keeper = Keeper(store, finder, before, config.most_unkept, backoff, self._changed, ours)
         self._queue = KVQueue(config.queue_bytes, self._code, self._put_behind, backoff, self._dropped)
         stored = source(store, self._decoder, config.layered_bytes)
         self._fetches = Fetches(Waiting(self._queue, self._decoder, stored), self._hot, self.stats)

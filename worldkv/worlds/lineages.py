@@ -1,6 +1,10 @@
 """Worlds as lineages: fork, rewind and open are one operation, and what no lineage covers is swept away.
 
-Nobody holds a lock, and whoever does this may die at any point. Two rules keep chunks from being lost:
+Nobody holds a lock, and whoever does this may die at any point. Three rules keep chunks from being lost:
+
+- Who takes a world over, to walk on after its last chunk, first swaps its record as it is, and then looks which chunk
+  is the last. Whoever wrote until then asks for the record after each put, and calls nothing kept under another version
+  than his own: what he calls kept was there to be seen.
 
 - Who forks one world into another looks at the first again after it wrote the second. Was it removed or rewound
   meanwhile, so that a sweep may not have seen the fork, the fork is undone and raises Conflict.
@@ -77,6 +81,8 @@ async def fork(
         raise SpecMismatch(f"world {name!r} is of spec {source.spec}, not {spec}")
     if heads and source.lineage.head not in heads:
         raise Conflict(f"world {name!r} has been taken over: its head is {source.lineage.head.hex()}")
+    if at is None and into is None:
+        source = await _claim(catalog, source)
     end = await length(store, source.lineage) if at is None else at
     lineage = source.lineage.fork(end, branch)
     if end > MAX_INDEX:
@@ -160,6 +166,19 @@ async def _swap(catalog: Catalog, expected: int, record: World) -> Stored:
             stored = await catalog.read(record.name)
             if stored.world.lineage.head == record.lineage.head:
                 return stored
+        raise
+
+
+async def _claim(catalog: Catalog, world: World) -> World:
+    """Let whoever writes a world know that it is being taken over: its record gets another version, and stays as it is.
+    It does not matter who did that: of several the first to swap has it. Raises Conflict if somebody already has."""
+    try:
+        return (await catalog.swap(world.name, world.version, world)).world
+    except (Conflict, Unavailable):
+        with suppress(NotFound, Unavailable):
+            now = (await catalog.read(world.name)).world
+            if now.lineage == world.lineage and now.version > world.version:
+                return now
         raise
 
 

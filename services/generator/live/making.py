@@ -24,7 +24,7 @@ from worldkv.actions import Walker, follow, parse_path
 from worldkv.chunk import Lineage, Part
 from worldkv.coding import Coding
 from worldkv.errors import InvalidInput, NotFound
-from worldkv.memory import Kept, Memory, MemoryConfig
+from worldkv.memory import Kept, Memory, MemoryConfig, Ours
 from worldkv.store import Store
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import MemoryChange
@@ -128,11 +128,11 @@ class Maker:
         """How a session's memory is told to work."""
         return self.config.memory.of_session(self.model, self.settings(record), record.lockstep, self.playing_seconds)
 
-    def memory(self, tenant: str, record: Record, lineage: Lineage, kept: Kept) -> Memory:
-        """The memory of a session's world, so much of which is kept."""
+    def memory(self, tenant: str, record: Record, lineage: Lineage, kept: Kept, ours: Ours) -> Memory:
+        """The memory of a session's world, so much of which is kept. `ours` as in `Memory`."""
         spec, tier, window = self.model.spec, self.tier(tenant), self.config.memory.window
         finder = tier.finder(lineage, self.settings(record).selector, spec.digest, kept.end, record.lockstep)
-        return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept=kept)
+        return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept, ours)
 
     def subject(self, record: Record) -> Subject:
         """What a session's world is about. Raises NotFound if that is not known any more."""

@@ -13,10 +13,12 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from services.generator.live import entering, messages
 from services.generator.live.inbox import NUMBERS
 from services.generator.live.making import Maker
+from services.generator.live.owning import Owner
 from services.generator.saving import Record, Saved, decode, encode
 from services.generator.session import HeldChunk, Session, SessionConfig, SessionState
 from services.generator.tier import Tier
@@ -27,7 +29,6 @@ from worldkv.chunk import Lineage, new_branch
 from worldkv.errors import (
     ChunkCorrupt,
     Conflict,
-    DeadlineExceeded,
     InvalidInput,
     NotFound,
     OverBudget,
@@ -38,9 +39,6 @@ from worldkv.memory import Kept, Memory
 from worldkv.store import Level
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import MemoryChange
-
-CONFIRM_SECONDS = 3.0
-"""For which whoever joins waits to hear whether a session is still this generator's."""
 
 Admit = Callable[[str, SessionConfig], Awaitable[None]]
 """Makes sure that there is room for a session; raises OverBudget."""
@@ -55,7 +53,7 @@ class Resident:
     world    record of its world as it was when the session got its branch
     session  None while it sleeps
     counts   how the memories that it had before have served it
-    doubted  whether another generator may have taken it over: this one was silent
+    owner    of its world
     unsettled  whether it was taken back, or was not: it finds out when it wakes
     listener  is told when its memory changes behind its back
     """
@@ -65,7 +63,7 @@ class Resident:
         self.world = World(record.world, Lineage.begin())
         self.session: Session | None = None
         self.counts = pb.RecallCounts()
-        self.doubted = self.unsettled = False
+        self.owner, self.unsettled = Owner(id, lambda: self._tier.worlds), False
         self.listener: Callable[[], None] = _nobody
         self._kept = Kept(0, Level.ONE)
 
@@ -88,6 +86,11 @@ class Resident:
     def kept(self) -> Kept:
         """How far the world is safe."""
         return self.memory.kept if self.memory else self._kept
+
+    @property
+    def refused(self) -> WorldKVError | None:
+        """Why something that was drawn will never be kept; None: all is well."""
+        return self.owner.gone or (self.memory.refused if self.memory else None)
 
     async def begin(self) -> None:
         """Begin a new world. Raises AlreadyExists, OverBudget if there is no room, and InvalidInput for a subject that
@@ -143,20 +146,7 @@ class Resident:
         Raises Conflict if another one has taken it over. If nobody can say so just now it is taken for granted, but for
         one that is doubted: then raises Unavailable.
         """
-        try:
-            async with asyncio.timeout(CONFIRM_SECONDS):
-                head = (await self._tier.worlds.read(self.record.world)).world.lineage.head
-        except NotFound:
-            return
-        except (Unavailable, DeadlineExceeded, TimeoutError) as error:
-            words = f"nobody can say whether world {self.record.world!r} is still that of session {self.id}: {error!r}"
-            if self.doubted:
-                raise Unavailable(words) from error
-            _log.info("%s", words)
-            return
-        if head not in self.record.heads:
-            raise Conflict(f"world {self.record.world!r} has been taken over: its head is {head.hex()}")
-        self.doubted = False
+        await self.owner.confirm(self.record.world, self.record.heads)
 
     async def sleep(self) -> None:
         """Let go of all memory, once everything is kept and the state is saved; nothing if it sleeps.
@@ -302,7 +292,8 @@ class Resident:
 
     def _note(self, stored: Stored) -> None:
         """A new branch is this session's."""
-        self.unsettled = self.doubted = False
+        self.unsettled = False
+        self.owner.stands()
         end = stored.world.chunks
         self.world, self._kept = stored.world, Kept(end, stored.level if end else Level.REDIS)
 
@@ -317,7 +308,7 @@ class Resident:
         world, maker = stored.world, self.maker
         if self.record.mode == "full":
             maker.engine.change(self.id, maker.walking(self.record), maker.coding, world.chunks)
-        memory = maker.memory(self.tenant, self.record, world.lineage, self._kept)
+        memory = maker.memory(self.tenant, self.record, world.lineage, self._kept, partial(self.owner.ours, world))
         fits = state if state is not None and state.next == world.chunks else None
         session = await self._as_saved(fits, memory) if fits else None
         if session is None:
@@ -351,8 +342,8 @@ class Resident:
                 await self.memory.settle()
         except TimeoutError as error:
             raise Unavailable(f"{self.memory.unkept} chunks of world {self.record.world!r} are not kept yet") from error
-        if self.memory.refused is not None:
-            raise self.memory.refused
+        if self.refused is not None:
+            raise self.refused
 
     async def _save(self, record: Record, state: SessionState | None = None) -> None:
         frame = await asyncio.to_thread(encode, Saved(record, state))

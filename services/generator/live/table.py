@@ -16,8 +16,9 @@ from services.generator.live.looking import Looker
 from services.generator.live.making import Maker
 from services.generator.live.metrics import Metrics
 from services.generator.live.opening import Opening
+from services.generator.live.owning import CONFIRM_SECONDS
 from services.generator.live.pictures import BYTES
-from services.generator.live.resident import CONFIRM_SECONDS, Resident, forked_name
+from services.generator.live.resident import Resident, forked_name
 from services.generator.live.walking import Walking
 from services.generator.saving import Record
 from services.generator.session import SessionConfig
@@ -126,7 +127,7 @@ class Live:
             async with asyncio.timeout(CONFIRM_SECONDS):
                 await lock.acquire()
         except TimeoutError as error:
-            if resident.doubted:
+            if resident.owner.doubted:
                 raise Unavailable(f"session {resident.id} may have gone on elsewhere: join it again") from error
             if not resident.unsettled:
                 return
@@ -235,7 +236,7 @@ class Live:
         before, self._tidied = self._tidied, monotonic()
         if self._tidied - before > SILENT_SECONDS:
             for walking in self:
-                walking.resident.doubted = True
+                walking.resident.owner.doubted = True
             self._asking = asyncio.create_task(self._ask(), name="whose sessions these are")
             self._asking.add_done_callback(tell_defect)
         awake = joined = 0

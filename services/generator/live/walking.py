@@ -158,9 +158,8 @@ class Walking:
 
         It can be resumed after its last chunk that was kept.
         """
-        memory = self.resident.memory
-        if memory is not None and memory.refused is not None:
-            self.end(memory.refused)
+        if self.resident.refused is not None:
+            self.end(self.resident.refused)
 
     def counts(self) -> pb.RecallCounts:
         """How memory has served the session so far."""
@@ -275,7 +274,7 @@ class Walking:
             if told is not None:
                 self._inbox.refuse(told)
             self._plan_nothing()  # what was said after it is not to be drawn before it
-            self._end_connection(error)
+            self._end_connection(self.resident.owner.gone or error)
             self.active = monotonic()
             self.end_if_refused()
 
@@ -325,8 +324,8 @@ class Walking:
     async def _draw(self, told: Moving | Showing, by_client: bool) -> None:
         """Draw a chunk, and tell whoever is joined."""
         session, maker, began = await self.awake(), self.resident.maker, monotonic()
-        if session.memory is not None and session.memory.refused is not None:
-            raise session.memory.refused
+        if self.resident.refused is not None:
+            raise self.resident.refused
         unanswered = self._unanswered()
         draft = await self._begun(session, told)
         try:
