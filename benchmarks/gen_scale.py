@@ -14,7 +14,6 @@ from services.generator.processes import Process
 from worldkv.actions import Action
 from worldkv.client import ClientConfig, KVClient, MembershipFile, WalkClient
 from worldkv.client.walk import Walk
-from worldkv.client.walk_events import Drawn, Remembered
 from worldkv.errors import WorldKVError
 from worldkv.format import Frame
 from worldkv.store import Level, PartKey
@@ -73,10 +72,7 @@ class Walking:
 
     async def _listen(self) -> None:
         async for event in self.walk.events():
-            if isinstance(event, Drawn):
-                self.promises.drew(event)
-            elif isinstance(event, Remembered):
-                self.promises.said(event)
+            self.promises.hear(event)
 
 
 @bench("gen.scale", bar="== 0", about="steps failed or kept chunks lost, 8 walks, shards 1 to 3 to 1")

@@ -18,7 +18,7 @@ from worldkv.chunk import Lineage
 from worldkv.client import WalkClient
 from worldkv.client.listening import Events
 from worldkv.client.walk import Walk
-from worldkv.client.walk_events import Drawn, Refused, Remembered
+from worldkv.client.walk_events import Drawn, Refused
 from worldkv.errors import DeadlineExceeded, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.store import Level, Miss, PartKey, Store
 from worldkv.v1.generator_pb2 import SuspendRequest
@@ -308,11 +308,8 @@ class Machine:
     async def _listen(self, walker: Walker, events: Events) -> None:
         try:
             async for event in events:
-                if isinstance(event, Drawn):
-                    walker.promises.drew(event)
-                elif isinstance(event, Remembered):
-                    walker.promises.said(event)
-                elif isinstance(event, Refused):
+                walker.promises.hear(event)
+                if isinstance(event, Refused):
                     self.seen.excused["budget: Refused"] += 1  # nothing changed, and it says why
         except WorldKVError:
             pass  # the next command is told the same
@@ -351,7 +348,10 @@ class Machine:
         keys = self._rng.sample(kept, min(SAMPLE, len(kept)))
         self.seen.read += len(keys)
         for words in await self._patiently(lambda: promises.broken(self._store, lineage, keys)):
-            self._break(f"{whose}: {words}")
+            told = ", ".join(promises.heard)
+            promises.heard.clear()
+            parts = ", ".join(f"{branch.hex()[:4]}/{end}" for branch, end in lineage.parts)
+            self._break(f"{whose}: {words}" + (f" (was told: {told}; its world: {parts})" if told else ""))
         asked = [PartKey(key, "part") for key in keys[:4]]
         for key, found in (await self._foreign.get(asked)).items() if asked else ():
             if not isinstance(found, Miss):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from worldkv.chunk import ChunkKey, Lineage
 from worldkv.client.pictures import Pictures
-from worldkv.client.walk_events import Drawn, Remembered
+from worldkv.client.walk_events import Drawn, Event, Notice, NoticeKind, Remembered
 from worldkv.errors import ChunkCorrupt
 from worldkv.format import Frame, decode_part
 from worldkv.store import Level, Miss, PartKey, Store
@@ -19,6 +20,8 @@ LATENT_ERROR = 2e-3
 """Of pictures in 0..1 that come of latents in half precision."""
 TOGETHER = 32
 """Chunks read at a time."""
+HEARD = 40
+"""Events that are remembered in words."""
 
 
 class Seen(NamedTuple):
@@ -31,13 +34,25 @@ class Seen(NamedTuple):
 class Promises:
     """Of one session.
 
-    kept  level of every chunk that it was told is kept
+    kept   level of every chunk that it was told is kept
+    heard  what it was told last, in words: for who wants to know how a promise came to be broken
     """
 
     def __init__(self) -> None:
         self.kept: dict[ChunkKey, Level] = {}
+        self.heard: deque[str] = deque(maxlen=HEARD)
         self._seen: dict[ChunkKey, Seen] = {}
         self._newest: dict[int, ChunkKey] = {}
+
+    def hear(self, event: Event) -> None:
+        """Take note of what a session says, as far as it is about chunks and how they are kept."""
+        self.heard.append(_words(event))
+        if isinstance(event, Drawn):
+            self.drew(event)
+        elif isinstance(event, Remembered):
+            self.said(event)
+        elif isinstance(event, Notice) and event.kind is NoticeKind.MOVED:
+            self.moved(event.chunk)
 
     def drew(self, drawn: Drawn) -> None:
         """A chunk came, with pictures that are exact or none. Its number may have been drawn before, elsewhere."""
@@ -57,7 +72,13 @@ class Promises:
     def stands(self, covered: Callable[[ChunkKey], bool]) -> None:
         """The session is joined anew, and these are its chunks: what was drawn elsewhere and not kept is no more, and
         what the session says of its number is said of another chunk."""
+        self.heard.append("stands anew")
         self._newest = {index: key for index, key in self._newest.items() if covered(key)}
+
+    def moved(self, chunk: int) -> None:
+        """The session's chunks from this number on are other ones: what it says of them is not said of those that
+        were drawn before."""
+        self._newest = {index: key for index, key in self._newest.items() if index < chunk}
 
     def forget(self, covered: Callable[[ChunkKey], bool]) -> None:
         """Hold the service no more to chunks that are none of these: their user dropped them."""
@@ -111,3 +132,11 @@ class Promises:
         if pictures.shape != seen.pictures.shape or np.abs(pictures - seen.pictures).max() > LATENT_ERROR:
             return "has other pictures"
         return "" if np.allclose(part.meta.poses, seen.poses, atol=1e-6) else "has other poses"
+
+
+def _words(event: Event) -> str:
+    if isinstance(event, Drawn):
+        return f"drawn {event.key.branch.hex()[:4]}/{event.key.index}"
+    if isinstance(event, Remembered):
+        return f"kept {event.end} {event.level.name if event.level else ''}"
+    return f"{event.kind.value} {event.chunk}" if isinstance(event, Notice) else type(event).__name__.lower()

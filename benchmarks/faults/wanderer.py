@@ -23,7 +23,7 @@ from worldkv.client import WalkClient
 from worldkv.client.listening import Events
 from worldkv.client.pictures import Pictures
 from worldkv.client.walk import Walk
-from worldkv.client.walk_events import Drawn, Notice, Remembered
+from worldkv.client.walk_events import Drawn, Notice
 from worldkv.errors import NotFound, WorldKVError
 
 ROUNDS = 60
@@ -151,11 +151,8 @@ class Wanderer:
 
     async def _listen(self, events: Events) -> None:
         async for event in events:
-            if isinstance(event, Drawn):
-                self.promises.drew(event)
-            elif isinstance(event, Remembered):
-                self.promises.said(event)
-            elif isinstance(event, Notice):
+            self.promises.hear(event)
+            if isinstance(event, Notice):
                 self.notices.append(event)
 
 

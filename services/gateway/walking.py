@@ -19,9 +19,10 @@ from grpc import aio
 
 from services.gateway.generators import Generator
 from services.gateway.routing import Place, Router, Walked
-from services.gateway.unanswered import Unanswered, theirs
+from services.gateway.unanswered import Missed, Unanswered, theirs
 from services.gateway.watching import Watch
 from worldkv import wire
+from worldkv.chunk import Lineage
 from worldkv.client.policy import Deadline
 from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable
 from worldkv.v1 import chunk_pb2
@@ -68,7 +69,7 @@ class _Walk:
         self._unanswered = Unanswered(router.config.most_unanswered, router.config.unanswered_bytes)
         self._taken, self._answered = asyncio.Event(), asyncio.Event()
         self._ended = False  # the client says no more
-        self._root, self._head = b"", b""  # branches of its world
+        self._lineage: Lineage | None = None  # of its world, as far as the client knows
         self._patience: Deadline | None = None  # since it was lost, and nothing came of it
         self._stands = monotonic()  # since when
 
@@ -121,7 +122,7 @@ class _Walk:
         walked = Walked(generator, self._taken_back)
         with generator.calling(), self.router.walked(self.tenant, self.session, walked):
             call = generator.sessions.Walk(metadata=generator.metadata(self.tenant))
-            seen = self.seen if place.resumed is None or not self._head else place.resumed.next
+            seen = self.seen if place.resumed is None or self._lineage is None else place.resumed.next
             tasks = [asyncio.create_task(self._tell(call, seen, joined)), asyncio.create_task(generator.silent.wait())]
             try:
                 while (answer := await _read(call, taking, tasks[1])) is not aio.EOF:
@@ -143,27 +144,29 @@ class _Walk:
         """Take note of what the session says, and make it what the client is told."""
         if answer.HasField("drawn"):
             self._patience = None
-            key = answer.drawn.key
+            key = wire.chunk_of(answer.drawn.key)
             self.seen = key.index + 1
-            if key.index >= self._unanswered.next:  # not sent again: a session that slept wakes on another branch
-                self._head = key.branch
+            if self._lineage is not None and not self._lineage.covers(key) and key.index >= self._unanswered.next:
+                self._lineage = self._lineage.fork(key.index, key.branch)  # a session that slept wakes on another one
         self._unanswered.answered(answer)
         self._answered.set()
 
     def _joined(self, answer: pb.WalkResponse, generator: Generator) -> Iterator[pb.WalkResponse]:
         """What the client is told when the session is joined, the first time or elsewhere."""
-        joined, before, self._stands = answer.joined, self._head, monotonic()
-        lineage = wire.lineage_of(joined.world.lineage)
-        self._root, self._head = lineage.root, lineage.head
-        if not before:
+        joined, before, self._stands = answer.joined, self._lineage, monotonic()
+        lineage = self._lineage = wire.lineage_of(joined.world.lineage)
+        if before is None:
             self._unanswered.next = joined.next
             yield answer
-        elif before == self._head:
+        elif (shared := before.shared(lineage)) is None:
             self._unanswered.again()
         else:
-            text = f"the walk goes on from chunk {joined.next} on {generator.name}"
-            yield pb.WalkResponse(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=joined.next, text=text))
-            missed = self._unanswered.moved(joined.next)
+            chunk = min(shared, joined.next)
+            text = f"the walk goes on from chunk {chunk} on {generator.name}"
+            yield pb.WalkResponse(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=chunk, text=text))
+            # It may have been drawn on elsewhere meanwhile, and have come here from there.
+            others = range(chunk, min(self._unanswered.next, joined.next))
+            missed = [Missed(other, None) for other in others] + self._unanswered.moved(joined.next)
             self._answered.set()
             self.router.metrics.undelivered.inc(len(missed))
             for chunk, entry in missed:
@@ -205,12 +208,13 @@ class _Walk:
 
     def _taken_back(self, world: chunk_pb2.World, next: int) -> None:
         """The session stands before chunk `next` again."""
-        self._head, self.seen = wire.lineage_of(world.lineage).head, next
+        self._lineage, self.seen = wire.lineage_of(world.lineage), next
         self._unanswered.taken_back(next)
         self._answered.set()
 
     async def _settle(self, deadline: Deadline) -> Place:
-        return await self.router.settle(self.tenant, self.session, deadline, self._root or None)
+        root = self._lineage.root if self._lineage else None
+        return await self.router.settle(self.tenant, self.session, deadline, root)
 
 
 async def _next(answers: Answers, ending: asyncio.Task[None]) -> pb.WalkResponse | None:

@@ -86,7 +86,7 @@ class Watch:
         self._patience = None
         if before is None:
             return answer
-        common = _common(before, self._lineage)
+        common = before.shared(self._lineage)
         if common is None:
             return None
         self.seen = min(self.seen, common)
@@ -125,15 +125,3 @@ async def _next(answers: AsyncGenerator[pb.WalkResponse, None], speaking: asynci
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-
-
-def _common(one: Lineage, other: Lineage) -> int | None:
-    """The first chunk that is not the same in two lineages; None: they are the same."""
-    end = 0
-    for (branch, stop), (another, limit) in zip(one.parts, other.parts, strict=False):
-        if branch != another:
-            return end
-        if stop != limit:
-            return min(each for each in (stop, limit) if each is not None)
-        end = stop or 0
-    return None

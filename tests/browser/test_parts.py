@@ -52,12 +52,15 @@ async def test_a_lineage_goes_on_with_another_branch_where_it_was_cut(browser, u
         const parts = m.forked(m.forked([{ branch: "a" }], 5, "b"), 9, "c");
         const back = m.forked(parts, 3, "d");
         const keys = [["a", 4], ["b", 4], ["b", 8], ["c", 9], ["c", 8]].map(([branch, index]) => ({ branch, index }));
-        return [parts, back, m.head(back), m.start(back), keys.map((key) => m.covers(parts, key))];
+        const twice = m.forked(m.forked(parts, 7, "e"), 9, "f");
+        const others = [parts, back, m.forked(parts, 12, "e"), twice, [{ branch: "z" }]];
+        const shared = others.map((each) => String(m.shared(parts, each)));
+        return [parts, back, m.head(back), shared, keys.map((key) => m.covers(parts, key))];
     """
-    parts, back, head, start, covered = await said(browser, url, "lineage.js", code)
+    parts, back, head, shared, covered = await said(browser, url, "lineage.js", code)
     assert parts == [{"branch": "a", "end": 5}, {"branch": "b", "end": 9}, {"branch": "c"}]
     assert back == [{"branch": "a", "end": 3}, {"branch": "d"}]
-    assert (head, start) == ("d", 3)
+    assert (head, shared) == ("d", ["Infinity", "3", "12", "7", "0"])
     assert covered == [True, False, True, True, False]
 
 

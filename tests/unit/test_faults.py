@@ -11,7 +11,7 @@ from benchmarks.faults.run import AFTER, recovery_seconds
 from benchmarks.faults.wanderer import Step
 from worldkv.actions import Walker
 from worldkv.chunk import ChunkKey, Lineage, Meta, Part
-from worldkv.client.walk_events import Counts, Drawn, Remembered, Spent
+from worldkv.client.walk_events import Counts, Drawn, Notice, NoticeKind, Remembered, Spent
 from worldkv.client.walk_events import Held as MemoryHeld
 from worldkv.format import Frame, encode_part
 from worldkv.store import Level, PartKey, RamStore
@@ -114,6 +114,13 @@ async def test_what_was_drawn_elsewhere_and_not_kept_is_not_what_is_kept_later()
     assert promises.kept.keys() == {ChunkKey(BRANCH, 0), ChunkKey(BRANCH, 1)}
     promises.stands(LINEAGE.fork(1).covers)
     assert len(promises.kept) == 2, "what was kept has to stay"
+
+
+async def test_what_moved_is_not_what_was_drawn_before():
+    promises = Promises()
+    for event in (drawn(0), drawn(1), Notice(NoticeKind.MOVED, 1, ""), Remembered(2, Level.REDIS)):
+        promises.hear(event)
+    assert promises.kept.keys() == {ChunkKey(BRANCH, 0)}
 
 
 def test_growth_is_that_of_who_was_there_all_the_time():

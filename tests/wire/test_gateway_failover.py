@@ -308,6 +308,28 @@ async def test_what_waits_when_somebody_else_goes_back_is_drawn_from_there(tmp_p
         assert made.tier.record("default", session).moves == [2, 3, 4]
 
 
+async def test_a_session_that_was_drawn_on_elsewhere_before_it_came_here_is_told_whole(tmp_path):
+    async with setting(tmp_path, "a", "b") as (made, gateway):
+        session = (await gateway.open()).session
+        async with gateway.walk(session) as client, asyncio.timeout(20):
+            for way in (1, 2, 3):
+                await client.move(way, number=way)
+            await client.drawn(3)
+            record = made.tier.record("default", session)
+            before = record.lineage
+            record.lineage, record.moves = before.fork(2), [1, 2, 9]  # the third was not kept, and drawn anew elsewhere
+            await made.kill(made.home(session).name)
+            notice = await client.next("notice")
+            assert (notice.kind, notice.chunk) == (pb.NOTICE_KIND_MOVED, 2)
+            (other,) = await client.drawn(1)
+            assert (other.key.index, other.number, other.pictures_dropped) == (2, 0, True)
+            assert other.key.branch == record.lineage.key(2).branch != before.key(2).branch
+            await client.move(4, number=4)
+            (drawn,) = await client.drawn(1)
+        assert (drawn.key.index, drawn.number) == (3, 4)
+        assert record.moves == [1, 2, 9, 4]
+
+
 async def test_a_slow_client_costs_pictures_and_no_steps(tmp_path):
     async with setting(tmp_path, "a", picture_bytes=200_000, behind=4) as (made, gateway):
         session = (await gateway.open()).session

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -379,6 +380,29 @@ async def test_a_walk_that_moved_while_nobody_was_joined_misses_nothing(drawn_me
         assert told == [made.world.lineage.key(2 + i) for i in range(drawn_meanwhile + 1)]
         assert told[-1] == last.key
         assert not {each.key for each in before} & {*told}
+
+
+async def test_a_walk_that_moved_twice_while_nobody_was_joined_misses_nothing():
+    async with service(greets=True) as (toy, client), client.open() as walk:
+        before = [each async for each in walk.path([TURN] * FRAMES * 4)]
+        events, made = walk.events(), toy.sittings[walk.session]
+        made.out.put_nowait(Unavailable("cut"))
+        async for event in events:
+            if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
+                break
+        made.move(3)
+        made.draw([TURN] * FRAMES, 0)
+        made.world = replace(made.world, lineage=made.world.lineage.fork(4))  # it slept, or moved again
+        last = await walk.move(TURN)
+        await walk.close()
+        told = [each async for each in events]
+    assert [each.key for each in told if isinstance(each, Drawn)] == [made.world.lineage.key(3), last.key]
+    assert before[3].key != made.world.lineage.key(3)
+    assert last.key == made.world.lineage.key(4)
+    moved = [place for place, each in enumerate(told) if isinstance(each, Notice) and each.kind is NoticeKind.MOVED]
+    assert [told[place].chunk for place in moved] == [3]
+    kept = [place for place, each in enumerate(told) if isinstance(each, Remembered) and each.end > 3]
+    assert moved[0] < kept[0], "who holds another chunk 3 is told so before he hears that a chunk 3 is kept"
 
 
 async def test_a_hold_outlives_its_connection():

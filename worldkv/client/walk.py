@@ -353,16 +353,19 @@ class Walk:
         else:
             seen = self._line.seen
             self._stand(opened.world)
-            if self._line.seen < seen:
+            if (chunk := self._line.seen) < seen:
+                self._tell(Notice(NoticeKind.MOVED, chunk, f"the walk goes on from chunk {chunk}"))
                 self._line.join_again()
         self.walker, self.next = opened.walker, opened.next
 
     def _stand(self, world: World) -> None:
-        """The session writes to this world's head now: what was seen of another branch was not seen of this one."""
-        if (head := self.world.lineage.head) != world.lineage.head:
-            self._left.add(head)
-            self._line.seen = min(self._line.seen, world.lineage.start)
-            self.next = min(self.next, world.lineage.start)
+        """The session writes to this world's head now. What was seen of a branch that it left was not seen of those
+        that it came by, and there may be several: it went on elsewhere more than once."""
+        shared = self.world.lineage.shared(world.lineage)
+        if shared is not None:
+            self._left.add(self.world.lineage.head)
+            self._line.seen = min(self._line.seen, shared)
+            self.next = min(self.next, shared)
         self.world = world
 
     def _told(self, up: bool, why: str) -> None:

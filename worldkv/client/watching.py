@@ -113,10 +113,10 @@ class Watched(AsyncIterator[Event]):
             self.opened, self.next = opened, opened.next
             self._joined.set_result(None)
             return
-        before, lineage = self.opened.world.lineage, opened.world.lineage
+        shared = self.opened.world.lineage.shared(opened.world.lineage)
         self.opened = opened
-        if before.head != lineage.head and lineage.start < self._line.seen:
-            self.next = self._line.seen = lineage.start
+        if shared is not None and shared < self._line.seen:
+            self.next = self._line.seen = shared
             self._line.join_again()
 
     def _told(self, up: bool, why: str) -> None:

@@ -3,8 +3,14 @@
 /** The branch that is being written. */
 export const head = (parts) => parts.at(-1).branch;
 
-/** The first chunk number of that branch. */
-export const start = (parts) => Number(parts.at(-2)?.end ?? 0);
+/** How many chunks, from the first, are the same in two worlds; infinity: all of them. */
+export function shared(one, other) {
+  const last = (part) => Number(part?.end) || Infinity;
+  const place = one.findIndex((part, n) => part.branch !== other[n]?.branch || last(part) !== last(other[n]));
+  if (place < 0) return Infinity;
+  if (one[place].branch !== other[place]?.branch) return place ? last(one[place - 1]) : 0;
+  return Math.min(last(one[place]), last(other[place]));
+}
 
 /** Whether a chunk with this key is one of the world's. */
 export function covers(parts, key) {

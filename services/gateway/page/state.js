@@ -2,7 +2,7 @@
 
 import { chunk, thin } from "./chunk.js";
 import { Connection } from "./connection.js";
-import { covers, forked, head, start } from "./lineage.js";
+import { covers, forked, head, shared } from "./lineage.js";
 import { Problem } from "./problems.js";
 
 /** Numbers of messages are never used twice in a session: whoever comes begins to count somewhere. */
@@ -321,7 +321,7 @@ export class Walk extends EventTarget {
     if (head(before) === head(parts)) return;
     this.#left.add(head(before));
     this.opened.world = world;
-    this.#forget(Math.min(next, start(parts)));
+    this.#forget(Math.min(next, shared(before, parts)));
   }
 
   /** Chunks from `at` on are not the world's any more. */
