@@ -153,6 +153,8 @@ async def soak(made: Stage, seed: int, seconds: float, resting: float = RESTING_
             await _watch(made, found.resting, begun, partial(_left, monotonic() + resting / 2), 1.0)
     for words in found.broken:
         print(words, file=sys.stderr, flush=True)
+    if found.broken:
+        print(f"logs are kept in {made.keep_logs()}", file=sys.stderr, flush=True)
     print(found.words, dict(found.faults), [dict(each.excused) for each in found.seen], file=sys.stderr, flush=True)
     return found
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,11 @@ class Stage:
             f"\n--- {log.name}\n{log.read_text(encoding='utf-8', errors='replace')[-1500:]}"
             for log in sorted(self._run_dir.logs.glob("*.log"))
         )
+
+    def keep_logs(self) -> Path:
+        """Keep all logs in a folder that stays; where that is."""
+        kept = Path(tempfile.mkdtemp(prefix="worldkv-logs-"))
+        return Path(shutil.copytree(self._run_dir.logs, kept / "logs"))
 
     def pids(self) -> dict[str, int]:
         """Processes of the parts and of the supervisor, by name: each writes a log that is called so."""

@@ -1,4 +1,5 @@
-"""World records and session states of one tenant, in Redis; in RAM while it does not answer, and copied up after."""
+"""World records and session states of one tenant, in Redis. While it does not answer records are read as they were seen
+last, and states are kept in RAM and copied up after."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import NamedTuple
 
 from worldkv.catalog import Catalog, RamCatalog, RamSnapshots, Snapshot, Snapshots, Stored, World, check_name
@@ -20,28 +20,29 @@ REMEMBERED = 10_000
 
 
 class TieredCatalog:
-    """A `Catalog`. Redis decides every swap; while it does not answer, what was last seen of a record does.
+    """A `Catalog`. Redis decides every swap; while it does not answer, what was last seen of a record is read, and
+    nothing is written: whoever swapped here and whoever swaps there would have two histories of one record, and whose
+    won in the end would have taken back what the other one's session was told is kept.
 
-    A record that was never seen here raises Unavailable then: nobody can know whether Redis has one of that name. So
-    does removing one: should this shard die, Redis would still have it.
+    A record that was never seen here raises Unavailable then: nobody can know whether Redis has one of that name.
     """
 
     def __init__(self, lower: Catalog) -> None:
         self._lower = lower
         self._seen: dict[str, World] = {}  # newest last
-        self._ahead: dict[str, World] = {}  # written while Redis was away
+        self._lost: set[str] = set()  # by Redis
         self._lock = asyncio.Lock()
         self._refused: set[str] = set()  # told of
 
     @property
     def waiting(self) -> list[World]:
-        """Records that Redis has not got yet."""
-        return [*self._ahead.values()]
+        """Records that Redis has lost, and has not got again."""
+        return [self._seen[name] for name in sorted(self._lost)]
 
     async def read(self, name: str) -> Stored:
         await self.catch_up(check_name(name))
-        if name in self._ahead:
-            return Stored(self._ahead[name], Level.ONE)
+        if name in self._lost:
+            return Stored(self._seen[name], Level.ONE)
         try:
             stored = await self._lower.read(name)
         except NotFound:
@@ -57,69 +58,58 @@ class TieredCatalog:
     async def swap(self, name: str, expected: int, record: World) -> Stored:
         if check_name(name) != record.name:
             raise InvalidInput(f"a record of world {record.name!r} cannot be swapped into {name!r}")
-        await self.catch_up(name)
-        if name not in self._ahead:
-            try:
-                stored = await self._lower.swap(name, expected, record)
-            except Unavailable as error:
-                if name not in self._seen:
-                    raise Unavailable(f"whether there is a world {name!r} only Redis knows: {error}") from error
-            else:
-                self._remember(stored.world)
-                return stored
-        found = self._seen[name].version
-        if found != expected:
-            raise Conflict(f"world {name!r} has version {found}, expected {expected}")
-        written = replace(record, version=expected + 1)
-        self._ahead[name] = self._seen[name] = written
-        return Stored(written, Level.ONE)
+        await self._require(name)
+        stored = await self._lower.swap(name, expected, record)
+        self._remember(stored.world)
+        return stored
 
     async def list(self, prefix: str = "", after: str = "") -> AsyncIterator[World]:
-        for name in [*self._ahead]:
-            await self.catch_up(name)
-        if self._ahead:
-            raise Unavailable(f"{len(self._ahead)} world records wait to be written to Redis, which does not answer")
+        for name in [*self._lost]:
+            await self._require(name)
         async for world in self._lower.list(prefix, after):
             yield world
 
     async def remove(self, name: str, expected: int = 0) -> None:
-        await self.catch_up(check_name(name))
-        if name in self._ahead:
-            raise Unavailable(f"world {name!r} waits to be written to Redis, which does not answer")
-        async with self._lock:  # what is being written up must not come after it
+        await self._require(check_name(name))
+        async with self._lock:  # what is being written again must not come after it
             await self._lower.remove(name, expected)
         self._seen.pop(name, None)
 
     def lost(self) -> None:
         """Redis has lost what it had: what is remembered here is to be written again."""
-        for name, world in self._seen.items():
-            self._ahead.setdefault(name, world)
+        self._lost.update(self._seen)
 
     async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer, or does not take all of it."""
-        for name in [*self._ahead]:
+        """Write to Redis what it has lost; Unavailable if it does not answer, or does not take all of it."""
+        for name in [*self._lost]:
             if not await self.catch_up(name):
                 break
-        if self._ahead:
-            raise Unavailable(f"Redis does not take {len(self._ahead)} world records")
+        if self._lost:
+            raise Unavailable(f"Redis does not take {len(self._lost)} world records")
 
     async def catch_up(self, name: str) -> bool:
-        """Write a record to Redis that was written here alone, if it takes it now; answers whether Redis answered. The
+        """Write a record to Redis again that it has lost, if it takes it now; answers whether Redis answered. The
         highest version wins."""
-        if name not in self._ahead:
+        if name not in self._lost:
             return True
         async with self._lock:
-            if (ours := self._ahead.get(name)) is None:
+            if name not in self._lost:
                 return True
+            ours = self._seen[name]
             try:
                 await self._write(ours)
             except WorldKVError as error:
                 _waits(f"world {name!r}", error, self._refused)
                 return not isinstance(error, Unavailable)
             self._refused.discard(f"world {name!r}")
-            if self._ahead.get(name) is ours:
-                self._ahead.pop(name, None)
+            self._lost.discard(name)
             return True
+
+    async def _require(self, name: str) -> None:
+        """Raises Unavailable unless Redis has got a record again, if it lost it."""
+        await self.catch_up(name)
+        if name in self._lost:
+            raise Unavailable(f"world {name!r} waits to be written to Redis, which has lost it and does not take it")
 
     async def _write(self, ours: World) -> None:
         try:
@@ -133,7 +123,7 @@ class TieredCatalog:
         self._seen.pop(world.name, None)
         self._seen[world.name] = world
         if len(self._seen) > REMEMBERED:
-            del self._seen[next(name for name in self._seen if name not in self._ahead)]
+            del self._seen[next(name for name in self._seen if name not in self._lost)]
 
 
 class TieredSnapshots:

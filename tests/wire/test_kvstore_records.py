@@ -36,36 +36,47 @@ class Failing:
         return getattr(self.inner, name)
 
 
-async def test_records_written_while_redis_was_away_are_written_up_with_their_versions():
+async def test_while_redis_is_away_records_are_read_as_they_were_seen_and_nothing_is_written():
     lower = Failing(RamCatalog())
     worlds = TieredCatalog(lower)
     await worlds.swap("room", 0, world())
     lower.down = True
-    assert (await worlds.swap("room", 1, world(chunks=1))).level == Level.ONE
-    assert (await worlds.swap("room", 2, world(chunks=2))).world.version == 3
-    assert (await worlds.read("room")).world.chunks == 2
-    with pytest.raises(Conflict):
-        await worlds.swap("room", 1, world())
-    for nobody in (worlds.read("other"), worlds.swap("other", 0, world("other"))):
+    assert (await worlds.read("room")).level == Level.ONE
+    writing = [worlds.swap("room", n, world(chunks=n)) for n in (0, 1, 2)]
+    for nobody in (*writing, worlds.remove("room"), worlds.read("other"), worlds.swap("other", 0, world("other"))):
         with pytest.raises(Unavailable):
             await nobody
     lower.down = False
-    await worlds.settle()
-    stored = await lower.read("room")
-    assert (stored.world.version, stored.world.chunks) == (3, 2)
+    await lower.swap("room", 1, world(chunks=100))  # by another shard
+    assert (await worlds.read("room")).world.chunks == 100
+    with pytest.raises(Conflict):
+        await worlds.swap("room", 1, world())
+    assert (await worlds.swap("room", 2, world(chunks=101))).world.version == 3
     assert worlds.waiting == []
 
 
-async def test_of_two_records_the_higher_version_wins():
+async def test_what_redis_lost_is_written_again_with_its_version_unless_another_wrote_a_newer_one():
     lower = Failing(RamCatalog())
     worlds = TieredCatalog(lower)
-    await worlds.swap("room", 0, world())
+    for name in ("room", "hall"):
+        for version in range(3):
+            await worlds.swap(name, version, world(name, chunks=version))
+    lower.inner = RamCatalog()
     lower.down = True
-    await worlds.swap("room", 1, world(chunks=1))
+    worlds.lost()
+    assert (await worlds.read("room")).world.chunks == 2
+    with pytest.raises(Unavailable, match="has lost it"):
+        await worlds.swap("room", 3, world())
+    with pytest.raises(Unavailable, match="has lost it"):
+        await anext(worlds.list())
+    assert [each.name for each in worlds.waiting] == ["hall", "room"]
     lower.down = False
-    for version in (1, 2, 3):
-        await lower.swap("room", version, world(chunks=100))
-    assert (await worlds.read("room")).world.version == 4
+    for version in range(4):
+        await lower.inner.swap("hall", version, world("hall", chunks=100))
+    await worlds.settle()
+    found = [(each.name, each.version, each.chunks) async for each in worlds.list()]
+    assert found == [("hall", 4, 100), ("room", 3, 2)]
+    assert worlds.waiting == []
 
 
 async def test_no_world_is_removed_while_redis_is_away_and_one_that_redis_lost_comes_back():
@@ -76,12 +87,9 @@ async def test_no_world_is_removed_while_redis_is_away_and_one_that_redis_lost_c
     lower.down = True
     with pytest.raises(Unavailable):
         await worlds.remove("room", 1)
-    await worlds.swap("room", 1, world(chunks=1))
-    with pytest.raises(Unavailable):
-        await worlds.remove("room", 2)
-    assert (await worlds.read("room")).world.version == 2
+    assert (await worlds.read("room")).world.version == 1
     lower.down = False
-    await worlds.remove("room", 2)
+    await worlds.remove("room", 1)
     with pytest.raises(NotFound):
         await worlds.read("room")
     lower.inner = RamCatalog()
@@ -189,14 +197,12 @@ async def test_a_damaged_record_keeps_no_other_from_redis():
     worlds = tenants("default").worlds
     for name in ("room", "hall"):
         await worlds.swap(name, 0, world(name))
-    lower.down = True
-    for name in ("room", "hall"):
-        await worlds.swap(name, 1, world(name, chunks=1))
-    lower.down = False
+    lower.inner = RamCatalog()
+    tenants.lost()
     with pytest.raises(Unavailable, match="does not take 1 world records"):
         await tenants.settle()
-    assert (await lower.inner.read("hall")).world.chunks == 1
-    assert (await worlds.read("room")).world.chunks == 1
+    assert (await lower.inner.read("hall")).world.name == "hall"
+    assert (await worlds.read("room")).world.name == "room"
 
 
 class Held(Failing):
@@ -242,9 +248,9 @@ async def test_a_world_removed_while_it_is_written_up_does_not_come_back():
     lower = Held(RamCatalog())
     worlds = TieredCatalog(lower)
     await worlds.swap("room", 0, world())
-    lower.down = True
-    await worlds.swap("room", 1, world(chunks=1))
-    lower.down, lower.asked = False, False
+    lower.inner = RamCatalog()
+    worlds.lost()
+    lower.asked = False
     writing = asyncio.create_task(worlds.settle())
     await until(lambda: lower.asked)
     removing = asyncio.create_task(worlds.remove("room"))
