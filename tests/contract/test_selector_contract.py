@@ -43,6 +43,9 @@ def test_choices_are_few_distinct_and_repeatable(name, drawn, k, spares):
     assert sum(h.spare for h in hits) <= spares
     assert [h.spare for h in hits] == sorted(h.spare for h in hits)
     assert all(0 <= h.row < len(candidates) for h in hits)
+    assert hits == make_selector(name, 7).choose(query, candidates, k, spares + 4)[: len(hits)], (
+        "more spares come behind"
+    )
 
 
 @every

@@ -1,16 +1,32 @@
 """Fetches ahead of the camera: they come before they are wanted, hold up no step, and push out nothing needed."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.remembering import SPEC, Held, Named, Toy, down, memory_of, numbers, query, recall, remember, tasks, until
+from tests.remembering import (
+    SPEC,
+    Held,
+    Named,
+    Toy,
+    again,
+    down,
+    memory_of,
+    numbers,
+    query,
+    recall,
+    remember,
+    tasks,
+    until,
+)
 from worldkv.actions import Action
 from worldkv.errors import DeadlineExceeded, SpecMismatch, WorldKVError
 from worldkv.index import Hit
 from worldkv.memory import Recalled
 from worldkv.pose import camera
+from worldkv.select import Query
 from worldkv.store import PartKey
 
 CHUNK = SPEC.raw_bytes
@@ -44,6 +60,50 @@ async def test_what_will_be_recalled_is_at_hand_by_then() -> None:
     await ahead(memory, 1, recalled=tuple(found))
     assert (memory.stats.ahead.requested, memory.stats.ahead.used) == (2, 2)
     await memory.close()
+
+
+async def test_an_index_that_named_chunks_for_a_view_beforehand_is_not_asked_again() -> None:
+    memory = await walking(recall_seconds=20.0)
+    memory.finder.spares = [5, 6, 7, 8]
+    await ahead(memory, 0, 3, 4)
+    await until(lambda: not tasks())
+    memory.finder.answers.clear()  # who asks now waits
+    hits = memory._ahead.answer(view(0), 2, {12, 0}, 2)
+    assert [(hit.key.index, hit.spare) for hit in hits] == [(3, False), (4, False), (5, True), (6, True)]
+    found = await memory.recall(view(0), {0, 12}, again)
+    assert numbers(found) == [3, 4]
+    assert memory.stats.unanswered == 0
+    memory.finder.answers.set()
+    await memory.close()
+
+
+@pytest.mark.parametrize("what", ["view", "window", "count", "selector", "later", "silent"])
+async def test_an_index_is_asked_again_when_anything_is_other_than_was_foreseen(what: str) -> None:
+    memory = await walking()
+    if what == "silent":
+        memory.finder.nearest, nearest = silent, memory.finder.nearest
+    await ahead(memory, 0, 3, 4)
+    await until(lambda: not tasks())
+    if what == "silent":
+        memory.finder.nearest = nearest
+    if what == "later":
+        await ahead(memory, 1, 3, 4)
+    if what in ("count", "selector"):
+        memory.configure(replace(memory.config, recalled=1 if what == "count" else 2))
+    memory.finder.names = [9]
+    found = await memory.recall(view(0, off=0.1 * (what == "view")), {0, 11 if what == "window" else 12}, again)
+    assert numbers(found) == [9]
+    await memory.close()
+
+
+def view(step: int, off: float = 0.0) -> Query:
+    """What chunk 13 + `step` sees if the camera goes on turning, or by so many degrees beside it."""
+    poses = np.stack([camera(0, 0, 0, 27 * (step + 1) + 9 * i + off) for i in range(3)])
+    return Query(poses, 1.1, 0.75, SPEC.view_range, np.stack([camera(0, 0, 0, 27 * step)]))
+
+
+async def silent(*_: object) -> list[Hit]:
+    raise down()
 
 
 async def test_a_step_joins_a_fetch_that_is_still_under_way() -> None:

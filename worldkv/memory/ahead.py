@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+import numpy as np
+
 from worldkv.chunk import ChunkKey
 from worldkv.errors import WorldKVError
 from worldkv.finder import Finder
@@ -14,9 +16,12 @@ from worldkv.memory.hot import HotSet
 from worldkv.motion import Held
 from worldkv.pose import Matrix
 from worldkv.prefetch import Ask, Prefetcher
+from worldkv.select import Query
 from worldkv.store import Miss
 from worldkv.tasks import tell_defect
 
+EXACT = 1e-9
+"""What two views may differ by, as a forecast that came true and the view itself do, and be one question."""
 GONE = (Miss.NEVER_STORED, Miss.DELETED, Miss.EVICTED, Miss.CORRUPT)
 """Reasons that will not go away by themselves."""
 
@@ -42,6 +47,22 @@ class Ahead:
         self.prefetcher, self.finder, self.fetches, self.hot = prefetcher, finder, fetches, hot
         self.chunk_bytes, self.local, self.changed = chunk_bytes, local, changed
         self._task: asyncio.Task[None] | None = None
+        self._answered: list[tuple[Ask, Sequence[Hit] | None]] = []
+
+    def answer(self, query: Query, k: int, exclude: Collection[int], spares: int) -> list[Hit] | None:
+        """What the index has named for just this while the chunk before was drawn; None: nothing, or not yet.
+
+        It would name the same now: what has come to the world since stands in the window, and is excluded.
+        """
+        for ask, hits in self._answered:
+            if hits is not None and ask.spares >= spares and ask.k == k and _same(ask, query, exclude):
+                chosen = [hit for hit in hits if not hit.spare]
+                return chosen + [hit for hit in hits if hit.spare][:spares]
+        return None
+
+    def forget(self) -> None:
+        """What was asked is not what would be asked now."""
+        self._answered = []
 
     def step(
         self,
@@ -55,6 +76,7 @@ class Ahead:
         """A chunk is being drawn: see `Prefetcher.step`."""
         if self._task:  # the index has not answered what the step before asked
             self._task.cancel()
+        self.forget()
         at_hand = {*self.hot, *self.local}
         asks = self.prefetcher.step(index, poses, held, recalled, at_hand, visible, exclude)
         self._task = asyncio.create_task(self._go(asks, recalled), name=f"ahead of chunk {index}")
@@ -67,7 +89,9 @@ class Ahead:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _go(self, asks: Sequence[Ask], recalled: Collection[ChunkKey]) -> None:
-        answers = await asyncio.gather(*map(self._ask, asks))
+        told = await asyncio.gather(*map(self._ask, asks))
+        self._answered = [*zip(asks, told, strict=True)]
+        answers = [hits or () for hits in told]
         chosen = [hit.key for hit in answers[0] if not hit.spare]
         self.hot.need(chosen or recalled)
         plan = self.prefetcher.plan(answers, self._room(chosen, recalled))
@@ -85,11 +109,11 @@ class Ahead:
         recent = sum(key in self.hot and key not in chosen for key in recalled)
         return min(room, max(needed, room - recent))
 
-    async def _ask(self, ask: Ask) -> Sequence[Hit]:
+    async def _ask(self, ask: Ask) -> Sequence[Hit] | None:
         try:
             return await self.finder.nearest(*ask)
         except WorldKVError:  # the step that needs it is told
-            return ()
+            return None
 
     def _told(self, key: ChunkKey, outcome: Outcome | None) -> None:
         if isinstance(outcome, Miss) or outcome is None:
@@ -100,3 +124,27 @@ class Ahead:
         else:
             self.prefetcher.ended(came=[key])
         self.changed()
+
+
+async def nearest(
+    finder: Finder, ahead: Ahead | None, query: Query, k: int, exclude: Collection[int], spares: int
+) -> list[Hit]:
+    """What a finder names, or has named for just this while the chunk before was drawn. Raises what the finder does."""
+    foreseen = ahead.answer(query, k, exclude, spares) if ahead else None
+    return await finder.nearest(query, k, exclude, spares) if foreseen is None else foreseen
+
+
+def _same(ask: Ask, query: Query, exclude: Collection[int]) -> bool:
+    """Whether a question was asked before."""
+    there = ask.query
+    return (
+        (there.fov, there.aspect, there.view_range) == (query.fov, query.aspect, query.view_range)
+        and set(ask.exclude) == set(exclude)
+        and not query.descriptor.size
+        and _close(there.poses, query.poses)
+        and _close(there.visible, query.visible)
+    )
+
+
+def _close(one: Matrix, other: Matrix) -> bool:
+    return one.shape == other.shape and bool(np.abs(one - other).max(initial=0.0) <= EXACT)

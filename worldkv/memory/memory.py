@@ -17,7 +17,7 @@ from worldkv.finder import Finder
 from worldkv.format import decode_part as read_part
 from worldkv.format import encode_kv as write_kv
 from worldkv.index import Hit
-from worldkv.memory.ahead import Ahead
+from worldkv.memory.ahead import Ahead, nearest
 from worldkv.memory.budget import Budget
 from worldkv.memory.config import MemoryConfig
 from worldkv.memory.fetching import Fetches
@@ -110,6 +110,7 @@ class Memory:
         self.config = config
         self._budget.most_bytes, self._budget.most_chunks = config.budget_bytes, config.budget_chunks
         if self._ahead is not None:
+            self._ahead.forget()
             self._ahead.prefetcher.config = replace(self._ahead.prefetcher.config, slots=max(1, self.most_recalled))
 
     @property
@@ -167,7 +168,7 @@ class Memory:
         self._query, clock = query, Clock(self.config.recall_seconds)
         try:
             async with asyncio.timeout_at(clock.end):
-                hits = await self.finder.nearest(query, most, exclude, SPARES)
+                hits = await nearest(self.finder, self._ahead, query, most, exclude, SPARES)
         except (Unavailable, DeadlineExceeded, TimeoutError):
             self.stats.unanswered += 1
             return []
