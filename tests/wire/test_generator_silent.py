@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.wire.test_generator_moving import WALK, steps
 from worldkv import worlds
 from worldkv.chunk import ChunkKey
 from worldkv.errors import NotFound, Unavailable
+from worldkv.wire import lineage_of
 from worldkv.worlds import lineages
 
 
@@ -125,6 +127,35 @@ async def test_a_generator_that_was_taken_for_dead_saves_nothing_over_what_went_
         await alive.call("Suspend", session=session)
         async with alive.walk(session, 5) as walk:
             assert (await walk.step()).key.index == 5
+
+
+@pytest.mark.parametrize("joined", [False, True])
+async def test_a_session_that_slept_here_and_went_on_elsewhere_shows_nothing_of_what_is_no_more(joined):
+    tiers = inside()
+    async with generating(tiers) as here, generating(tiers) as there:
+        session = (await here.open(**WALK)).session
+        await steps(here, session, 3)
+        await here.call("Suspend", session=session)
+        async with AsyncExitStack() as stack:
+            walk = await stack.enter_async_context(here.walk(session, 3)) if joined else None
+            if walk is not None:
+                assert (await walk.next("joined")).next == 3
+            await there.call("Resume", session=session)
+            await there.call("Rewind", session=session, at=1)
+            await steps(there, session, 3)
+            await there.call("Suspend", session=session)
+            if walk is not None:  # it sleeps here still, and finds out when it is told to move
+                assert (await walk.step()).key.index == 4
+            else:
+                with pytest.raises(Unavailable, match="gone on elsewhere"):
+                    await steps(here, session, 1)
+        resumed = (await here.call("Resume", session=session)).opened
+        async with here.walk(session, 0) as walk:
+            told = await walk.next("joined")
+            drawn = [each.drawn for each in walk.told if each.HasField("drawn")] + [await walk.step()]
+        lineage = lineage_of(told.world.lineage)
+        assert (told.next, resumed.next) == (4 + joined, 4 + joined)
+        assert all(lineage.covers(ChunkKey(each.key.branch, each.key.index)) for each in drawn)
 
 
 async def test_who_was_silent_lets_go_of_what_went_on_elsewhere():

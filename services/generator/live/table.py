@@ -116,7 +116,7 @@ class Live:
         return self._walks(resident)
 
     async def confirm(self, walking: Walking) -> None:
-        """Make sure that a session which is awake here has not gone on elsewhere while this generator was silent.
+        """Make sure that a session has not gone on elsewhere, while it slept here or this generator was silent.
 
         Raises Unavailable if it has: then it has ended here. Whoever holds the session for long is not waited for, but
         while nobody knows whether it was taken back. Such a session wakes, however long that takes, so that whoever
@@ -133,7 +133,7 @@ class Live:
                 return
             await lock.acquire()
         try:
-            await self._confirm(walking)
+            await self._confirm(walking, joined=True)
         finally:
             lock.release()
 
@@ -249,12 +249,15 @@ class Live:
                 walking.end(NotFound(f"session {walking.resident.id} was forgotten here: resume it"))
         self.metrics.held(len(self._sessions), awake, joined, self.maker.engine)
 
-    async def _confirm(self, walking: Walking) -> None:
-        """As `confirm`, under the session's lock; one that sleeps finds out when it wakes."""
+    async def _confirm(self, walking: Walking, joined: bool = False) -> None:
+        """As `confirm`, under the session's lock. One that sleeps finds out when it wakes, unless somebody joins it: who
+        does is to be told where it stands."""
         if walking.resident.session is None:
             if walking.resident.unsettled:
                 await walking.awake()
-            return
+                return
+            if not joined:
+                return
         try:
             await walking.resident.confirm()
         except Conflict as error:

@@ -24,6 +24,7 @@ from services.generator.session import Session
 from worldkv.errors import Conflict, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.select import Likeness, likenesses
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.wire import chunk_of
 from worldkv.wire_sessions import watch_id
 
 _log = logging.getLogger(__name__)
@@ -311,6 +312,8 @@ class Walking:
                 self.end(error)
                 raise
             self.metrics.woken()
+            lineage = self.resident.world.lineage  # it may have gone on elsewhere meanwhile, from before it slept here
+            self._sent = deque(each for each in self._sent if lineage.covers(chunk_of(each.drawn.key)))
             self._news.follow()
         return self._session
 
