@@ -250,8 +250,8 @@ class Live:
         self.metrics.held(len(self._sessions), awake, joined, self.maker.engine)
 
     async def _confirm(self, walking: Walking, joined: bool = False) -> None:
-        """As `confirm`, under the session's lock. One that sleeps finds out when it wakes, unless somebody joins it: who
-        does is to be told where it stands."""
+        """As `confirm`, under the session's lock. One that sleeps finds out when it wakes, or is joined: who joins is
+        told where it stands."""
         if walking.resident.session is None:
             if walking.resident.unsettled:
                 await walking.awake()
