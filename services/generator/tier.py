@@ -68,7 +68,8 @@ class Tiers(Protocol):
     def __call__(self, tenant: str) -> Tier: ...
 
     async def keep_few(self, busy: Callable[[], Collection[str]]) -> None:
-        """Let go of what tenants hold that have not asked for long and are not among the busy; may not end."""
+        """Let go of what tenants hold that have not asked for long and are not among the busy, and of memory that is
+        kept warm for any who is not; may not end."""
 
     async def aclose(self) -> None:
         """End all connections."""
@@ -138,8 +139,11 @@ class Shards:
         """See `Tiers.keep_few`."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            walked = busy()
+            for tenant in self._known.keys() - walked:
+                self._known[tenant].shards.rest()
             idle = [tenant for tenant, when in self._asked.items() if when + IDLE_SECONDS < monotonic()]
-            for tenant in set(idle).difference(busy()):
+            for tenant in set(idle).difference(walked):
                 del self._asked[tenant]
                 await _close(self._known.pop(tenant))
 

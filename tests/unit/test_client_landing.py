@@ -52,6 +52,16 @@ def test_memory_is_not_used_again_while_anything_refers_to_it(keep):
     assert pool.idle_bytes > 0
 
 
+def test_what_rests_keeps_nothing_until_it_is_used_again():
+    pool = Landing(64 * MB)
+    views = [pool.take(4 * MB), pool.take(4 * MB)]
+    del views[0]
+    pool.rest()
+    assert pool.idle_bytes == 0
+    views.clear()
+    assert pool.idle_bytes >= 4 * MB
+
+
 def test_what_is_kept_is_bounded_and_the_longest_unused_goes_first():
     pool = Landing(8 * MB)
     views = [pool.take(4 * MB) for _ in range(4)]

@@ -1,12 +1,15 @@
+import asyncio
 import re
 import tomllib
 from contextlib import aclosing
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from services.generator import tier
 from services.generator.adapters.paced.adapter import PacedWorldModel
 from services.generator.adapters.paced.shapes import SHAPES
 from services.generator.config import LEAST_BYTES, GeneratorConfig, IndexConfig, MemorySettings, StoreConfig
@@ -105,6 +108,21 @@ async def test_what_lands_and_is_staged_has_room_for_a_models_chunks():
             client = tiers("somebody").store
             assert isinstance(client, KVClient)
             assert (client.config.landing_bytes, client.config.staging_bytes) == (landing, staging)
+
+
+async def test_no_memory_is_kept_warm_for_tenants_that_do_not_walk(monkeypatch):
+    monkeypatch.setattr(tier, "TICK_SECONDS", 0.01)
+    async with aclosing(Shards(StoreConfig(shards=("a:1",)), IndexConfig(replicas=("a:1",)))) as tiers:
+        clients: dict[str, Any] = {tenant: tiers(tenant).store for tenant in ("walks", "rests")}
+        pools = {tenant: client.ring.landing for tenant, client in clients.items()}
+        for pool in pools.values():
+            pool.take(1 << 20)
+        keeping = asyncio.create_task(tiers.keep_few(lambda: {"walks"}))
+        async with asyncio.timeout(30):
+            while pools["rests"].idle_bytes:  # noqa: ASYNC110 - it has no event for it
+                await asyncio.sleep(0.01)
+        assert pools["walks"].idle_bytes
+        keeping.cancel()
 
 
 def test_what_sessions_choose_becomes_how_their_memory_works():

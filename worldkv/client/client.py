@@ -94,6 +94,10 @@ class KVClient:
     ) -> None:
         await self.close()
 
+    def rest(self) -> None:
+        """Give back the memory that is kept warm for frames to land in: nothing is asked for in the near future."""
+        self.ring.landing.rest()
+
     async def close(self) -> None:
         """End all connections and give shared memory back; frames stay readable."""
         await self.ring.close()

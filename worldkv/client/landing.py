@@ -69,6 +69,11 @@ class Landing:
         self.expect(size)  # the next one
         return lease.data
 
+    def rest(self) -> None:
+        """Keep nothing warm until some is used again."""
+        self._collect()
+        self._idle.clear()
+
     def close(self) -> None:
         """Keep nothing warm any more; what is in use stays as it is."""
         self.keep_bytes = 0
