@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 
 from benchmarks.registry import Skipped
 
-# Before Ray is imported: it reports nothing and writes no token, does not make what it starts give way to others, and
-# looks every second whether a node is there.
+# Before Ray is imported, as `worldkv up` has it; and it looks every second whether a node is there.
 os.environ.update(
-    RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_worker_niceness="0", RAY_health_check_period_ms="1000"
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    RAY_worker_niceness="0",
+    RAY_health_check_period_ms="1000",
+    MALLOC_ARENA_MAX="2",
 )
 
 NODE_BYTES = 80 << 20
