@@ -220,17 +220,6 @@ class Lineage:
         """Whether a chunk is part of this world."""
         return key.index >= 0 and self.key(key.index) == key
 
-    def shared(self, other: Lineage) -> int | None:
-        """How many chunks, from the first, are the same in another world; None: all of them."""
-        end = 0
-        for (mine, stop), (theirs, limit) in zip(self.parts, other.parts, strict=False):
-            if mine != theirs:
-                return end
-            if stop != limit:
-                return min(each for each in (stop, limit) if each is not None)
-            end = stop or 0
-        return None
-
 
 @dataclass(frozen=True, eq=False)
 class Meta:

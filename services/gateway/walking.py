@@ -27,6 +27,7 @@ from worldkv.client.policy import Deadline
 from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable
 from worldkv.v1 import chunk_pb2
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.worlds import shared
 
 _log = logging.getLogger(__name__)
 
@@ -158,10 +159,10 @@ class _Walk:
         if before is None:
             self._unanswered.next = joined.next
             yield answer
-        elif (shared := before.shared(lineage)) is None:
+        elif (common := shared(before, lineage)) is None:
             self._unanswered.again()
         else:
-            chunk = min(shared, joined.next)
+            chunk = min(common, joined.next)
             text = f"the walk goes on from chunk {chunk} on {generator.name}"
             yield pb.WalkResponse(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=chunk, text=text))
             # It may have been drawn on elsewhere meanwhile, and have come here from there.

@@ -14,6 +14,7 @@ from worldkv.chunk import ChunkKey, Lineage
 from worldkv.client.policy import Deadline
 from worldkv.errors import InvalidInput, NotFound, Unavailable
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.worlds import shared
 
 AGAIN_SECONDS = 0.5
 """Between two looks for a session that was lost."""
@@ -86,7 +87,7 @@ class Watch:
         self._patience = None
         if before is None:
             return answer
-        common = before.shared(self._lineage)
+        common = shared(before, self._lineage)
         if common is None:
             return None
         self.seen = min(self.seen, common)

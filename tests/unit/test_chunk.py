@@ -140,14 +140,6 @@ def test_a_fork_shares_exactly_what_was_before_it(parent, at):
         assert parent.covers(own) == (own.index < at)
 
 
-@given(some.lineages(), some.lineages(), st.integers(0, 40), st.integers(0, 40))
-def test_worlds_share_the_chunks_before_the_first_that_differs(world, stranger, a, b):
-    for other in (world, world.fork(a), world.fork(a).fork(b), stranger):
-        shared = world.shared(other)
-        same = [own == key for own, key in zip(world.keys(99), other.keys(99), strict=True)]
-        assert shared == (None if all(same) else same.index(False)) == other.shared(world)
-
-
 @given(some.lineages(), st.integers(0, 40), st.integers(0, 40))
 def test_forks_of_one_world_do_not_see_each_other(world, a, b):
     one, two = world.fork(a), world.fork(b)

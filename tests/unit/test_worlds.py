@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests import strategies as some
 from worldkv.catalog import RamCatalog, Stored, World
 from worldkv.chunk import MAX_INDEX, ChunkKey, Lineage
 from worldkv.errors import AlreadyExists, Conflict, InvalidInput, NotFound, SpecMismatch, Unavailable
 from worldkv.format import Frame
 from worldkv.store import Miss, PartKey, RamStore
-from worldkv.worlds import Swept, begin, fork, length, remove, sweep
+from worldkv.worlds import Swept, begin, fork, length, remove, shared, sweep
 from worldkv.worlds.lineages import BATCH, DOOMED
 
 SPEC, OTHER = "0a" * 16, "0b" * 16
@@ -42,6 +45,14 @@ async def walked(store: RamStore, catalog: RamCatalog, name: str = "harbour", ch
     world = (await begin(catalog, name, SPEC)).world
     await write(store, world, 0, chunks)
     return world
+
+
+@given(some.lineages(), some.lineages(), st.integers(0, 40), st.integers(0, 40))
+def test_worlds_share_the_chunks_before_the_first_that_differs(world, stranger, a, b):
+    for other in (world, world.fork(a), world.fork(a).fork(b), stranger):
+        found = shared(world, other)
+        same = [own == key for own, key in zip(world.keys(99), other.keys(99), strict=True)]
+        assert found == (None if all(same) else same.index(False)) == shared(other, world)
 
 
 async def test_a_world_begins_empty_and_once(store, catalog):

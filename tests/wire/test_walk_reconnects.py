@@ -1,17 +1,19 @@
-"""How long the client of walks looks for a session that it lost."""
+"""How long the client of walks looks for a session that it lost, and what it makes of one that went on elsewhere."""
 
 import asyncio
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
 from grpc import StatusCode, aio
 
-from tests.wire.toy_sessions import ToySessions, serving
+from tests.wire.test_walk_client import service
+from tests.wire.toy_sessions import FRAMES, ToySessions, serving
 from worldkv.actions import Action
 from worldkv.client import WalkClient, WalkClientConfig
-from worldkv.client.walk_events import Notice, NoticeKind
+from worldkv.client.walk_events import Drawn, Notice, NoticeKind, Remembered
 from worldkv.client.walk_line import Link, WalkLine
 from worldkv.errors import Unavailable, WorldKVError
 
@@ -103,3 +105,59 @@ async def test_a_walk_that_broke_inside_grpc_is_lost_and_no_bug(monkeypatch, cod
         await line.run()
     await link.channel.close()
     assert type(told.value) is kind
+
+
+async def test_a_walk_goes_on_elsewhere_from_what_was_kept():
+    async with service() as (toy, client), client.open() as walk:
+        events = walk.events()
+        before = [each async for each in walk.path([TURN] * FRAMES * 4)]
+        toy.sittings[walk.session].move(2)
+        after = await walk.move(TURN)
+        assert after.key.index == 2, "drawn a second time, for it was not kept the first time"
+        assert after.key.branch != before[2].key.branch
+        assert walk.next == 3
+        told = [await anext(events) for _ in range(15)]
+        assert Notice(NoticeKind.MOVED, 2, "elsewhere") in told
+
+
+@pytest.mark.parametrize("drawn_meanwhile", [0, 1, 2])
+async def test_a_walk_that_moved_while_nobody_was_joined_misses_nothing(drawn_meanwhile):
+    async with service() as (toy, client), client.open() as walk:
+        before = [each async for each in walk.path([TURN] * FRAMES * 4)]
+        events, made = walk.events(), toy.sittings[walk.session]
+        made.out.put_nowait(Unavailable("cut"))
+        async for event in events:
+            if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
+                break
+        made.move(2)
+        for _ in range(drawn_meanwhile):
+            made.draw([TURN] * FRAMES, 0)
+        last = await walk.move(TURN)
+        await walk.close()
+        told = [each.key async for each in events if isinstance(each, Drawn)]
+        assert told == [made.world.lineage.key(2 + i) for i in range(drawn_meanwhile + 1)]
+        assert told[-1] == last.key
+        assert not {each.key for each in before} & {*told}
+
+
+async def test_a_walk_that_moved_twice_while_nobody_was_joined_misses_nothing():
+    async with service(greets=True) as (toy, client), client.open() as walk:
+        before = [each async for each in walk.path([TURN] * FRAMES * 4)]
+        events, made = walk.events(), toy.sittings[walk.session]
+        made.out.put_nowait(Unavailable("cut"))
+        async for event in events:
+            if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
+                break
+        made.move(3)
+        made.draw([TURN] * FRAMES, 0)
+        made.world = replace(made.world, lineage=made.world.lineage.fork(4))  # it slept, or moved again
+        last = await walk.move(TURN)
+        await walk.close()
+        told = [each async for each in events]
+    assert [each.key for each in told if isinstance(each, Drawn)] == [made.world.lineage.key(3), last.key]
+    assert before[3].key != made.world.lineage.key(3)
+    assert last.key == made.world.lineage.key(4)
+    moved = [place for place, each in enumerate(told) if isinstance(each, Notice) and each.kind is NoticeKind.MOVED]
+    assert [told[place].chunk for place in moved] == [3]
+    kept = [place for place, each in enumerate(told) if isinstance(each, Remembered) and each.end > 3]
+    assert moved[0] < kept[0], "who holds another chunk 3 is told so before he hears that a chunk 3 is kept"

@@ -36,6 +36,7 @@ from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
 from worldkv.rpc import MAX_MESSAGE_BYTES
 from worldkv.v1 import sessions_pb2 as pb
 from worldkv.wire_sessions import MemoryChange, action_message, change_message, counted, walker_message, walker_of
+from worldkv.worlds import shared
 
 NUMBERS = 1 << 52
 """Below it a walk begins to count its moves: a double can hold the numbers."""
@@ -361,11 +362,11 @@ class Walk:
     def _stand(self, world: World) -> None:
         """The session writes to this world's head now. What was seen of a branch that it left was not seen of those
         that it came by, and there may be several: it went on elsewhere more than once."""
-        shared = self.world.lineage.shared(world.lineage)
-        if shared is not None:
+        common = shared(self.world.lineage, world.lineage)
+        if common is not None:
             self._left.add(self.world.lineage.head)
-            self._line.seen = min(self._line.seen, shared)
-            self.next = min(self.next, shared)
+            self._line.seen = min(self._line.seen, common)
+            self.next = min(self.next, common)
         self.world = world
 
     def _told(self, up: bool, why: str) -> None:

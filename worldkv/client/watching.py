@@ -22,6 +22,7 @@ from worldkv.client.walk_events import (
 from worldkv.client.walk_line import Link, WalkLine
 from worldkv.errors import NotFound
 from worldkv.v1 import sessions_pb2 as pb
+from worldkv.worlds import shared
 
 WAITING = 16
 """Events that wait for their reader; then the stream is held up, and pictures are left out."""
@@ -113,10 +114,10 @@ class Watched(AsyncIterator[Event]):
             self.opened, self.next = opened, opened.next
             self._joined.set_result(None)
             return
-        shared = self.opened.world.lineage.shared(opened.world.lineage)
+        common = shared(self.opened.world.lineage, opened.world.lineage)
         self.opened = opened
-        if shared is not None and shared < self._line.seen:
-            self.next = self._line.seen = shared
+        if common is not None and common < self._line.seen:
+            self.next = self._line.seen = common
             self._line.join_again()
 
     def _told(self, up: bool, why: str) -> None:

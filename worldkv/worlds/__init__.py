@@ -5,7 +5,7 @@ which it may share with others; nothing here copies a chunk but export and impor
 """
 
 from worldkv.worlds.checks import Verdict, verify
-from worldkv.worlds.lineages import HIDDEN, Swept, begin, fork, length, remove, runs, sweep
+from worldkv.worlds.lineages import HIDDEN, Swept, begin, fork, length, remove, runs, shared, sweep
 from worldkv.worlds.moving import Moved, export_pieces, export_world, import_world
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "length",
     "remove",
     "runs",
+    "shared",
     "sweep",
     "verify",
 ]

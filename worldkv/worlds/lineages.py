@@ -228,6 +228,18 @@ def runs(lineage: Lineage, begin: int = 0, end: int | None = None) -> list[tuple
     return found
 
 
+def shared(one: Lineage, other: Lineage) -> int | None:
+    """How many chunks, from the first, are the same in two worlds; None: all of them."""
+    end = 0
+    for (mine, stop), (theirs, limit) in zip(one.parts, other.parts, strict=False):
+        if mine != theirs:
+            return end
+        if stop != limit:
+            return min(each for each in (stop, limit) if each is not None)
+        end = stop or 0
+    return None
+
+
 def _branches(lineages: Iterable[Lineage]) -> set[Branch]:
     return {branch for lineage in lineages for branch, _ in lineage.parts}
 
