@@ -28,6 +28,8 @@ from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
 
 TICK_SECONDS = 1.0
+GIVE_BACK_TICKS = 5
+"""Looks between which memory is given back while nobody walks."""
 """Between looks at what only time brings."""
 
 _log = logging.getLogger(__name__)
@@ -116,10 +118,11 @@ def _picture_shape(model: WorldModel) -> tuple[int, int, int]:
 
 
 async def _tick(live: Live) -> None:
-    releases = 0
+    releases, idle = 0, 0
     while True:
         live.tidy()
-        if live.metrics.releases > releases:
+        idle = 0 if live.tenants() else idle + 1
+        if live.metrics.releases > releases or idle % GIVE_BACK_TICKS == 1:
             releases = live.metrics.releases
             await asyncio.to_thread(give_back)
         await asyncio.sleep(TICK_SECONDS)

@@ -1,5 +1,8 @@
-"""World records and session states of one tenant, in Redis. While it does not answer records are read as they were seen
-last, and states are kept in RAM and copied up after."""
+"""World records and session states of one tenant: in Redis alone, where there is one; else in RAM.
+
+While Redis does not answer world records are read as they were seen last, and nothing is written. What several shards
+wrote in RAM meanwhile would have no order: the older might come last to Redis, and take the place of the newer.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,7 @@ REMEMBERED = 10_000
 
 
 class TieredCatalog:
-    """A `Catalog`. Redis decides every swap; while it does not answer, what was last seen of a record is read, and
-    nothing is written: whoever swapped here and whoever swaps there would have two histories of one record, and whose
-    won in the end would have taken back what the other one's session was told is kept.
+    """A `Catalog` over the one in Redis, which remembers what it has seen: Redis may not answer, or have lost it.
 
     A record that was never seen here raises Unavailable then: nobody can know whether Redis has one of that name.
     """
@@ -126,72 +127,6 @@ class TieredCatalog:
             del self._seen[next(name for name in self._seen if name not in self._lost)]
 
 
-class TieredSnapshots:
-    """A `Snapshots`: states are in RAM only while Redis does not answer.
-
-    ram  what Redis has not got yet
-    """
-
-    def __init__(self, ram: RamSnapshots, lower: Snapshots) -> None:
-        self.ram, self._lower = ram, lower
-        self._ahead: dict[str, None] = {}  # sessions with states in RAM, oldest first
-        self._lock = asyncio.Lock()
-        self._refused: set[str] = set()  # told of
-
-    async def save(self, session: str, snapshot: Snapshot) -> Level:
-        await self.catch_up(session)
-        if session not in self._ahead:
-            try:
-                return await self._lower.save(session, snapshot)
-            except Unavailable as error:
-                _log.debug("the state of session %r is not in Redis yet: %s", session, error)
-        async with self._lock:
-            level = await self.ram.save(session, snapshot)
-            self._ahead[session] = None
-        return level
-
-    async def load(self, session: str, previous: bool = False) -> Snapshot:
-        await self.catch_up(session)
-        if session not in self._ahead:
-            return await self._lower.load(session, previous)
-        try:
-            return await self.ram.load(session, previous)
-        except NotFound:
-            return await self._lower.load(session)  # the one before the only one here
-
-    async def delete(self, session: str) -> int:
-        async with self._lock:  # what is being written up must not come after it
-            count = await self.ram.delete(session)
-            self._ahead.pop(session, None)
-            self._refused.discard(f"session {session!r}")
-            return count + await self._lower.delete(session)
-
-    async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer, or does not take all of it."""
-        for session in [*self._ahead]:
-            if not await self.catch_up(session):
-                break
-        if self._ahead:
-            raise Unavailable(f"Redis does not take states of {len(self._ahead)} sessions")
-
-    async def catch_up(self, session: str) -> bool:
-        """Write a session's states to Redis, if there are any here and it takes them now; answers whether Redis
-        answered."""
-        if session not in self._ahead:
-            return True
-        async with self._lock:  # what is saved here meanwhile must not go with what is written
-            try:
-                for state in reversed(await kept(self.ram, session)):
-                    await self._lower.save(session, state)
-            except WorldKVError as error:
-                _waits(f"session {session!r}", error, self._refused)
-                return not isinstance(error, Unavailable)
-            self._refused.discard(f"session {session!r}")
-            await self.ram.delete(session)
-            self._ahead.pop(session, None)
-            return True
-
-
 class Records(NamedTuple):
     """What is small and must be right, of one tenant."""
 
@@ -246,12 +181,12 @@ class Tenants:
                 worlds.lost()
 
     async def settle(self) -> None:
-        """Write to Redis what it has not got; Unavailable if it does not answer, or does not take all of it."""
+        """Write to Redis what it has lost; Unavailable if it does not answer, or does not take all of it."""
         waiting: list[Unavailable] = []
-        for each in [each for records in self._records.values() for each in records]:
-            if isinstance(each, TieredCatalog | TieredSnapshots):
+        for worlds, _ in [*self._records.values()]:
+            if isinstance(worlds, TieredCatalog):
                 try:
-                    await each.settle()
+                    await worlds.settle()
                 except Unavailable as error:  # what others have may go through all the same
                     waiting.append(error)
         if waiting:
@@ -264,14 +199,12 @@ class Tenants:
         for tenant, (catalog, snapshots) in [*self._records.items()]:
             here = catalog.waiting if isinstance(catalog, TieredCatalog) else [each async for each in catalog.list()]
             worlds += [(tenant, each) for each in here]
-            ram = snapshots.ram if isinstance(snapshots, TieredSnapshots) else snapshots
-            if isinstance(ram, RamSnapshots):
-                states += [(tenant, session, await kept(ram, session)) for session in ram.sessions()]
+            if isinstance(snapshots, RamSnapshots):
+                states += [(tenant, session, await kept(snapshots, session)) for session in snapshots.sessions()]
         return Alone(worlds, states)
 
     def _open(self, tenant: str) -> Records:
-        snapshots = RamSnapshots(self._ram_bytes)
         if self._lower is None:
-            return Records(RamCatalog(), snapshots)
+            return Records(RamCatalog(), RamSnapshots(self._ram_bytes))
         lower = self._lower(tenant)
-        return Records(TieredCatalog(lower.worlds), TieredSnapshots(snapshots, lower.snapshots))
+        return Records(TieredCatalog(lower.worlds), lower.snapshots)

@@ -7,14 +7,14 @@ import pytest
 import xxhash
 
 from services.kvstore import server
-from services.kvstore.records import Records, Tenants, TieredCatalog, TieredSnapshots
+from services.kvstore.records import Records, Tenants, TieredCatalog
 from tests.wire.shard import BRANCH, Caller, body, calling, part, until
 from tests.wire.test_kvstore_tiers import Below
 from worldkv import rpc, wire
-from worldkv.catalog import RamCatalog, RamSnapshots, Snapshot, World
+from worldkv.catalog import RamCatalog, RamSnapshots, World
 from worldkv.chunk import Lineage
 from worldkv.errors import ChecksumMismatch, Conflict, InvalidInput, NotFound, OverBudget, Unavailable
-from worldkv.format import Frame, join
+from worldkv.format import join
 from worldkv.store import Level
 from worldkv.v1 import chunk_pb2
 from worldkv.v1 import kvstore_pb2 as pb
@@ -98,88 +98,54 @@ async def test_no_world_is_removed_while_redis_is_away_and_one_that_redis_lost_c
     assert [each.name async for each in lower.list()] == ["hall"]
 
 
-async def test_states_saved_while_redis_was_away_are_written_up():
-    lower = Failing(RamSnapshots(1000))
-    snapshots = TieredSnapshots(RamSnapshots(1000), lower)
-    assert await snapshots.save("s", Snapshot(1, Frame.of(b"one"))) == Level.ONE
-    lower.down = True
-    await snapshots.save("s", Snapshot(2, Frame.of(b"two")))
-    assert (await snapshots.load("s")).chunks == 2
-    lower.down = False
-    await snapshots.settle()
-    assert [(await lower.load("s", previous)).chunks for previous in (False, True)] == [2, 1]
-    assert join((await snapshots.load("s", True)).state) == b"one"
-    assert await snapshots.delete("s") == 2
-
-
-async def test_a_state_saved_while_others_are_written_up_is_not_lost():
-    flow, lower = asyncio.Event(), RamSnapshots(1000)
-
-    class OneAtATime(Failing):
-        async def save(self, session: str, state: Snapshot) -> Level:
-            if self.down:
-                raise Unavailable("down")
-            self.down = True
-            await flow.wait()
-            self.down = False
-            return await lower.save(session, state)
-
-    slow = OneAtATime(lower)
-    snapshots, slow.down = TieredSnapshots(RamSnapshots(1000), slow), True
-    await snapshots.save("s", Snapshot(1, Frame.of(b"one")))
-    slow.down = False
-    writing = asyncio.create_task(snapshots.settle())
-    await asyncio.sleep(0.01)
-    saving = asyncio.create_task(snapshots.save("s", Snapshot(2, Frame.of(b"two"))))
-    await asyncio.sleep(0.01)
-    flow.set()
-    await asyncio.gather(writing, saving)
-    assert [(await snapshots.load("s", previous)).chunks for previous in (False, True)] == [2, 1]
-
-
-async def test_what_waits_for_redis_is_written_when_a_shard_ends(monkeypatch):
-    monkeypatch.setattr(server, "TICK_SECONDS", 1000.0)
+async def test_no_state_is_saved_while_redis_is_away():
     worlds, states = Failing(RamCatalog()), Failing(RamSnapshots(1000))
     async with calling(records=lambda tenant: Records(worlds, states)) as caller:
+        assert await save(caller, snapshot(b"one")) == Level.ONE
         states.down = True
-        assert await save(caller, snapshot(b"walk")) == Level.ONE
+        with pytest.raises(Unavailable):
+            await save(caller, snapshot(b"two"))
         states.down = False
-    assert join((await states.load("s")).state) == b"walk"
+        assert await save(caller, snapshot(b"three")) == Level.ONE
+    assert [join((await states.load("s", previous)).state) for previous in (False, True)] == [b"three", b"one"]
 
 
-class Full(Failing):
-    """Has room for nothing but what `fits`."""
-
-    def __init__(self, inner: Any, fits: str = "") -> None:
-        super().__init__(inner)
-        self.fits, self.full = fits, False
-
-    async def save(self, session: str, state: Snapshot) -> Level:
-        if self.down:
-            raise Unavailable("down")
-        if self.full and session != self.fits:
-            raise OverBudget("full")
-        return Level(await self.inner.save(session, state))
+async def test_what_redis_lost_is_written_again_when_a_shard_ends(monkeypatch):
+    monkeypatch.setattr(server, "TICK_SECONDS", 1000.0)
+    worlds = Failing(RamCatalog())
+    async with calling(records=lambda tenant: Records(worlds, RamSnapshots(1000))) as caller:
+        await caller.shard.records("default").worlds.swap("room", 0, world())
+        worlds.inner = RamCatalog()
+        caller.shard.records.lost()
+    assert (await worlds.read("room")).world.version == 1
 
 
-async def test_a_full_redis_stops_neither_the_shard_nor_its_end(monkeypatch, caplog):
+async def test_a_redis_that_takes_no_records_stops_neither_the_shard_nor_its_end(monkeypatch, caplog):
+    class Full(Failing):
+        full = False
+
+        async def swap(self, name: str, expected: int, record: World) -> Any:
+            if self.full and name != "small":
+                raise OverBudget("full")
+            return await self.inner.swap(name, expected, record)
+
     monkeypatch.setattr(server, "TICK_SECONDS", 0.01)
-    below, states = Below(), Full(RamSnapshots(1000), fits="small")
-    async with calling(lower=below, records=lambda tenant: Records(RamCatalog(), states)) as caller:
-        below.down = states.down = True
-        for session in ("s", "small"):
-            assert await save(caller, snapshot(b"walk", session=session)) == Level.ONE
-        states.down, states.full = False, True
-        tiered = caller.shard.records("default").snapshots
-        assert isinstance(tiered, TieredSnapshots)
-        await until(lambda: list(tiered.ram.sessions()) == ["s"])
+    below, worlds = Below(), Full(RamCatalog())
+    async with calling(lower=below, records=lambda tenant: Records(worlds, RamSnapshots(1000))) as caller:
+        tiered = caller.shard.records("default").worlds
+        assert isinstance(tiered, TieredCatalog)
+        for name in ("room", "small"):
+            await tiered.swap(name, 0, world(name))
+        below.down, worlds.full, worlds.inner = True, True, RamCatalog()
+        caller.shard.records.lost()
+        await until(lambda: [each.name for each in tiered.waiting] == ["room"])
         await caller.keep(part(), body(1000))
         tenants = {"tenant": "default"}
         await until(lambda: caller.registry.get_sample_value("worldkv_kvstore_tenant_bytes", tenants) == 1000)
-        assert [each.levelname for each in caplog.records if "'s' is not in Redis" in each.message] == ["WARNING"]
+        assert [each.levelname for each in caplog.records if "'room' is not in Redis" in each.message] == ["WARNING"]
         below.down = False
     assert below.held.keys() == {("default", part())}
-    assert join((await states.load("small")).state) == b"walk"
+    assert (await worlds.read("small")).world.version == 1
     assert "records are not in Redis at the end" in caplog.text
 
 
@@ -212,13 +178,6 @@ class Held(Failing):
         super().__init__(inner)
         self.flow, self.asked = asyncio.Event(), False
 
-    async def save(self, session: str, state: Snapshot) -> Level:
-        if self.down:
-            raise Unavailable("down")
-        self.asked = True
-        await self.flow.wait()
-        return Level(await self.inner.save(session, state))
-
     async def read(self, name: str) -> Any:
         if self.down:
             raise Unavailable("down")
@@ -226,22 +185,6 @@ class Held(Failing):
         if first:
             await self.flow.wait()
         return await self.inner.read(name)
-
-
-async def test_a_state_deleted_while_it_is_written_up_does_not_come_back():
-    lower = Held(RamSnapshots(1000))
-    snapshots, lower.down = TieredSnapshots(RamSnapshots(1000), lower), True
-    await snapshots.save("s", Snapshot(1, Frame.of(b"one")))
-    lower.down = False
-    writing = asyncio.create_task(snapshots.settle())
-    await until(lambda: lower.asked)
-    deleting = asyncio.create_task(snapshots.delete("s"))
-    await asyncio.sleep(0.01)
-    lower.flow.set()
-    await asyncio.gather(writing, deleting)
-    with pytest.raises(NotFound):
-        await snapshots.load("s")
-    assert deleting.result() == 1
 
 
 async def test_a_world_removed_while_it_is_written_up_does_not_come_back():

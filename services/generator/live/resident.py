@@ -25,7 +25,7 @@ from services.generator.tier import Tier
 from worldkv import worlds
 from worldkv.actions import Walker
 from worldkv.catalog import Snapshot, Stored, World
-from worldkv.chunk import Lineage, new_branch
+from worldkv.chunk import Branch, Lineage, new_branch
 from worldkv.errors import (
     ChunkCorrupt,
     Conflict,
@@ -215,10 +215,11 @@ class Resident:
         known = {each.index: each for each in before.held if each.index < at} if before else {}
         walker = self.walker if at == self.next else await self._walker_at(self.world.lineage, at)
         record = replace(self.record, tour="", next=at, walker=walker)
+        branch = await self._announced(record)  # if that cannot be, nothing has changed
         await self._release()
         self.unsettled = True
         try:
-            stored = await self._fork(at, record)
+            stored = await self._fork(at, record, branch=branch)
             if before is None:
                 self._note(stored)
             else:
@@ -278,11 +279,20 @@ class Resident:
             if self.session is None:
                 self.maker.engine.forget(self.id)
 
-    async def _fork(self, at: int | None, record: Record, source: str = "") -> Stored:
+    async def _announced(self, record: Record) -> Branch:
+        """A new branch that the session is known to have, if the world gets it."""
+        branch = new_branch()
+        await self._save(replace(record, heads=(*record.heads, branch)))
+        return branch
+
+    async def _fork(self, at: int | None, record: Record, source: str = "", branch: Branch | None = None) -> Stored:
         """A new branch before chunk `at`, for a session of this record, of its world or of the one that this is forked
-        from. Raises what `worlds.fork` does."""
-        branch, tier, heads, name = new_branch(), self._tier, record.heads, source or record.world
-        await self._save(replace(record, heads=(*heads, branch)))
+        from. Raises what `worlds.fork` does.
+
+        branch  that was announced already
+        """
+        branch = branch or await self._announced(record)
+        tier, heads, name = self._tier, record.heads, source or record.world
         spec, into = self.maker.model.spec.digest, None if name == record.world else record.world
         stored = await worlds.fork(tier.store, tier.worlds, name, at, into, spec, heads, branch)
         self.record = replace(record, heads=(branch,))
