@@ -28,9 +28,9 @@ from worldkv.service import Host, Servicers, give_back
 from worldkv.tasks import kept_up
 
 TICK_SECONDS = 1.0
-GIVE_BACK_TICKS = 5
-"""Looks between which memory is given back while nobody walks."""
 """Between looks at what only time brings."""
+GIVE_BACK_TICKS = 5
+"""Looks after each of which memory is given back while nobody walks."""
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ async def _tick(live: Live) -> None:
     while True:
         live.tidy()
         idle = 0 if live.tenants() else idle + 1
-        if live.metrics.releases > releases or idle % GIVE_BACK_TICKS == 1:
+        if live.metrics.releases > releases or (idle and idle % GIVE_BACK_TICKS == 0):
             releases = live.metrics.releases
             await asyncio.to_thread(give_back)
         await asyncio.sleep(TICK_SECONDS)
