@@ -22,7 +22,7 @@ from services.gateway.routing import Place, Router, Walked
 from services.gateway.unanswered import Missed, Unanswered, theirs
 from services.gateway.watching import Watch
 from worldkv import wire
-from worldkv.chunk import Lineage
+from worldkv.chunk import Branch, Lineage
 from worldkv.client.policy import Deadline
 from worldkv.errors import Conflict, DeadlineExceeded, InvalidInput, OverBudget, Unavailable
 from worldkv.v1 import chunk_pb2
@@ -71,6 +71,7 @@ class _Walk:
         self._taken, self._answered = asyncio.Event(), asyncio.Event()
         self._ended = False  # the client says no more
         self._lineage: Lineage | None = None  # of its world, as far as the client knows
+        self._left: set[Branch] = set()  # that it was written to before, and is not any more
         self._patience: Deadline | None = None  # since it was lost, and nothing came of it
         self._stands = monotonic()  # since when
 
@@ -134,23 +135,33 @@ class _Walk:
                             yield each
                         joined.set()
                         continue
-                    self._hear(answer)
-                    yield answer
+                    if self._hear(answer):
+                        yield answer
             finally:
                 for task in tasks:
                     task.cancel()
                 call.cancel()
 
-    def _hear(self, answer: pb.WalkResponse) -> None:
-        """Take note of what the session says, and make it what the client is told."""
+    def _hear(self, answer: pb.WalkResponse) -> bool:
+        """Take note of what the session says, and make it what the client is told; whether the client is told it."""
         if answer.HasField("drawn"):
             self._patience = None
             key = wire.chunk_of(answer.drawn.key)
+            if self._lineage is not None and not self._lineage.covers(key):
+                if key.branch in self._left:  # drawn before it was taken back, and on its way since
+                    return False
+                if key.index >= self._unanswered.next:  # a session that slept wakes on another branch
+                    self._leave()
+                    self._lineage = self._lineage.fork(key.index, key.branch)
             self.seen = key.index + 1
-            if self._lineage is not None and not self._lineage.covers(key) and key.index >= self._unanswered.next:
-                self._lineage = self._lineage.fork(key.index, key.branch)  # a session that slept wakes on another one
         self._unanswered.answered(answer)
         self._answered.set()
+        return True
+
+    def _leave(self) -> None:
+        """The session goes on on another branch."""
+        if self._lineage is not None:
+            self._left.add(self._lineage.head)
 
     def _joined(self, answer: pb.WalkResponse, generator: Generator) -> Iterator[pb.WalkResponse]:
         """What the client is told when the session is joined, the first time or elsewhere."""
@@ -162,6 +173,7 @@ class _Walk:
         elif (common := shared(before, lineage)) is None:
             self._unanswered.again()
         else:
+            self._left.add(before.head)
             chunk = min(common, joined.next)
             text = f"the walk goes on from chunk {chunk} on {generator.name}"
             yield pb.WalkResponse(notice=pb.Notice(kind=pb.NOTICE_KIND_MOVED, chunk=chunk, text=text))
@@ -209,6 +221,7 @@ class _Walk:
 
     def _taken_back(self, world: chunk_pb2.World, next: int) -> None:
         """The session stands before chunk `next` again."""
+        self._leave()
         self._lineage, self.seen = wire.lineage_of(world.lineage), next
         self._unanswered.taken_back(next)
         self._answered.set()

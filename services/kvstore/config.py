@@ -22,7 +22,7 @@ class ServingConfig:
     read_ahead        keys of a get that are looked for in Redis while earlier ones are sent
     items_at_once     items of a put that are copied and kept at the same time
     snapshot_bytes    of one session's state, at most
-    snapshots_bytes   of session states kept in RAM, a tenant
+    snapshots_bytes   of session states kept in RAM, a tenant, where there is no Redis
     staging_prefix    begin of the names of writers' staging segments; those of killed writers are removed
 
     Raises InvalidConfig naming the value that is out of range.

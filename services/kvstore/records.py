@@ -31,19 +31,19 @@ class TieredCatalog:
     def __init__(self, lower: Catalog) -> None:
         self._lower = lower
         self._seen: dict[str, World] = {}  # newest last
-        self._lost: set[str] = set()  # by Redis
+        self._lost: dict[str, World] = {}  # by Redis
         self._lock = asyncio.Lock()
         self._refused: set[str] = set()  # told of
 
     @property
     def waiting(self) -> list[World]:
         """Records that Redis has lost, and has not got again."""
-        return [self._seen[name] for name in sorted(self._lost)]
+        return [self._lost[name] for name in sorted(self._lost)]
 
     async def read(self, name: str) -> Stored:
         await self.catch_up(check_name(name))
         if name in self._lost:
-            return Stored(self._seen[name], Level.ONE)
+            return Stored(self._lost[name], Level.ONE)
         try:
             stored = await self._lower.read(name)
         except NotFound:
@@ -75,10 +75,11 @@ class TieredCatalog:
         async with self._lock:  # what is being written again must not come after it
             await self._lower.remove(name, expected)
         self._seen.pop(name, None)
+        self._lost.pop(name, None)  # it may have been lost meanwhile, and was to go
 
     def lost(self) -> None:
         """Redis has lost what it had: what is remembered here is to be written again."""
-        self._lost.update(self._seen)
+        self._lost |= self._seen
 
     async def settle(self) -> None:
         """Write to Redis what it has lost; Unavailable if it does not answer, or does not take all of it."""
@@ -94,16 +95,15 @@ class TieredCatalog:
         if name not in self._lost:
             return True
         async with self._lock:
-            if name not in self._lost:
+            if (ours := self._lost.get(name)) is None:
                 return True
-            ours = self._seen[name]
             try:
                 await self._write(ours)
             except WorldKVError as error:
                 _waits(f"world {name!r}", error, self._refused)
                 return not isinstance(error, Unavailable)
             self._refused.discard(f"world {name!r}")
-            self._lost.discard(name)
+            self._lost.pop(name, None)
             return True
 
     async def _require(self, name: str) -> None:
@@ -113,10 +113,12 @@ class TieredCatalog:
             raise Unavailable(f"world {name!r} waits to be written to Redis, which has lost it and does not take it")
 
     async def _write(self, ours: World) -> None:
-        try:
-            version = (await self._lower.read(ours.name)).world.version
-        except NotFound:
-            version = 0
+        version = 0
+        with suppress(NotFound):
+            there = (await self._lower.read(ours.name)).world
+            version = there.version
+            if there.lineage != ours.lineage and ours.lineage.head in (branch for branch, _ in there.lineage.parts):
+                return  # somebody else wrote it again, and it went on from there
         while version < ours.version:  # step by step: versions are counted there, and ours is known to others
             version = (await self._lower.swap(ours.name, version, ours)).world.version
 
@@ -124,7 +126,7 @@ class TieredCatalog:
         self._seen.pop(world.name, None)
         self._seen[world.name] = world
         if len(self._seen) > REMEMBERED:
-            del self._seen[next(name for name in self._seen if name not in self._lost)]
+            del self._seen[next(iter(self._seen))]
 
 
 class Records(NamedTuple):

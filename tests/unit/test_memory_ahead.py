@@ -96,6 +96,19 @@ async def test_an_index_is_asked_again_when_anything_is_other_than_was_foreseen(
     await memory.close()
 
 
+async def test_what_comes_after_it_was_forgotten_answers_nothing() -> None:
+    memory = await walking(recall_seconds=20.0)
+    memory.finder.answers.clear()
+    await ahead(memory, 0, 3, 4)
+    await asyncio.sleep(0.01)
+    memory.configure(replace(memory.config, recalled=2))
+    memory.finder.answers.set()
+    await until(lambda: not tasks())
+    memory.finder.names = [9]
+    assert numbers(await memory.recall(view(0), {0, 12}, again)) == [9]
+    await memory.close()
+
+
 def view(step: int, off: float = 0.0) -> Query:
     """What chunk 13 + `step` sees if the camera goes on turning, or by so many degrees beside it."""
     poses = np.stack([camera(0, 0, 0, 27 * (step + 1) + 9 * i + off) for i in range(3)])

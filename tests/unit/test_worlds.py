@@ -270,6 +270,25 @@ async def test_a_swap_whose_answer_was_lost_has_happened(store):
     assert (await fork(store, catalog, "harbour", 4)).world.version == 2
 
 
+async def test_who_did_not_hear_that_a_world_is_his_knows_it_as_it_was_then(store):
+    class Unheard(RamCatalog):
+        heard = True
+
+        async def swap(self, name: str, expected: int, record: World) -> Stored:
+            stored = await super().swap(name, expected, record)
+            if self.heard or record.lineage.start == 0:
+                return stored
+            self.heard = True
+            await super().swap(name, expected + 1, record)  # somebody is taking it over already
+            raise Unavailable("the answer was lost")
+
+    catalog = Unheard()
+    await walked(store, catalog)
+    catalog.heard = False
+    mine = (await fork(store, catalog, "harbour", 4)).world
+    assert (mine.version, (await catalog.read("harbour")).world.version) == (2, 3)
+
+
 async def test_of_two_who_open_a_world_at_once_one_is_told_to_read_again(store):
     catalog = Interrupted()
     await walked(store, catalog)

@@ -308,6 +308,26 @@ async def test_what_waits_when_somebody_else_goes_back_is_drawn_from_there(tmp_p
         assert made.tier.record("default", session).moves == [2, 3, 4]
 
 
+@pytest.mark.parametrize("at", [0, 1])
+async def test_what_was_drawn_before_a_session_was_taken_back_and_comes_after_is_told_nobody(tmp_path, at):
+    async with setting(tmp_path, "a") as (made, gateway):
+        session = (await gateway.open()).session
+        toy = made.home(session)
+        async with gateway.walk(session) as client, asyncio.timeout(20):
+            for way in (1, 2, 3):
+                await client.move(way, number=way)
+            await client.drawn(3)
+            live = toy.live["default", session]
+            late = pb.WalkResponse()
+            late.CopyFrom(live.hand[2])
+            await gateway.stub.Rewind(pb.RewindRequest(session=session, at=at))
+            live.say(late)
+            await client.move(4, number=4)
+            (drawn,) = await client.drawn(1)
+        assert (drawn.key.index, drawn.number) == (at, 4)
+        assert drawn.key.branch != late.drawn.key.branch
+
+
 async def test_a_session_that_was_drawn_on_elsewhere_before_it_came_here_is_told_whole(tmp_path):
     async with setting(tmp_path, "a", "b") as (made, gateway):
         session = (await gateway.open()).session

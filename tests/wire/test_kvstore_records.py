@@ -79,6 +79,44 @@ async def test_what_redis_lost_is_written_again_with_its_version_unless_another_
     assert worlds.waiting == []
 
 
+@pytest.mark.parametrize("call", ["read", "remove"])
+async def test_what_redis_loses_while_it_is_asked_for_is_written_again_or_gone(call, monkeypatch):
+    lower = Held(RamCatalog())
+    worlds = TieredCatalog(lower)
+    lower.asked = True
+    for name in ("room", "hall"):
+        await worlds.swap(name, 0, world(name))
+    lower.asked = False
+
+    async def remove(name: str, expected: int) -> None:
+        lower.asked = True
+        await lower.flow.wait()
+
+    monkeypatch.setattr(lower, "remove", remove, raising=False)
+    asking = asyncio.create_task(worlds.read("room") if call == "read" else worlds.remove("room", 1))
+    await until(lambda: lower.asked)
+    lower.inner = RamCatalog()
+    worlds.lost()
+    lower.flow.set()
+    await asyncio.gather(asking, return_exceptions=True)
+    await worlds.settle()
+    assert [each.name async for each in worlds.list()] == (["hall", "room"] if call == "read" else ["hall"])
+
+
+async def test_a_world_that_went_on_from_where_it_was_written_again_is_left_alone():
+    lower = Failing(RamCatalog())
+    worlds, record = TieredCatalog(lower), world()
+    for version in range(5):
+        await worlds.swap("room", version, record)
+    lower.inner = RamCatalog()
+    worlds.lost()
+    await lower.inner.swap("room", 0, record)  # another shard had seen it
+    forked = World("room", record.lineage.fork(3))
+    await lower.inner.swap("room", 1, forked)
+    await worlds.settle()
+    assert (await worlds.read("room")).world.lineage == forked.lineage
+
+
 async def test_no_world_is_removed_while_redis_is_away_and_one_that_redis_lost_comes_back():
     lower = Failing(RamCatalog())
     worlds = TieredCatalog(lower)

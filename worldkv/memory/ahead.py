@@ -48,6 +48,7 @@ class Ahead:
         self.chunk_bytes, self.local, self.changed = chunk_bytes, local, changed
         self._task: asyncio.Task[None] | None = None
         self._answered: list[tuple[Ask, Sequence[Hit] | None]] = []
+        self._holds: object = object()  # as long as it is this one, what was asked would be asked again
 
     def answer(self, query: Query, k: int, exclude: Collection[int], spares: int) -> list[Hit] | None:
         """What the index has named for just this while the chunk before was drawn; None: nothing, or not yet.
@@ -62,7 +63,7 @@ class Ahead:
 
     def forget(self) -> None:
         """What was asked is not what would be asked now."""
-        self._answered = []
+        self._answered, self._holds = [], object()
 
     def step(
         self,
@@ -89,8 +90,10 @@ class Ahead:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _go(self, asks: Sequence[Ask], recalled: Collection[ChunkKey]) -> None:
+        holds = self._holds
         told = await asyncio.gather(*map(self._ask, asks))
-        self._answered = [*zip(asks, told, strict=True)]
+        if holds is self._holds:
+            self._answered = [*zip(asks, told, strict=True)]
         answers = [hits or () for hits in told]
         chosen = [hit.key for hit in answers[0] if not hit.spare]
         self.hot.need(chosen or recalled)

@@ -22,6 +22,9 @@ PASSING = (Unavailable, DeadlineExceeded, OverBudget)
 DOUBLINGS = 5
 """How often the wait between two attempts doubles."""
 
+UNASKED = 32
+"""Parts that may wait to be called kept, while nobody can say whose the world is, before that holds up a walk."""
+
 Ours = Callable[[], Awaitable[None]]
 """Makes sure that a world is still that of whoever puts its parts. Raises Conflict if somebody has taken it over, and
 Unavailable if that cannot be known now."""
@@ -93,8 +96,8 @@ class Keeper:
 
     @property
     def unkept(self) -> int:
-        """Parts that wait."""
-        return len(self._waiting)
+        """Parts that wait, and those beyond `UNASKED` that were put and do not count as kept yet."""
+        return len(self._waiting) + max(len(self._landed) - UNASKED, 0)
 
     def part(self, key: ChunkKey) -> Part | None:
         """A part that waits."""
@@ -119,8 +122,8 @@ class Keeper:
         return self._waiting[part.meta.key][1]
 
     async def fewer(self) -> None:
-        """Wait until fewer than `most` parts wait."""
-        while len(self._waiting) >= self.most:
+        """Wait until fewer than `most` parts wait; see `unkept`."""
+        while self.unkept >= self.most:
             self._fewer.clear()
             await self._fewer.wait()
 
@@ -185,6 +188,7 @@ class Keeper:
                 for key, level in landed.items():
                     del self._landed[key]
                     self._note(key, level)
+            self._fewer.set()
             self.changed()
 
     async def _tell(self, part: Part) -> None:

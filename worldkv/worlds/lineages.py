@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 from worldkv.catalog import Catalog, Stored, World
@@ -164,8 +165,8 @@ async def _swap(catalog: Catalog, expected: int, record: World) -> Stored:
     except (Conflict, Unavailable):
         with suppress(NotFound, Unavailable):
             stored = await catalog.read(record.name)
-            if stored.world.lineage.head == record.lineage.head:
-                return stored
+            if stored.world.lineage.head == record.lineage.head:  # with another version it is being taken over already
+                return stored._replace(world=replace(stored.world, version=expected + 1))
         raise
 
 

@@ -13,7 +13,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 
 from services.generator.live import entering, messages
 from services.generator.live.inbox import NUMBERS
@@ -254,8 +253,9 @@ class Resident:
         with suppress(NotFound, Conflict):  # it is somebody else's by now
             stored = await catalog.read(self.record.world)
             if stored.world.lineage.head in self.record.heads:
-                ended = replace(stored.world, chunks=max(stored.world.chunks, kept.end))
-                self.world = (await catalog.swap(ended.name, stored.world.version, ended)).world
+                version, chunks = stored.world.version, max(stored.world.chunks, kept.end)
+                self.world = replace(stored.world, version=version + 1, chunks=chunks)  # also if nobody answers
+                await catalog.swap(self.world.name, version, self.world)
         await self._tier.snapshots.delete(self.id)
         await self.let_go()
         return kept
@@ -318,7 +318,7 @@ class Resident:
         world, maker = stored.world, self.maker
         if self.record.mode == "full":
             maker.engine.change(self.id, maker.walking(self.record), maker.coding, world.chunks)
-        memory = maker.memory(self.tenant, self.record, world.lineage, self._kept, partial(self.owner.ours, world))
+        memory = maker.memory(self.tenant, self.record, world.lineage, self._kept, lambda: self.owner.ours(self.world))
         fits = state if state is not None and state.next == world.chunks else None
         session = await self._as_saved(fits, memory) if fits else None
         if session is None:

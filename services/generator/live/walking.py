@@ -297,8 +297,8 @@ class Walking:
     async def _fall_asleep(self) -> None:
         try:
             await self.suspend()
-        except Conflict as error:
-            self.end(error)
+        except Conflict:
+            self.end(Unavailable(f"session {self.resident.id} has gone on elsewhere: join it again"))
         except WorldKVError as error:
             _log.warning("session %s stays awake: %s", self.resident.id, error)
             self.active = monotonic()
