@@ -147,7 +147,7 @@ class LiveConfig:
     settle_seconds  that a session which is suspended or ended waits for its chunks to be kept
     most           sessions that may be open, suspended ones too
     moves          that may wait in a session
-    resend_bytes   of a session's newest pictures that are kept for whoever lost his connection
+    resend_bytes   of a session's newest pictures that are kept for whoever lost his connection, while it is awake
     behind_bytes   of pictures that may wait for a slow client; beyond that the oldest are dropped, never the newest
     behind         messages that may wait for a client before a held action draws no more
     watchers       that may watch a session at once

@@ -9,6 +9,7 @@ import torch
 from services.generator.live.inbox import NUMBERS, Holding, Inbox, Moving, Showing
 from services.generator.live.outbox import Outbox
 from services.generator.live.pictures import decoded, encoded
+from services.generator.live.sent import Sent
 from services.generator.scenes import scene
 from services.generator.tier import Inside
 from tests.toys import toy_spec
@@ -38,6 +39,20 @@ async def test_a_slow_client_loses_the_oldest_pictures_and_no_step():
     assert [len(each.drawn.pictures) for each in found] == [0, 0, 0, 1, 1]
     assert outbox.dropped == 3
     assert again.drawn.pictures, "who joins later is sent it whole"
+
+
+def test_what_was_sent_is_at_hand_as_far_as_its_bytes_go_and_without_pictures_when_a_session_rests():
+    sent, one = Sent(3 * drawn(1).ByteSize()), drawn(4)
+    for message in (*map(drawn, range(4)), one):
+        sent.add(message)
+    assert [each.drawn.key.index for each in sent.since(0)] == [2, 3, 4]
+    assert [each.drawn.key.index for each in sent.since(4)] == [4]
+    sent.keep(lambda key: key.index > 2)
+    sent.rest()
+    found = sent.since(0)
+    assert [(each.drawn.key.index, each.drawn.pictures_dropped) for each in found] == [(3, True), (4, True)]
+    assert not any(each.drawn.pictures for each in found)
+    assert one.drawn.pictures, "it may not have been sent yet"
 
 
 async def test_pictures_of_the_newest_chunk_are_sent_however_large_they_are():

@@ -84,13 +84,19 @@ class Outbox:
             if self._bytes <= self.behind_bytes:
                 return
             if nbytes := _picture_bytes(message):
-                bare = pb.WalkResponse()
-                bare.CopyFrom(message)  # the message itself may be sent to somebody else, later
-                bare.drawn.ClearField("pictures")
-                bare.drawn.pictures_dropped = True
-                self._waiting[n] = bare
+                self._waiting[n] = bare(message)
                 self._bytes -= nbytes
                 self.dropped += 1
+
+
+def bare(message: pb.WalkResponse) -> pb.WalkResponse:
+    """What a message says of a chunk, without its pictures; the message itself may be sent to somebody else, later."""
+    made = pb.WalkResponse()
+    made.CopyFrom(message)
+    if made.drawn.pictures:
+        made.drawn.ClearField("pictures")
+        made.drawn.pictures_dropped = True
+    return made
 
 
 def _picture_bytes(message: pb.WalkResponse) -> int:

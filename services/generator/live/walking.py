@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from time import monotonic
@@ -19,12 +18,12 @@ from services.generator.live.outbox import Outbox
 from services.generator.live.pace import Pace
 from services.generator.live.pictures import decoded, encoded
 from services.generator.live.resident import Resident
+from services.generator.live.sent import Sent
 from services.generator.live.watching import Watchers
 from services.generator.session import Session
 from worldkv.errors import Conflict, NotFound, OverBudget, Unavailable, WorldKVError
 from worldkv.select import Likeness, likenesses
 from worldkv.v1 import sessions_pb2 as pb
-from worldkv.wire import chunk_of
 from worldkv.wire_sessions import watch_id
 
 _log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Walking:
         self._held: Holding | None = None
         self._changing = 0  # number of the change that is being made
         self._tour = resident.maker.tour(resident.record)
-        self._sent: deque[pb.WalkResponse] = deque()
+        self._sent = Sent(config.resend_bytes)
         self._pace = Pace(resident.maker.playing_seconds)
         self._news = News(resident, self._emit)
         record, lineage = resident.record, resident.world.lineage
@@ -119,7 +118,7 @@ class Walking:
         self._pace.hurry(0.0)
         if self._judge is not None:
             self._judge.taken_back(at)
-        self._sent = deque(each for each in self._sent if each.drawn.key.index < at)
+        self._sent.keep(lambda key: key.index < at)
         self._news.follow()
         self._stir()
 
@@ -131,6 +130,7 @@ class Walking:
                 await self.resident.sleep()
             finally:
                 self.end_if_refused()
+            self._sent.rest()
             self.metrics.suspended()
 
     async def leave_off(self, error: WorldKVError) -> None:
@@ -195,8 +195,7 @@ class Walking:
 
     def _greeting(self, joined: pb.OpenResponse, seen: int) -> list[pb.WalkResponse]:
         """What whoever joins is told first: the session, what is at hand of chunks not seen, how far it is safe."""
-        at_hand = [message for message in self._sent if message.drawn.key.index >= seen]
-        return [pb.WalkResponse(joined=joined), *at_hand, self._news.remembered()]
+        return [pb.WalkResponse(joined=joined), *self._sent.since(seen), self._news.remembered()]
 
     def _stir(self) -> None:
         self.active = monotonic()
@@ -312,8 +311,7 @@ class Walking:
                 self.end(error)
                 raise
             self.metrics.woken()
-            lineage = self.resident.world.lineage  # it may have gone on elsewhere meanwhile, from before it slept here
-            self._sent = deque(each for each in self._sent if lineage.covers(chunk_of(each.drawn.key)))
+            self._sent.keep(self.resident.world.lineage.covers)  # it may have gone on elsewhere, from before it slept
             self._news.follow()
         return self._session
 
@@ -382,10 +380,7 @@ class Walking:
 
     def _emit(self, message: pb.WalkResponse) -> None:
         if message.HasField("drawn"):
-            self._sent.append(message)
-            nbytes = sum(each.ByteSize() for each in self._sent)
-            while self._sent and nbytes > self.config.resend_bytes:
-                nbytes -= self._sent.popleft().ByteSize()
+            self._sent.add(message)
         if self.outbox is not None:
             self.outbox.put(message)
             if self.outbox.unread:
