@@ -96,7 +96,7 @@ def bare(message: pb.WalkResponse) -> pb.WalkResponse:
     if made.drawn.pictures:
         made.drawn.ClearField("pictures")
         made.drawn.pictures_dropped = True
-    return made
+    return pb.WalkResponse.FromString(made.SerializeToString())  # what is cleared takes its room as long as it lives
 
 
 def _picture_bytes(message: pb.WalkResponse) -> int:
