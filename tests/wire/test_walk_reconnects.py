@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -10,10 +11,10 @@ import pytest
 from grpc import StatusCode, aio
 
 from tests.wire.test_walk_client import service
-from tests.wire.toy_sessions import FRAMES, ToySessions, serving
+from tests.wire.toy_sessions import FRAMES, Sitting, ToySessions, serving
 from worldkv.actions import Action
 from worldkv.client import WalkClient, WalkClientConfig
-from worldkv.client.walk_events import Drawn, Notice, NoticeKind, Remembered
+from worldkv.client.walk_events import Drawn, Event, Notice, NoticeKind, Remembered
 from worldkv.client.walk_line import Link, WalkLine
 from worldkv.errors import Unavailable, WorldKVError
 
@@ -120,15 +121,20 @@ async def test_a_walk_goes_on_elsewhere_from_what_was_kept():
         assert Notice(NoticeKind.MOVED, 2, "elsewhere") in told
 
 
+async def cut(made: Sitting, events: AsyncIterator[Event]) -> None:
+    """Break the connection of a walk, and wait until it knows."""
+    made.out.put_nowait(Unavailable("cut"))
+    async for event in events:
+        if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
+            return
+
+
 @pytest.mark.parametrize("drawn_meanwhile", [0, 1, 2])
 async def test_a_walk_that_moved_while_nobody_was_joined_misses_nothing(drawn_meanwhile):
     async with service() as (toy, client), client.open() as walk:
         before = [each async for each in walk.path([TURN] * FRAMES * 4)]
         events, made = walk.events(), toy.sittings[walk.session]
-        made.out.put_nowait(Unavailable("cut"))
-        async for event in events:
-            if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
-                break
+        await cut(made, events)
         made.move(2)
         for _ in range(drawn_meanwhile):
             made.draw([TURN] * FRAMES, 0)
@@ -144,10 +150,7 @@ async def test_a_walk_that_moved_twice_while_nobody_was_joined_misses_nothing():
     async with service(greets=True) as (toy, client), client.open() as walk:
         before = [each async for each in walk.path([TURN] * FRAMES * 4)]
         events, made = walk.events(), toy.sittings[walk.session]
-        made.out.put_nowait(Unavailable("cut"))
-        async for event in events:
-            if isinstance(event, Notice) and event.kind is NoticeKind.DISCONNECTED:
-                break
+        await cut(made, events)
         made.move(3)
         made.draw([TURN] * FRAMES, 0)
         made.world = replace(made.world, lineage=made.world.lineage.fork(4))  # it slept, or moved again
