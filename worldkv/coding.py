@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldkv.chunk import KVPart, ModelSpec, Segment
-from worldkv.codec import Codec, Raw, bytes_of, codec, tensor_of
+from worldkv.codec import Codec, Klt, Raw, bytes_of, codec, tensor_of
 from worldkv.errors import BadHeader, SpecMismatch
 from worldkv.prune import Pruning, kept_tokens, select_tokens
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+AT_ONCE = 64 << 20
+"""Bytes of keys, or values, that are coded at a time: what that needs in passing is several times as much."""
 NONE_FITTED: Mapping[str, Codec] = MappingProxyType({})
 
 
@@ -125,9 +128,19 @@ def decode_kv(
 def _segments(kind: Literal["k", "v"], x: Tensor, by: Codec) -> list[Segment]:
     """One segment for each layer of x, [layers, tokens, heads, head_dim]."""
     shape = (x.shape[1], x.shape[2], x.shape[3])
-    own = bytes_of(x) if isinstance(by, Raw) else None
-    rows = (by.encode(x) if own is None else own).reshape(len(x), -1)
+    if isinstance(by, Raw) and (own := bytes_of(x)) is not None:
+        rows = [*own.reshape(len(x), -1)]
+    else:
+        rows = [
+            row for some in x.split(_at_once(by, x.shape, x.dtype)) for row in by.encode(some).reshape(len(some), -1)
+        ]
     return [Segment(kind, layer, 0, NAMES[x.dtype], shape, by.name, data) for layer, data in enumerate(rows)]
+
+
+def _at_once(by: Codec, shape: Sequence[int], dtype: torch.dtype) -> int:
+    """How many layers of [layers, tokens, heads, head_dim] are coded at a time: the bytes are the same for any
+    number. What is fitted to a model has tables for all of them."""
+    return shape[0] if isinstance(by, Klt) else max(1, AT_ONCE // max(1, prod(shape[1:]) * dtype.itemsize))
 
 
 def _join(
@@ -142,11 +155,7 @@ def _join(
             raise BadHeader(f"head group {group} has layers {[s.layer for s in own]}, not 0 to {layers - 1}")
         if len({(s.codec, s.dtype, s.shape) for s in own}) > 1:
             raise BadHeader(f"layers of head group {group} differ in codec, dtype or shape")
-        by, data = codec(own[0].codec, fitted), _side_by_side([s.data for s in own])
-        shape, dtype = (layers, *own[0].shape), DTYPES[own[0].dtype]
-        groups.append(
-            tensor_of(data, shape, dtype).to(device) if isinstance(by, Raw) else by.decode(data, shape, dtype, device)
-        )
+        groups.append(_decoded([s.data for s in own], codec(own[0].codec, fitted), own[0], torch.device(device)))
     if not groups:
         groups = [torch.empty(0, spec.frames * spec.frame_tokens, spec.heads, spec.head_dim, device=device)]
     if len({(g.shape[1], g.dtype) for g in groups}) > 1:
@@ -155,6 +164,22 @@ def _join(
     if (len(joined), *joined.shape[2:]) != (layers, spec.heads, spec.head_dim):
         raise SpecMismatch(f"KV of {tuple(joined.shape)} is not {spec.model}'s: {layers} layers, {spec.heads} heads")
     return joined
+
+
+def _decoded(rows: Sequence[NDArray[np.uint8]], by: Codec, like: Segment, device: torch.device) -> Tensor:
+    """A tensor of all layers' bytes; `like`: one of them."""
+    shape, dtype = (len(rows), *like.shape), DTYPES[like.dtype]
+    if isinstance(by, Raw) and device.type == "cpu":
+        return tensor_of(_side_by_side(rows), shape, dtype)
+    some = _at_once(by, shape, dtype)
+    if some >= len(rows):
+        return by.decode(_side_by_side(rows), shape, dtype, device)
+    whole = torch.empty(shape, dtype=dtype, device=device)
+    for part, coded in (
+        (whole[begin : begin + some], rows[begin : begin + some]) for begin in range(0, len(rows), some)
+    ):
+        part.copy_(by.decode(_side_by_side(coded), part.shape, dtype, device))
+    return whole
 
 
 def _side_by_side(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -49,6 +49,17 @@ def test_keys_and_values_have_codecs_of_their_own():
     assert 0 < error(chunk().values, back.values) < 0.02
 
 
+@pytest.mark.parametrize("name", sorted(CODECS))
+def test_layers_coded_a_few_at_a_time_are_coded_as_all_at_once(name, monkeypatch):
+    kv, spec, coding = chunk(), SPEC, Coding(name, name, raw_first=False)
+    apart = KV(*(x.mT.contiguous().mT for x in kv))  # so that raw ones are coded too
+    whole = encode_kv(apart, coding, spec)
+    monkeypatch.setattr("worldkv.coding.AT_ONCE", 1)
+    some = encode_kv(apart, coding, spec)
+    assert [bytes(each.data) for each in some.segments] == [bytes(each.data) for each in whole.segments]
+    assert all(map(torch.equal, decode_kv(some, spec), decode_kv(whole, spec)))
+
+
 def test_each_layer_keeps_its_own_tokens_and_their_values():
     pruning = Pruning(0.5)
     back = decode_kv(encode_kv(chunk(), Coding("raw", "raw", pruning), SPEC), SPEC)

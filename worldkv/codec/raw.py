@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldkv.chunk import Buffer
-from worldkv.codec.base import check_shape, check_size, check_values, from_bytes
+from worldkv.codec.base import check_shape, check_size, check_values, from_bytes, host
 
 
 class Raw:
@@ -21,7 +21,7 @@ class Raw:
 
     def encode(self, x: Tensor) -> NDArray[np.uint8]:
         check_values(x)
-        coded = torch.empty(self.size(x.shape, x.dtype), dtype=torch.uint8)
+        coded = host(self.size(x.shape, x.dtype), x.device)
         coded.view(x.dtype).view(x.shape).copy_(x.detach())
         array: NDArray[np.uint8] = coded.numpy()
         return array
