@@ -13,6 +13,7 @@ from torch import Tensor
 from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.model import Passed, WanModel
 from services.generator.adapters.wan.prompts import Heard, Imagine, Prompts
+from services.generator.adapters.wan.recorded import Recorded, recorded, recorded_bytes
 from services.generator.adapters.wan.rotation import Rotation
 from services.generator.adapters.wan.state import WanState, carried_bytes, drawing_bytes
 from services.generator.adapters.wan.told import Teller, Told
@@ -50,11 +51,15 @@ class WanWorldModel:
         self.prompts = Prompts(imagine, model.hear, c, grid, self.device)
         self.teller = Teller(variant, model, self.prompts, grid)
         self.state_bytes = vae.feature_bytes(grid) + carried_bytes(c, self.spec.frame_tokens, model.dtype)
+        self._pass = recorded(self.model)
         self._rotation = Rotation(c.rope, c.frames, grid[0] // c.patch, grid[1] // c.patch, self.device)
 
     def drawing_bytes(self, sessions: int) -> int:
-        features, vae = self.vae.feature_bytes(self.grid), self.vae
-        return drawing_bytes(self.model.config, self.spec, features, vae.pictures, vae.pixels, sessions)
+        c, spec, features, vae = self.model.config, self.spec, self.vae.feature_bytes(self.grid), self.vae
+        held = 0
+        if isinstance(self._pass, Recorded):
+            held = recorded_bytes(carried_bytes(c, spec.frame_tokens, self.model.dtype), spec.raw_bytes, sessions)
+        return held + drawing_bytes(c, spec, features, vae.pictures, vae.pixels, sessions)
 
     def hear(self, subject: Subject) -> Callable[[], Heard]:
         return self.prompts.hear(subject)
@@ -100,7 +105,7 @@ class WanWorldModel:
     def run(self, latents: Tensor, time: float, window: View, told: Told, keep: bool) -> Passed:
         """One pass over chunks [B, F, channels, height, width] that are told to be at `time`, 0 to 1000."""
         with torch.inference_mode():
-            return self.model(
+            return self._pass(
                 torch.cat([latents, told.given], 2),
                 latents.new_full(latents.shape[:2], time),
                 self._rotation.at(window.position),
