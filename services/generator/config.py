@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
+from typing import Literal
 
 from services.generator.adapters.wan.settings import WanSettings
 from services.generator.drawing import Context
@@ -16,13 +17,14 @@ from services.generator.world_model import WorldModel
 from worldkv.codec import CODECS
 from worldkv.coding import Coding, stored_tokens
 from worldkv.errors import InvalidConfig
-from worldkv.memory import MemoryConfig
+from worldkv.memory import CPU, Device, MemoryConfig
 from worldkv.prune import Pruning
 from worldkv.rpc import TLS
 from worldkv.select import SELECTORS, make_selector
 from worldkv.service import ServiceConfig
 from worldkv.window import WindowConfig
 
+AtHand = Literal["device", "host"]
 LEAST_BYTES = 64 << 20
 """What room that follows a chunk's size has at least: chunks of a small model are few bytes, and many."""
 WAITING_CHUNKS = 3
@@ -45,6 +47,8 @@ class MemorySettings:
     window       latent frames of each part of the window, and placement
     budget_bytes  coded bytes of keys and values a world may keep, 0 for no limit
     hot_bytes    decoded bytes a session keeps at hand; None: twice what is recalled, see `room`
+    at_hand      where: on the model's device, or in this host's memory, whence a GPU takes them anew whenever their
+                 place in the window changes
     queue_bytes  of keys and values of a session that may wait to be coded and put; None: three chunks, likewise
     recall_seconds  that a step waits for memory; what is late is left out
     keep_seconds  that pictures wait until their chunk is kept; None: half of a chunk's playing time
@@ -59,6 +63,7 @@ class MemorySettings:
     window: WindowConfig = field(default_factory=WindowConfig)
     budget_bytes: int = 0
     hot_bytes: int | None = None
+    at_hand: AtHand = "device"
     queue_bytes: int | None = None
     recall_seconds: float = 0.25
     keep_seconds: float | None = None
@@ -105,11 +110,19 @@ class MemorySettings:
         """How sessions remember that choose nothing but their mode."""
         return Settings(mode, self.selector, self.choices(model).slots, self.keep, self.codec)
 
+    def device(self, model: WorldModel) -> Device:
+        """What is at hand lies there."""
+        return CPU if self.at_hand == "host" else Device(model.device)
+
+    def hot(self, model: WorldModel) -> int:
+        """Decoded bytes that a session keeps at hand."""
+        spec, slot = model.spec, stored_tokens(self.coding(model), model.spec)
+        chunk = spec.raw_bytes * slot // (spec.frames * spec.frame_tokens)
+        return room(self.hot_bytes, 2 * self.choices(model).slots * chunk)
+
     def of_session(self, model: WorldModel, settings: Settings, lockstep: bool, playing_seconds: float) -> MemoryConfig:
         """Of one session; in lockstep it waits for everything. `playing_seconds` of a chunk."""
         spec, slot = model.spec, stored_tokens(self.coding(model), model.spec)
-        chunk = spec.raw_bytes * slot // (spec.frames * spec.frame_tokens)
-        hot = room(self.hot_bytes, 2 * self.choices(model).slots * chunk)
         live: dict[str, float | int | bool | None] = {}
         if not lockstep:
             live = {
@@ -124,7 +137,7 @@ class MemorySettings:
             recalled=settings.recalled,
             budget_bytes=self.budget_bytes,
             budget_chunks=settings.budget_chunks,
-            hot_bytes=hot,
+            hot_bytes=self.hot(model),
             most_unkept=self.most_unkept,
             **live,  # type: ignore[arg-type]  # each as MemorySettings has it
         )

@@ -65,7 +65,7 @@ async def assembled(
     async with AsyncExitStack() as stack:
         if tiers is None:
             tiers = await stack.enter_async_context(aclosing(_tiers(config, model)))
-        engine = await stack.enter_async_context(Engine(model, config.engine))
+        engine = await stack.enter_async_context(Engine(model, config.engine, at_hand=_at_hand(config, model)))
         pictures, height, width = await engine.run(partial(_picture_shape, model))
         coding = config.memory.coding(model)
         choices = config.memory.choices(model)
@@ -107,6 +107,11 @@ def _tell_of_states(config: GeneratorConfig, model: WorldModel, coding: Coding) 
             model.spec.model,
             most,
         )
+
+
+def _at_hand(config: GeneratorConfig, model: WorldModel) -> int:
+    """Bytes of the model's device for chunks at hand, a session. A processor has no memory of its own."""
+    return 0 if config.memory.device(model).torch.type == "cpu" else config.memory.hot(model)
 
 
 def _picture_shape(model: WorldModel) -> tuple[int, int, int]:

@@ -25,7 +25,8 @@ from worldkv.chunk import Lineage, Part
 from worldkv.coding import DTYPES, KV, Coding, coded_bytes
 from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
-from worldkv.memory import Memory, MemoryConfig, Order, Recalled, Reencode
+from worldkv.memory import Device, Memory, MemoryConfig, Order, Recalled, Reencode
+from worldkv.memory.keeping import alone
 from worldkv.prune import Pruning, Similarity
 from worldkv.select import Query, make_selector
 from worldkv.store import RamStore
@@ -175,7 +176,7 @@ def _memory_parts(model: WorldModel, variant: Variant, seed: int) -> tuple[Any, 
     config = MemoryConfig(coding, variant.order, budget_bytes=budget)
     lineage = Lineage.begin()
     finder = LocalFinder(ScanIndex(), make_selector(variant.selector, seed), lineage)
-    return model.spec, window, config, RamStore(STORE_BYTES), finder, lineage
+    return model.spec, window, config, RamStore(STORE_BYTES), finder, lineage, None, alone, Device(model.device)
 
 
 async def walk_with(

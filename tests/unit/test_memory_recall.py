@@ -291,7 +291,7 @@ async def test_layers_that_stop_coming_are_a_miss_for_that_reason() -> None:
 async def test_a_chunk_of_another_model_is_an_error_and_not_a_miss(layered: bool) -> None:
     memory = memory_of(Layers() if layered else Held(), coding=CODED, layered_bytes=0)
     await remember(memory, 0, 1)
-    memory._decoder.spec = replace(SPEC, model="another")
+    memory._coder.spec = replace(SPEC, model="another")
     with pytest.raises(SpecMismatch, match="another"):
         await recall(memory, 1)
     assert tasks() == set()

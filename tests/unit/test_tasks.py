@@ -22,7 +22,7 @@ async def fail(*_: object, **__: object) -> Any:
 
 
 def coding(memory: Toy) -> None:
-    memory._encode = fail  # type: ignore[method-assign]
+    memory._coder.code = fail  # type: ignore[method-assign]
 
 
 def putting_kv(memory: Toy) -> None:

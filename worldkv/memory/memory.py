@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from worldkv.chunk import ChunkKey, KVPart, Lineage, ModelSpec, Part
-from worldkv.coding import KV, encode_kv, stored_tokens
+from worldkv.coding import KV, stored_tokens
 from worldkv.errors import ChunkCorrupt, Conflict, DeadlineExceeded, OverBudget, Unavailable, WorldKVError
 from worldkv.finder import Finder
 from worldkv.format import decode_part as read_part
@@ -19,13 +19,15 @@ from worldkv.format import encode_kv as write_kv
 from worldkv.index import Hit
 from worldkv.memory.ahead import Ahead, nearest
 from worldkv.memory.budget import Budget
+from worldkv.memory.coder import Coder
 from worldkv.memory.config import MemoryConfig
+from worldkv.memory.device import CPU, Device
 from worldkv.memory.fetching import Fetches
 from worldkv.memory.gathering import Clock, Gathered, RecallReport, gather
 from worldkv.memory.hot import HotSet
 from worldkv.memory.keeping import Backoff, Keeper, Ours, alone
 from worldkv.memory.queue import KVQueue, Waiting
-from worldkv.memory.source import Decoder, get, source
+from worldkv.memory.source import get, source
 from worldkv.memory.stats import Kept, MemoryStats
 from worldkv.motion import Held
 from worldkv.pose import Matrix
@@ -61,6 +63,7 @@ class Memory:
     kept      what is kept already when it is made, and how well; None: the chunks of the branches before the last, as
               well as can be
     ours      makes sure, after a chunk was put and before it counts as kept, that nobody has taken the world over
+    device    that the model runs on: what is at hand lies there, and is coded and decoded there
     latest    how the last recall went
     listener  is called when `kept`, `unkept` or `stats` have changed behind the caller's back
 
@@ -77,6 +80,7 @@ class Memory:
         lineage: Lineage,
         kept: Kept | None = None,
         ours: Ours = alone,
+        device: Device = CPU,
     ) -> None:
         self.spec, self.config, self.store, self.finder = spec, config, store, finder
         self.lineage, self.stats, self.latest = lineage, MemoryStats(), RecallReport()
@@ -87,11 +91,11 @@ class Memory:
         backoff = Backoff(config.retry_seconds)
         before = kept or Kept(lineage.start, Level.REDIS)
         self._hot = HotSet(config.hot_bytes)
-        self._decoder = Decoder(spec, config.coding)
+        self._coder = Coder(spec, config.coding, device)
         self._keeper = Keeper(store, finder, before, config.most_unkept, backoff, self._changed, ours)
         self._queue = KVQueue(config.queue_bytes, self._code, self._put_behind, backoff, self._dropped)
-        stored = source(store, self._decoder, config.layered_bytes)
-        self._fetches = Fetches(Waiting(self._queue, self._decoder, stored), self._hot, self.stats)
+        stored = source(store, self._coder, config.layered_bytes)
+        self._fetches = Fetches(Waiting(self._queue, self._coder, stored), self._hot, self.stats)
         self._budget = Budget(lineage, spec.view_range, store, finder, self._demoted, self._changed)
         self._ahead: Ahead | None = None
         self._query: Query | None = None
@@ -322,9 +326,9 @@ class Memory:
         near = [self.lineage.key(i) for i in sorted({0, key.index - 1}) if 0 <= i < key.index]
         made = reencode(part, sorted((await self._fetch(near)).values(), key=lambda e: e.begin))
         kv = await made if inspect.isawaitable(made) else made
-        coded = (await self._encode(key, kv)).as_reencoded()
+        coded = (await self._coder.code(kv, self.config.coding, key.index == 0)).as_reencoded()
         await self._keep(key, coded)
-        entry = await self._decoder.entry(key, coded)
+        entry = await self._coder.entry(key, coded)
         self._hot.keep(key, entry)
         self.stats.reencoded += 1
         return entry
@@ -356,13 +360,10 @@ class Memory:
 
     async def _code(self, key: ChunkKey, kv: KV) -> KVPart:
         """A chunk that was drawn as it will be stored; it is at hand from then on as the store would give it."""
-        coded = await self._encode(key, kv)
+        coded = await self._coder.code(kv, self.config.coding, key.index == 0)
         if self._hot.room_bytes >= self._chunk_bytes:
-            self._hot.keep(key, await self._decoder.entry(key, coded))
+            self._hot.keep(key, await self._coder.entry(key, coded))
         return coded
-
-    async def _encode(self, key: ChunkKey, kv: KV) -> KVPart:
-        return await asyncio.to_thread(encode_kv, kv, self.config.coding, self.spec, first=key.index == 0)
 
     async def _put(self, key: ChunkKey, kv: KVPart) -> None:
         frame = await asyncio.to_thread(write_kv, key, self.spec.digest, kv)  # which sums all bytes

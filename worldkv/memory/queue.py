@@ -11,8 +11,9 @@ from time import perf_counter
 from worldkv.chunk import ChunkKey, KVPart
 from worldkv.coding import KV
 from worldkv.errors import DeadlineExceeded, Unavailable, WorldKVError
+from worldkv.memory.coder import Coder
 from worldkv.memory.keeping import Backoff
-from worldkv.memory.source import Decoder, Fetched, Source
+from worldkv.memory.source import Fetched, Source
 from worldkv.store import Miss
 from worldkv.tasks import tell_defect
 
@@ -30,15 +31,15 @@ class _Held:
 class Waiting:
     """Chunks that wait to be kept, as the store will give them; all others from another source."""
 
-    def __init__(self, queue: KVQueue, decoder: Decoder, others: Source) -> None:
-        self.queue, self.decoder, self.others = queue, decoder, others
+    def __init__(self, queue: KVQueue, coder: Coder, others: Source) -> None:
+        self.queue, self.coder, self.others = queue, coder, others
 
     async def fetch(self, key: ChunkKey) -> Fetched | Miss:
         kv = await self.queue.part(key)
         if kv is None:
             return await self.others.fetch(key)
         came = perf_counter()
-        return Fetched(await self.decoder.entry(key, kv), 0, came)
+        return Fetched(await self.coder.entry(key, kv), 0, came)
 
 
 class KVQueue:

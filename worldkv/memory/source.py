@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, Callable, Collection
 from time import perf_counter
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from worldkv.chunk import ChunkKey, KVPart, ModelSpec, Segment
-from worldkv.coding import KV, Coding, coded_bytes, decode_kv
+from worldkv.chunk import ChunkKey, Segment
+from worldkv.coding import coded_bytes
 from worldkv.errors import ChunkCorrupt, DeadlineExceeded, Unavailable
 from worldkv.format import Frame, Header
 from worldkv.format import decode_kv as read_kv
+from worldkv.memory.coder import Coder
 from worldkv.memory.layers import LayerCodecs, Layers
 from worldkv.store import Miss, PartKey, Store
 from worldkv.window import Entry
@@ -59,32 +60,11 @@ class Segmented(Protocol):
     def segments(self) -> Parts: ...
 
 
-class Decoder:
-    """Makes entries for the window from what is stored of a model's chunks."""
-
-    def __init__(self, spec: ModelSpec, coding: Coding) -> None:
-        self.spec, self.coding = spec, coding
-
-    async def entry(self, key: ChunkKey, kv: KVPart) -> Entry:
-        """A chunk by its KV part."""
-        return self.place(key, kv.reencoded, await asyncio.to_thread(decode_kv, kv, self.spec, self.coding.fitted))
-
-    def place(self, key: ChunkKey, reencoded: bool, kv: KV) -> Entry:
-        """A chunk at the time when it was made."""
-        return Entry((key, reencoded), key.index * self.spec.frames, self.spec.frames, kv)
-
-    def require(self, key: ChunkKey, found: ChunkKey, spec: str) -> None:
-        """Raise SpecMismatch for a chunk of another model, ChunkCorrupt for another chunk than was asked for."""
-        self.spec.require(spec)
-        if found != key:
-            raise ChunkCorrupt(f"asked for {key}, the store answered with {found}")
-
-
 class Whole:
     """Chunks from any store, each in one call."""
 
-    def __init__(self, store: Store, decoder: Decoder) -> None:
-        self.store, self.decoder = store, decoder
+    def __init__(self, store: Store, coder: Coder) -> None:
+        self.store, self.coder = store, coder
 
     async def fetch(self, key: ChunkKey) -> Fetched | Miss:
         frame = await get(self.store, PartKey(key, "kv"))
@@ -93,8 +73,8 @@ class Whole:
         came = perf_counter()
         try:
             found, spec, kv = read_kv(frame, verify=False)  # the store has summed it where it crossed a wire
-            self.decoder.require(key, found, spec)
-            return Fetched(await self.decoder.entry(key, kv), kv.nbytes, came)
+            self.coder.require(key, found, spec)
+            return Fetched(await self.coder.entry(key, kv), kv.nbytes, came)
         except ChunkCorrupt:
             return Miss.CORRUPT
 
@@ -102,12 +82,12 @@ class Whole:
 class Layered:
     """Chunks from a store that gives them layer by layer: each layer is decoded while the next ones travel."""
 
-    def __init__(self, store: Segmented, decoder: Decoder) -> None:
-        self.store, self.decoder, self._codecs = store, decoder, LayerCodecs(decoder.coding.fitted)
+    def __init__(self, store: Segmented, coder: Coder) -> None:
+        self.store, self.coder, self._codecs = store, coder, LayerCodecs(coder.coding.fitted)
 
     async def fetch(self, key: ChunkKey) -> Fetched | Miss:
         headers: list[Header] = []
-        layers = Layers(self.decoder.spec, self._codecs)
+        layers = Layers(self.coder.spec, self._codecs)
         waiting: list[Segment] = []
         came = 0.0
         parts = self.store.segments([PartKey(key, "kv")], opened=lambda _, header: headers.append(header))
@@ -121,8 +101,8 @@ class Layered:
                     await asyncio.to_thread(layers.add, waiting)
                     waiting = []
             (header,) = headers
-            self.decoder.require(key, header.key, header.spec)
-            entry = self.decoder.place(key, bool(header.fields["reencoded"]), layers.kv)
+            self.coder.require(key, header.key, header.spec)
+            entry = self.coder.place(key, bool(header.fields["reencoded"]), layers.kv)
         except ChunkCorrupt:
             return Miss.CORRUPT
         except Unavailable:
@@ -134,14 +114,15 @@ class Layered:
         return Fetched(entry, layers.coded_bytes, came)
 
 
-def source(store: Store, decoder: Decoder, layered_bytes: int) -> Source:
-    """The best way that a store offers: layer by layer if chunks have so many coded bytes, and layers to be decoded."""
-    coding, spec = decoder.coding, decoder.spec
+def source(store: Store, coder: Coder, layered_bytes: int) -> Source:
+    """The best way that a store offers: layer by layer if chunks have so many coded bytes, and layers that a processor
+    has to decode. A GPU decodes a chunk several times as fast as it comes, and each layer by itself more slowly."""
+    coding, spec = coder.coding, coder.spec
     plain = coding.keys == coding.values == "raw"  # there is nothing to decode: they are used where they have landed
     large = spec.layers > 0 and not plain and coded_bytes(coding, spec) >= layered_bytes
-    if large and isinstance(store, Segmented):
-        return Layered(store, decoder)
-    return Whole(store, decoder)
+    if large and coder.device.torch.type == "cpu" and isinstance(store, Segmented):
+        return Layered(store, coder)
+    return Whole(store, coder)
 
 
 async def get(store: Store, key: PartKey) -> Frame | Miss:

@@ -17,8 +17,9 @@ class EngineConfig:
                     waits for one that is known to take longer, nor for more than a quarter of a step
     rows            of a window that sessions of one shape share, at least as many as `batch`; if there are more
                     sessions, those drawn least recently make room, and their chunks are moved in again when they draw
-    resident_bytes  of windows, of the uncoded chunks that stand in them, of the model's states and of what is there of
-                    chunks while they are drawn, on its device; 0: no limit
+    resident_bytes  of windows, of the uncoded chunks that stand in them, of the model's states, of what is there of
+                    chunks while they are drawn and, unless it is a processor, of chunks at hand, on its device; 0: no
+                    limit
     most_sessions   that are admitted
     round_seconds   within which every session gets a chunk where all draw at once: beyond that, by the measured time
                     of a step, no more sessions are admitted; 0: no limit

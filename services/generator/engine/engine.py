@@ -47,18 +47,23 @@ class _Waiting(NamedTuple):
 class Engine:
     """Draws chunks for many sessions with one model; used in one event loop, which goes on while the model computes.
 
-    clock  seconds, monotonic
+    clock    seconds, monotonic
+    at_hand  bytes of the model's device that chunks at hand take, of each session: see `Memory`
 
     An owner is whatever names a session here. `async with` closes it; a closed engine draws nothing.
     """
 
     def __init__(
-        self, model: WorldModel, config: EngineConfig | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        model: WorldModel,
+        config: EngineConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        at_hand: int = 0,
     ) -> None:
         self.model, self.config, self.clock = model, config or EngineConfig(), clock
         self.stats = EngineStats()
         self._schedule = Schedule(self.config)
-        self._admission = Admission(model.spec, self.config, model.state_bytes, model.drawing_bytes)
+        self._admission = Admission(model.spec, self.config, model.state_bytes + at_hand, model.drawing_bytes)
         self._means = Means()
         self._easel = Easel(model, self.config.rows)
         self._thread = ThreadPoolExecutor(1, "model")

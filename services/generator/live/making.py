@@ -131,8 +131,9 @@ class Maker:
     def memory(self, tenant: str, record: Record, lineage: Lineage, kept: Kept, ours: Ours) -> Memory:
         """The memory of a session's world, so much of which is kept. `ours` as in `Memory`."""
         spec, tier, window = self.model.spec, self.tier(tenant), self.config.memory.window
+        device = self.config.memory.device(self.model)
         finder = tier.finder(lineage, self.settings(record).selector, spec.digest, kept.end, record.lockstep)
-        return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept, ours)
+        return Memory(spec, window, self.remembering(record), tier.store, finder, lineage, kept, ours, device)
 
     def subject(self, record: Record) -> Subject:
         """What a session's world is about. Raises NotFound if that is not known any more."""
