@@ -123,8 +123,10 @@ def test_a_worked_sum():
     assert found["kvstore RAM"] == pytest.approx(10 * (kv + chunks * part) / 0.99, abs=10)
     assert found["kvstore shards"] == 3
     assert found["redis memory, at least"] == pytest.approx(11.7 * chunks * part, abs=10)
-    assert found["generator sessions of a GPU"] == int((0.9 * (80 << 30) - 2 * 1_619_242_304) / 5_608_389_120)
-    assert found["generator GPUs"] == 1
+    assert found["generator sessions of a GPU"] == int(
+        (0.9 * (80 << 30) - 2 * 1_619_242_304) / (5_608_389_120 + 12 * 243_302_400)
+    )
+    assert found["generator GPUs"] == 2
     assert found["retriever memory"] == 10 * chunks * 529
 
 
@@ -196,7 +198,7 @@ def test_an_unknown_model_is_refused_with_the_names_there_are():
 
 
 def test_the_command_prints_rows_for_programs(monkeypatch, capsys):
-    words = ["--model", "lingbot-14b", "--sessions", "200", "--minutes", "10", "--json"]
+    words = ["--model", "lingbot-14b", "--sessions", "200", "--minutes", "10", "--at-hand", "host", "--json"]
     code, out, err = run(monkeypatch, capsys, "plan", *words)
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (0, "")
@@ -210,11 +212,21 @@ def test_the_command_prints_a_table_for_people(monkeypatch, capsys):
     assert "243.3 MB" in out
 
 
+def test_what_is_at_hand_takes_a_gpus_memory_or_the_hosts():
+    load = p.Workload(LINGBOT, sessions=2, minutes=1, hot_chunks=3)
+    there, here = total(load), total(replace(load, at_hand="host"))
+    hot = 2 * 3 * p.raw_bytes(LINGBOT)
+    assert there["generator GPU memory, hot sets"] == here["generator main memory, hot sets"] == hot
+    assert there["generator GPU memory, sessions"] - here["generator GPU memory, sessions"] == hot
+    with pytest.raises(InvalidInput, match="'disk'"):
+        replace(load, at_hand="disk")
+
+
 def test_what_fits_no_gpu_is_said(monkeypatch, capsys):
     code, out, err = run(monkeypatch, capsys, "plan", "--model", "lingbot-14b", "--gpu-memory", "40GB")
     assert code == 1
     assert "GPUs" in out
-    assert "no GPU of 40GB serves a session: weights and one session take 73484089728 bytes" in err
+    assert "no GPU of 40GB serves a session: weights and one session take 96487225728 bytes" in err
     code, _, err = run(monkeypatch, capsys, "plan", "--model", "lingbot-14b", "--step", "0.8")
     assert code == 1
     assert "a step of 0.8 s is longer than a chunk plays, 0.75 s" in err

@@ -127,7 +127,7 @@ def session_gpu_bytes(model: Shape, keep: float) -> int:
 
 
 def hot_bytes(model: Shape, keep: float, chunks: int) -> int:
-    """Decoded chunks at hand, in the generator's main memory."""
+    """Decoded chunks at hand, where the model runs."""
     return chunks * raw_bytes(model) * stored_tokens(model, keep) // (model.frames * model.frame_tokens)
 
 

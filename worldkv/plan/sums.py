@@ -45,6 +45,7 @@ class Workload:
     delta         recalled over fetched chunks: `gen.delta`, the worse of two cases
     waste         of what is fetched: `gen.prefetch.waste`
     hot_chunks    decoded chunks that a session keeps at hand; None: twice the recalled ones
+    at_hand       where these are: `device`, the GPU, or `host`
     gpu_bytes     memory of one
     step_seconds  that a GPU takes to draw a chunk of one session; 0: not known, memory alone counts
     shard_bytes   RAM of one
@@ -63,6 +64,7 @@ class Workload:
     delta: float = 2.7
     waste: float = 0.23
     hot_chunks: int | None = None
+    at_hand: str = "device"
     gpu_bytes: int = 80 << 30
     step_seconds: float = 0.0
     shard_bytes: int = 256 << 30
@@ -79,6 +81,8 @@ class Workload:
         for name in ("gpu_bytes", "shard_bytes"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.at_hand not in ("device", "host"):
+            raise InvalidInput(f"chunks are at hand on a device or a host, got {self.at_hand!r}")
         if self.budget_bytes < 0 or (self.hot_chunks or 0) < 0:
             raise InvalidInput("budget_bytes and hot_chunks must not be negative")
         if not (isfinite(self.step_seconds) and self.step_seconds >= 0):
@@ -175,7 +179,15 @@ def _network(load: Workload) -> list[Figure]:
 
 def _generator(load: Workload) -> list[Figure]:
     model, n = load.model, load.sessions
+    chunks = 2 * recalled_chunks(model, load.keep) if load.hot_chunks is None else load.hot_chunks
+    hot = hot_bytes(model, load.keep, chunks)
     weights, session = weights_bytes(model), session_gpu_bytes(model, load.keep)
+    where, words = (
+        "main memory, hot sets",
+        "window row, uncoded sink and recent, two chunks under way, decoder, actions",
+    )
+    if load.at_hand == "device":
+        session, where, words = session + hot, "GPU memory, hot sets", f"{words}, hot set"
     usable = int(load.gpu_bytes * (1 - GPU_WORKING))
     fit = max(usable - weights, 0) // session
     how = f"({1 - GPU_WORKING:g} of a GPU - weights) / session"
@@ -184,9 +196,6 @@ def _generator(load: Workload) -> list[Figure]:
         how += f", and {model.chunk_seconds:g} s of a chunk / {load.step_seconds:g} s of a step"
     else:
         how += ", by memory alone"
-    hot = 2 * recalled_chunks(model, load.keep) if load.hot_chunks is None else load.hot_chunks
-    host = hot_bytes(model, load.keep, hot)
-    words = "window row, uncoded sink and recent, two chunks under way, decoder, actions"
     needed = ceil(n / fit) if fit else None
     if not fit:
         late = load.step_seconds > model.chunk_seconds
@@ -197,10 +206,10 @@ def _generator(load: Workload) -> list[Figure]:
         )
     return [
         Figure("generator", "GPU memory, weights", None, weights, "bytes", "of each GPU: parameters x bytes of each"),
+        Figure("generator", where, hot, n * hot, "bytes", f"{chunks} decoded chunks at hand"),
         Figure("generator", "GPU memory, sessions", session, n * session, "bytes", words),
         Figure("generator", "sessions of a GPU", None, fit, "sessions", how),
         Figure("generator", "GPUs", None, needed, "GPUs", "sessions / sessions of a GPU" if fit else how),
-        Figure("generator", "main memory, hot sets", host, n * host, "bytes", f"{hot} decoded chunks at hand"),
     ]
 
 
