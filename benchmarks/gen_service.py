@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from benchmarks.drawer import Drawer
 from benchmarks.gen_batch import one_thread
 from benchmarks.judged import model
 from benchmarks.registry import Case, Skipped, bench
@@ -32,7 +33,7 @@ from worldkv.client import WalkClient
 from worldkv.coding import Coding
 from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
-from worldkv.memory import Memory, MemoryConfig
+from worldkv.memory import Device, Memory, MemoryConfig
 from worldkv.select import make_selector
 from worldkv.store import RamStore
 
@@ -126,13 +127,14 @@ class Endless:
         config = SessionConfig(window=DEFAULT.window, context=DEFAULT.context)
         self.memory, self._actions = memory, scenario.actions
         self._session = Session(model, config, scenario.start, memory, partial(slide, scenario.rooms))
+        self._drawer = Drawer(self._session)
 
     async def go(self, chunks: int) -> float:
         """Walk on; latent frames a second. What is kept behind the walk is waited for, and not timed."""
         frames, begin = self._session.frames, perf_counter()
         for _ in range(chunks):
             first = self._session.next * frames
-            await self._session.step([self._actions[(first + i) % len(self._actions)] for i in range(frames)])
+            await self._drawer.step([self._actions[(first + i) % len(self._actions)] for i in range(frames)])
         seconds = perf_counter() - begin
         await self.memory.settle()
         return chunks * frames / seconds
@@ -144,7 +146,7 @@ def elsewhere(model: WorldModel, tiers: Shards) -> Memory:
     playing = model.spec.frames / LiveConfig.pictures_per_second
     config = settings.of_session(model, settings.settings(model), lockstep=False, playing_seconds=playing)
     finder = tier.finder(lineage, settings.selector, model.spec.digest, 0, False)
-    return Memory(model.spec, settings.window, config, tier.store, finder, lineage)
+    return Memory(model.spec, settings.window, config, tier.store, finder, lineage, device=Device(model.device))
 
 
 def bank(model: WorldModel) -> Memory:
@@ -152,4 +154,6 @@ def bank(model: WorldModel) -> Memory:
     lineage = Lineage.begin()
     finder = LocalFinder(ScanIndex(), make_selector(DEFAULT.selector), lineage)
     config = MemoryConfig(Coding("raw", "raw"), hot_bytes=STORE_BYTES)
-    return Memory(model.spec, DEFAULT.window, config, RamStore(STORE_BYTES), finder, lineage)
+    return Memory(
+        model.spec, DEFAULT.window, config, RamStore(STORE_BYTES), finder, lineage, device=Device(model.device)
+    )

@@ -14,7 +14,7 @@ from worldkv.client import ClientConfig, KVClient, RetrieverClient, RetrieverCli
 from worldkv.coding import KV, coded_bytes, pruned, stored_tokens
 from worldkv.finder import LocalFinder
 from worldkv.index import ScanIndex
-from worldkv.memory import Memory, MemoryConfig
+from worldkv.memory import Device, Memory, MemoryConfig
 from worldkv.select import make_selector
 from worldkv.store import RamStore
 
@@ -36,7 +36,7 @@ class OnDevice(Memory):
     async def _keep(self, key: ChunkKey, kv: KV | KVPart) -> None:
         assert isinstance(kv, KV), "nothing that is kept here is made again"
         kept = pruned(kv, self.config.coding.pruning, self.spec.frames)
-        self._hot.keep(key, self._decoder.place(key, reencoded=False, kv=kept))
+        self._hot.keep(key, self._coder.place(key, reencoded=False, kv=kept))
 
 
 @asynccontextmanager
@@ -57,7 +57,9 @@ def _on_device(plan: Plan, spec: ModelSpec) -> Memory:
     lineage = Lineage.begin()
     finder = LocalFinder(ScanIndex(), make_selector(SELECTOR), lineage)
     config = MemoryConfig(plan.coding, hot_bytes=sys.maxsize, reencode=False)
-    return OnDevice(spec, plan.window, config, RamStore(plan.chunks * PART_BYTES), finder, lineage)
+    return OnDevice(
+        spec, plan.window, config, RamStore(plan.chunks * PART_BYTES), finder, lineage, device=Device(plan.device)
+    )
 
 
 async def _on_host(plan: Plan, spec: ModelSpec, stack: AsyncExitStack) -> Memory:
@@ -77,4 +79,5 @@ async def _on_host(plan: Plan, spec: ModelSpec, stack: AsyncExitStack) -> Memory
         prefetch=True,
         reencode=False,
     )
-    return Memory(spec, plan.window, config, store, index.finder(lineage, SELECTOR, spec=spec.digest), lineage)
+    finder = index.finder(lineage, SELECTOR, spec=spec.digest)
+    return Memory(spec, plan.window, config, store, finder, lineage, device=Device(plan.device))

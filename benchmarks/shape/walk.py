@@ -14,15 +14,14 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.drawer import Drawer
 from benchmarks.shape.bank import WAITING, memory_of
 from benchmarks.shape.plan import Plan
 from services.generator.adapters.wan.adapter import WanWorldModel
-from services.generator.drawing import draw, window_for
 from services.generator.session import Mode, Session
 from services.generator.step import HeldBytes, Seconds
 from worldkv.actions import Action, Walker, parse_path
 from worldkv.memory import Memory
-from worldkv.window import Window
 
 PATH = "R90_3L180_3R180_3L90_3"
 """To and fro, for ever: what is looked at was seen before, and has left the window."""
@@ -92,11 +91,11 @@ async def walk(
 
 
 class _Walker:
-    """Draws a session beside the event loop, as in the service: what is fetched and stored goes on meanwhile."""
+    """Walks a session as far as it gets."""
 
     def __init__(self, plan: Plan, session: Session) -> None:
         self.session, self._cuda = session, torch.device(plan.device).type == "cuda"
-        self._window: Window | None = None
+        self._drawer = Drawer(session)
         spec = session.model.spec
         self._token_bytes = spec.raw_bytes // (spec.frames * spec.frame_tokens)
         self.rows: list[Row] = []
@@ -121,17 +120,10 @@ class _Walker:
     async def _step(self, actions: list[Action]) -> Row:
         if self._cuda:
             torch.cuda.reset_peak_memory_stats()
-        session, began = self.session, perf_counter()
-        draft = await session.begin(actions)
-        try:
-            self._window = window = window_for(session.model, draft.shape.sizes, self._window)
-            before = window.moved_tokens
-            (drawn,) = await asyncio.to_thread(draw, session.model, window, [0], [draft])
-            step = await session.end(draft, drawn)
-        finally:
-            session.abandon(draft)
-        behind = await self._room(session.memory)
-        placed = (window.moved_tokens - before) * self._token_bytes
+        began = perf_counter()
+        step = await self._drawer.step(actions)
+        behind = await self._room(self.session.memory)
+        placed = self._drawer.placed_tokens * self._token_bytes
         device = torch.cuda.max_memory_allocated() if self._cuda else _resident_bytes()
         seconds, recalled = perf_counter() - began, len(step.recalled)
         return Row(step.index + 1, seconds, step.seconds, behind, step.held, placed, device, recalled)
