@@ -36,8 +36,9 @@ CALM_SECONDS = 8.0
 FROZEN_SECONDS = 2.0
 AWAY_SECONDS = 2.0
 SAMPLE_SECONDS = 5.0
-RESTING_SECONDS = 12.0
-"""After minute 3 and at the end, when all sessions are closed: what is held then nobody needs."""
+RESTING_SECONDS = 24.0
+"""After minute 3 and at the end, when all sessions are closed: what is held then nobody needs. The second half of it
+counts: sessions are suspended first, what they leave goes to Redis, and parts give back free memory every 5 s."""
 SETTINGS = {
     "GENERATOR__LIVE__IDLE_SECONDS": "2",  # sessions are suspended all the time
     "GENERATOR__MEMORY__HOT_BYTES": str(4 << 20),

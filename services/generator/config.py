@@ -17,7 +17,7 @@ from services.generator.world_model import WorldModel
 from worldkv.codec import CODECS
 from worldkv.coding import Coding, stored_tokens
 from worldkv.errors import InvalidConfig
-from worldkv.memory import CPU, Device, MemoryConfig
+from worldkv.memory import Device, MemoryConfig
 from worldkv.prune import Pruning
 from worldkv.rpc import TLS
 from worldkv.select import SELECTORS, make_selector
@@ -111,8 +111,8 @@ class MemorySettings:
         return Settings(mode, self.selector, self.choices(model).slots, self.keep, self.codec)
 
     def device(self, model: WorldModel) -> Device:
-        """What is at hand lies there."""
-        return CPU if self.at_hand == "host" else Device(model.device)
+        """Where a memory works, and what is at hand lies."""
+        return Device(model.device, "cpu" if self.at_hand == "host" else None)
 
     def hot(self, model: WorldModel) -> int:
         """Decoded bytes that a session keeps at hand."""

@@ -110,10 +110,10 @@ def draw(model: WorldModel, window: Window, rows: Sequence[int], drafts: Sequenc
     else:
         latents = model.generate(view, conditions, torch.stack([d.source for d in drafts]).to(model.device))
     kvs = model.encode(latents, _behind(model, view, shape.context), conditions)
-    # Whoever reads the clock after this waits for the device.
-    pictures = [each.cpu() for each in model.decode(states, latents)]
     if len(drafts) > 1:  # a part of a batch would hold all of it
         kvs = [KV(kv.keys.clone(), kv.values.clone()) for kv in kvs]
+    # Whoever reads the clock after this waits for the device, and whoever reads keys and values finds them there.
+    pictures = [each.cpu() for each in model.decode(states, latents)]
     own = ([x.clone() for x in both] if len(drafts) > 1 else [*both] for both in (latents, pictures))
     seconds = (filled - began, perf_counter() - filled)
     return [Drawn(a, kv, b, state, *seconds) for a, b, kv, state in zip(*own, kvs, states, strict=True)]
@@ -133,6 +133,8 @@ def encode_again(model: WorldModel, part: Part, before: Sequence[Entry], placeme
     window.fill(0, list(before), now, at)
     behind = _behind(model, window.view([0]), context)
     (kv,) = model.encode(_kept(model, part), behind, [Conditioning(part.meta.poses, part.conditioning)])
+    if model.device.type == "cuda":
+        torch.cuda.current_stream(model.device).synchronize()  # others read it beside the model
     return kv
 
 

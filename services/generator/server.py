@@ -111,7 +111,7 @@ def _tell_of_states(config: GeneratorConfig, model: WorldModel, coding: Coding) 
 
 def _at_hand(config: GeneratorConfig, model: WorldModel) -> int:
     """Bytes of the model's device for chunks at hand, a session. A processor has no memory of its own."""
-    return 0 if config.memory.device(model).torch.type == "cpu" else config.memory.hot(model)
+    return 0 if config.memory.device(model).at_hand.type == "cpu" else config.memory.hot(model)
 
 
 def _picture_shape(model: WorldModel) -> tuple[int, int, int]:

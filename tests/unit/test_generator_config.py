@@ -22,7 +22,6 @@ from worldkv.client import KVClient
 from worldkv.coding import stored_tokens
 from worldkv.config import load
 from worldkv.errors import InvalidConfig, InvalidInput, UnknownCodec
-from worldkv.memory import CPU
 from worldkv.window import WindowConfig
 from worldkv.wire_sessions import MemoryChange
 
@@ -95,8 +94,7 @@ def test_room_that_is_not_told_follows_the_size_of_chunks():
     config, as_told = (each.of_session(model, each.settings(model), False, 0.3) for each in (plain, told))
     assert (config.hot_bytes, config.queue_bytes) == (2 * 6 * size, 3 * size)
     assert (as_told.hot_bytes, as_told.queue_bytes) == (7, 8)
-    assert plain.device(model).torch == model.device
-    assert replace(plain, at_hand="host").device(model) is CPU
+    assert plain.device(model).at_hand == replace(plain, at_hand="host").device(model).at_hand == model.device
     small = MemorySettings("int8").of_session(toy_model(), MemorySettings("int8").settings(toy_model()), False, 0.3)
     assert small.hot_bytes == small.queue_bytes == LEAST_BYTES
 

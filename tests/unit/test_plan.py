@@ -216,7 +216,7 @@ def test_what_is_at_hand_takes_a_gpus_memory_or_the_hosts():
     load = p.Workload(LINGBOT, sessions=2, minutes=1, hot_chunks=3)
     there, here = total(load), total(replace(load, at_hand="host"))
     hot = 2 * 3 * p.raw_bytes(LINGBOT)
-    assert there["generator GPU memory, hot sets"] == here["generator main memory, hot sets"] == hot
+    assert there["generator GPU memory, of that hot sets"] == here["generator main memory, hot sets"] == hot
     assert there["generator GPU memory, sessions"] - here["generator GPU memory, sessions"] == hot
     with pytest.raises(InvalidInput, match="'disk'"):
         replace(load, at_hand="disk")

@@ -1,6 +1,7 @@
 """Passes that are recorded on a GPU are those that were asked for."""
 
 import threading
+from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,9 +57,14 @@ class Walking:
         return found
 
     @property
-    def recordings(self) -> int:
+    def kinds(self) -> set[Hashable]:
+        """That are recorded."""
         assert isinstance(self.adapter._pass, Recorded)
-        return len(self.adapter._pass._held)
+        return {*self.adapter._pass._held}
+
+    @property
+    def recordings(self) -> int:
+        return len(self.kinds)
 
 
 def tensors(passed: Passed) -> list[Tensor]:
@@ -112,6 +118,22 @@ def test_few_recordings_are_held_and_each_is_of_its_own_window():
 
 @pytest.mark.gpu
 @on_a_gpu
+def test_what_still_comes_is_not_given_up_for_what_comes_too():
+    walking = Walking()
+    windows = [walking.window() for _ in range(HELD + 1)]
+    for window in windows:
+        walking.fill(window)
+    held = []
+    for _ in range(3 * USED):
+        for window in windows:
+            walking.compare(window, keep=False)
+        held.append(walking.kinds)
+    assert len(held[-1]) == HELD
+    assert held[USED] == held[-1]
+
+
+@pytest.mark.gpu
+@on_a_gpu
 def test_any_thread_may_run_passes_while_others_code_chunks():
     walking, ended = Walking(), threading.Event()
     window, device = walking.window(), Device("cuda")
@@ -122,7 +144,7 @@ def test_any_thread_may_run_passes_while_others_code_chunks():
     def code() -> int:
         times = 0
         while not ended.is_set():
-            with device.behind():
+            with device.beside():
                 part = encode_kv(chunk, coding, walking.spec)
             with device.beside():
                 back = device.lend(decode_kv(part, walking.spec, device="cuda"))

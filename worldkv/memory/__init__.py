@@ -11,14 +11,13 @@ waits for them no longer than it is told to and leaves out what is late, and wha
 """
 
 from worldkv.memory.config import MemoryConfig, Order
-from worldkv.memory.device import CPU, Device
+from worldkv.memory.device import Device
 from worldkv.memory.gathering import RecallReport
 from worldkv.memory.keeping import Ours
 from worldkv.memory.memory import SPARES, Memory, Recalled, Reencode
 from worldkv.memory.stats import Kept, MemoryStats
 
 __all__ = [
-    "CPU",
     "SPARES",
     "Device",
     "Kept",

@@ -12,17 +12,16 @@ from worldkv.window import Entry
 
 
 class Coder:
-    """Codes chunks for a store, and makes entries for the window from what is stored; their keys and values lie on
-    `device`."""
+    """Codes chunks for a store, and makes entries for the window from what is stored."""
 
     def __init__(self, spec: ModelSpec, coding: Coding, device: Device) -> None:
         self.spec, self.coding, self.device = spec, coding, device
 
     async def code(self, kv: KV, coding: Coding, first: bool) -> KVPart:
-        """The KV part of a chunk that the model has drawn; arguments and errors as for `encode_kv`."""
+        """The KV part of a chunk that was drawn, and is there; arguments and errors as for `encode_kv`."""
 
         def encode() -> KVPart:
-            with self.device.behind():
+            with self.device.beside():
                 return encode_kv(kv, coding, self.spec, first)
 
         return await asyncio.to_thread(encode)
@@ -32,7 +31,7 @@ class Coder:
 
         def decode() -> KV:
             with self.device.beside():
-                return decode_kv(kv, self.spec, self.coding.fitted, self.device.torch)
+                return decode_kv(kv, self.spec, self.coding.fitted, self.device.at_hand)
 
         return self.place(key, kv.reencoded, await asyncio.to_thread(decode))
 

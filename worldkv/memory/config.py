@@ -41,7 +41,7 @@ class MemoryConfig:
     least         chance to be recalled that a chunk must have to be fetched ahead, 0..1. At 0.05 instead of 0.2, 0.95
                   instead of 0.92 of the chunks that are wanted anew were asked for, and half of them in vain
     layered_bytes  coded bytes of a chunk from which on its layers are fetched and decoded one by one, where the store
-                  can; smaller ones come in one call
+                  can; smaller ones come in one call, and so do all that a GPU decodes
     """
 
     coding: Coding = field(default_factory=Coding)

@@ -1,4 +1,4 @@
-"""Where keys and values at hand lie: on the model's device, coded and decoded there beside its passes."""
+"""Where keys and values at hand lie, and how a memory works there: beside the passes of the model."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ class Device:
 
     On a processor that is nothing in particular. A GPU does the memory's work on a stream of its own, which all
     memories share: copies to and from the host run while the model computes, and no pass stands behind one.
+
+    at_hand  where chunks at hand lie: there too, unless it is said to be elsewhere
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.torch = torch.device(device)
+    def __init__(self, model: torch.device | str = "cpu", at_hand: torch.device | str | None = None) -> None:
+        device = torch.device(model)
+        if device == torch.device("cuda"):
+            device = torch.device("cuda", torch.cuda.current_device())
+        self.at_hand = device if at_hand is None else torch.device(at_hand)
+        self._stream = _stream(device) if device.type == "cuda" else None
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """What is asked of the device inside runs beside the model's passes, and is done when this ends."""
-        if self.torch.type != "cuda":
+        """What is asked of the device inside runs beside the model's passes, and is done when this ends.
+
+        What is read must be there: nothing is waited for that the model was asked for before.
+        """
+        if self._stream is None:
             yield
             return
-        stream = _stream(self.torch)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(self._stream):
             yield
-        stream.synchronize()
-
-    @contextmanager
-    def behind(self) -> Iterator[None]:
-        """The same behind all that the model was asked for before: for what it has made."""
-        if self.torch.type == "cuda":
-            _stream(self.torch).wait_stream(torch.cuda.default_stream(self.torch))
-        with self.beside():
-            yield
+        self._stream.record_event().synchronize()
 
     def lend(self, kv: KV) -> KV:
         """Keys and values that were made beside the model, for its passes to read: their memory is not used again

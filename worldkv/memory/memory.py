@@ -63,7 +63,7 @@ class Memory:
     kept      what is kept already when it is made, and how well; None: the chunks of the branches before the last, as
               well as can be
     ours      makes sure, after a chunk was put and before it counts as kept, that nobody has taken the world over
-    device    that the model runs on: what is at hand lies there, and is coded and decoded there
+    device    that the model runs on
     latest    how the last recall went
     listener  is called when `kept`, `unkept` or `stats` have changed behind the caller's back
 
@@ -230,7 +230,7 @@ class Memory:
     async def remember(self, part: Part, kv: KV) -> None:
         """Store a chunk, the immutable part first, and let the index know of it after that.
 
-        kv  must not change any more
+        kv  must not change any more, and be there: what made it has ended, on a GPU too
 
         Without `keep_seconds` raises what the store raises for the immutable part. Keys and values that the store does
         not take are dropped: they can be made again.

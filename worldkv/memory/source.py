@@ -120,7 +120,7 @@ def source(store: Store, coder: Coder, layered_bytes: int) -> Source:
     coding, spec = coder.coding, coder.spec
     plain = coding.keys == coding.values == "raw"  # there is nothing to decode: they are used where they have landed
     large = spec.layers > 0 and not plain and coded_bytes(coding, spec) >= layered_bytes
-    if large and coder.device.torch.type == "cpu" and isinstance(store, Segmented):
+    if large and coder.device.at_hand.type == "cpu" and isinstance(store, Segmented):
         return Layered(store, coder)
     return Whole(store, coder)
 

@@ -187,7 +187,7 @@ def _generator(load: Workload) -> list[Figure]:
         "window row, uncoded sink and recent, two chunks under way, decoder, actions",
     )
     if load.at_hand == "device":
-        session, where, words = session + hot, "GPU memory, hot sets", f"{words}, hot set"
+        session, where, words = session + hot, "GPU memory, of that hot sets", f"{words}, hot set"
     usable = int(load.gpu_bytes * (1 - GPU_WORKING))
     fit = max(usable - weights, 0) // session
     how = f"({1 - GPU_WORKING:g} of a GPU - weights) / session"
@@ -206,8 +206,8 @@ def _generator(load: Workload) -> list[Figure]:
         )
     return [
         Figure("generator", "GPU memory, weights", None, weights, "bytes", "of each GPU: parameters x bytes of each"),
-        Figure("generator", where, hot, n * hot, "bytes", f"{chunks} decoded chunks at hand"),
         Figure("generator", "GPU memory, sessions", session, n * session, "bytes", words),
+        Figure("generator", where, hot, n * hot, "bytes", f"{chunks} decoded chunks at hand"),
         Figure("generator", "sessions of a GPU", None, fit, "sessions", how),
         Figure("generator", "GPUs", None, needed, "GPUs", "sessions / sessions of a GPU" if fit else how),
     ]

@@ -13,7 +13,7 @@ from torch import Tensor
 from services.generator.adapters.wan.actions import ActionPast
 from services.generator.adapters.wan.model import Passed, WanModel
 from services.generator.adapters.wan.prompts import Heard, Imagine, Prompts
-from services.generator.adapters.wan.recorded import Recorded, recorded, recorded_bytes
+from services.generator.adapters.wan.recorded import recorded, recorded_bytes, records
 from services.generator.adapters.wan.rotation import Rotation
 from services.generator.adapters.wan.state import WanState, carried_bytes, drawing_bytes
 from services.generator.adapters.wan.told import Teller, Told
@@ -57,7 +57,7 @@ class WanWorldModel:
     def drawing_bytes(self, sessions: int) -> int:
         c, spec, features, vae = self.model.config, self.spec, self.vae.feature_bytes(self.grid), self.vae
         held = 0
-        if isinstance(self._pass, Recorded):
+        if records(c, self.device):
             held = recorded_bytes(carried_bytes(c, spec.frame_tokens, self.model.dtype), spec.raw_bytes, sessions)
         return held + drawing_bytes(c, spec, features, vae.pictures, vae.pixels, sessions)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from services.generator.adapters.wan.choosing import Candidate, Plan, candidates, gathered, playable
 from services.generator.adapters.wan.devices import devices, dtype_of, encoder_dtype, room
 from services.generator.adapters.wan.folder import Part, look
+from services.generator.adapters.wan.recorded import recorded_bytes, records
 from services.generator.adapters.wan.settings import WanSettings
 from services.generator.adapters.wan.state import carried_bytes, drawing_bytes
 from services.generator.adapters.wan.variants import Variant
@@ -93,13 +94,15 @@ def cost(plan: Plan, settings: WanSettings) -> Cost:
     spec = plan.variant.spec(NO_DIGEST, NO_DIGEST, plan.grid, settings.dtype)
     features, vae = plan.vae_sizes.feature_bytes(plan.grid, vae_dtype), plan.vae_sizes
     encoders = [part.parameters for part in (plan.text, plan.image) if part]
+    carried = carried_bytes(plan.variant.backbone, spec.frame_tokens, dtype)
+    held = recorded_bytes(carried, spec.raw_bytes, 1) if records(plan.variant.backbone, devices(settings)[0]) else 0
     return Cost(
         device=plan.transformer.parameters * dtype.itemsize + plan.vae.parameters * vae_dtype.itemsize,
         encoder=sum(encoders) * encoder_dtype(settings).itemsize,
         chunk=spec.raw_bytes,
         frame=spec.raw_bytes // spec.frames,
-        state=features + carried_bytes(plan.variant.backbone, spec.frame_tokens, dtype),
-        drawing=drawing_bytes(plan.variant.backbone, spec, features, vae.pictures, vae.pixels, 1),
+        state=features + carried,
+        drawing=drawing_bytes(plan.variant.backbone, spec, features, vae.pictures, vae.pixels, 1) + held,
     )
 
 

@@ -6,8 +6,10 @@ CUDA graph of them is asked for at once, computes the same, and leaves the host 
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -17,9 +19,12 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from services.generator.adapters.wan.actions import ActionPast, Acts
 from services.generator.adapters.wan.block import Sight
+from services.generator.adapters.wan.config import WanConfig
 from services.generator.adapters.wan.layers import Pair
 from services.generator.adapters.wan.model import Passed, WanModel
 from services.generator.adapters.wan.rotation import Turns
+
+_log = logging.getLogger(__name__)
 
 Pass = Callable[..., Passed]
 """As `WanModel.forward`."""
@@ -27,22 +32,35 @@ USED = 8
 """Passes over the same memory, alike in everything else, with which they prove worth recording: that takes as long as
 several of them."""
 HELD = 4
-"""Recordings that are kept, the ones used last: of steps and of clean passes, for two batches."""
+"""Recordings that are kept: of steps and of clean passes, for two batches."""
 WATCHED = 64
 """Kinds of passes whose uses are counted."""
 
 
 def recorded_bytes(carried: int, chunk: int, sessions: int) -> int:
-    """Of a GPU, that recordings hold: two copies of what each session carries (`carried_bytes`), and of clean passes a
-    chunk's keys and values."""
-    return sessions * (HELD * 2 * carried + HELD // 2 * chunk)
+    """Of a GPU, that recordings hold: a copy of what each session carries (`carried_bytes`), and of clean passes, every
+    second one, what it carries afterwards and a chunk's keys and values. What layers need in passing is not in it."""
+    return sessions * (HELD * carried + HELD // 2 * (carried + chunk))
 
 
 def recorded(model: WanModel) -> Pass:
     """A model's passes: recorded where that helps. Not on a processor; nor where the camera is seen in each layer: that
     is as large as a chunk's keys and values, and would be copied for every pass."""
-    on_gpu = model.patch_embedding.weight.device.type == "cuda"
-    return Recorded(model) if on_gpu and model.config.camera is None else model
+    return Recorded(model) if records(model.config, model.patch_embedding.weight.device) else model
+
+
+def records(config: WanConfig, device: torch.device) -> bool:
+    """Whether passes are recorded."""
+    return device.type == "cuda" and config.camera is None
+
+
+@dataclass
+class _Uses:
+    """When a kind of pass came first and last, counted in passes, and how often."""
+
+    first: int
+    last: int = 0
+    count: int = 0
 
 
 class _Recording(NamedTuple):
@@ -51,6 +69,7 @@ class _Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
     given: list[Tensor]
     passed: Passed
+    uses: _Uses
 
 
 class Recorded:
@@ -64,7 +83,9 @@ class Recorded:
         self.model = model
         self._pool = torch.cuda.graph_pool_handle()
         self._held: OrderedDict[Hashable, _Recording] = OrderedDict()
-        self._uses: OrderedDict[Hashable, int] = OrderedDict()
+        self._uses: OrderedDict[Hashable, _Uses] = OrderedDict()
+        self._passes = 0
+        self._fails = False
 
     def __call__(
         self,
@@ -80,6 +101,7 @@ class Recorded:
         keep: bool = False,
     ) -> Passed:
         """See `WanModel.forward`. The flow is good until the next pass."""
+        assert camera is None, "what is seen in each layer is not recorded"
         given, tree = tree_flatten((latents, time, turns, context, acts, past))
         tensors = [each for each in given if isinstance(each, Tensor)]
         places = [each for each in (*memory, valid) if each is not None]
@@ -88,22 +110,18 @@ class Recorded:
             tuple((each.shape, each.dtype) for each in tensors),
             tuple((each.data_ptr(), each.shape, each.stride()) for each in places),
         )
+        self._passes += 1
         recording = self._held.get(key)
         if recording is None:
-            self._uses[key] = self._uses.pop(key, 0) + 1
-            if self._uses[key] < USED:
-                if len(self._uses) > WATCHED:
-                    self._uses.popitem(last=False)
-                return self.model(latents, time, turns, memory, valid, context, camera, acts, past, keep)
-            del self._uses[key]
-            if len(self._held) == HELD:
-                self._held.popitem(last=False)
+            if not self._worth(key):
+                return self.model(latents, time, turns, memory, valid, context, None, acts, past, keep)
             own = [each.clone() if isinstance(each, Tensor) else each for each in given]
             run = partial(self._pass, tree_unflatten(own, tree), memory, valid, keep)
             passed = run()  # libraries get ready for this thread and these places, which they must not meanwhile
-            self._held[key] = self._record(own, run)
+            self._record(key, own, run)
             return passed
         self._held.move_to_end(key)
+        recording.uses.last = self._passes
         torch._foreach_copy_(recording.given, tensors)
         recording.graph.replay()
         flow, kv, done = recording.passed
@@ -119,9 +137,34 @@ class Recorded:
         latents, time, turns, context, acts, past = given
         return self.model(latents, time, turns, memory, valid, context, None, acts, past, keep)
 
-    def _record(self, own: list[Tensor | None], run: Callable[[], Passed]) -> _Recording:
+    def _worth(self, key: Hashable) -> bool:
+        """Whether a pass of this kind is to be recorded now: it has come often enough, and there is room, or what was
+        recorded first has not come since this kind began to."""
+        if self._fails:
+            return False
+        uses = self._uses.pop(key, None) or _Uses(self._passes)
+        uses.count, uses.last = uses.count + 1, self._passes
+        if uses.count < USED:
+            self._uses[key] = uses
+            if len(self._uses) > WATCHED:
+                self._uses.popitem(last=False)
+            return False
+        if len(self._held) == HELD:
+            oldest = next(iter(self._held))
+            if self._held[oldest].uses.last > uses.first:
+                return False
+            del self._held[oldest]
+        return True
+
+    def _record(self, key: Hashable, own: list[Tensor | None], run: Callable[[], Passed]) -> None:
         graph = torch.cuda.CUDAGraph()
-        # Others go on using the device from their own threads meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            passed = run()
-        return _Recording(graph, [each for each in own if isinstance(each, Tensor)], passed)
+        try:
+            # Others go on using the device from their own threads meanwhile.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                passed = run()
+        except RuntimeError as error:
+            self._fails = True
+            _log.warning("passes are not recorded any more, and take longer: %s", error)
+            return
+        given = [each for each in own if isinstance(each, Tensor)]
+        self._held[key] = _Recording(graph, given, passed, _Uses(self._passes, self._passes))
