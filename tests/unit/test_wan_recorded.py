@@ -1,7 +1,7 @@
 """Passes that are recorded on a GPU are those that were asked for."""
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -20,34 +20,49 @@ from worldkv.memory import Device
 from worldkv.window import Entry, Window
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no accelerator")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, on_a_gpu])]
+
+
+def taken_down(run: Callable[[], Passed]) -> tuple[Callable[[], object], Passed]:
+    """What a GPU does with a graph, without one: the same memory is written again, whatever it held."""
+    passed = run()
+
+    def play() -> None:
+        for mine, new in zip(tensors(passed), tensors(run()), strict=True):
+            mine.copy_(new)
+
+    return play, passed
 
 
 class Walking:
-    """Passes of a model on a GPU, through what records them and beside it."""
+    """Passes of a model, through what records them and beside it."""
 
-    def __init__(self, variant=MATRIX_UNIVERSAL) -> None:
+    def __init__(self, device: str, variant=MATRIX_UNIVERSAL) -> None:
         adapter = random_adapter(variant)
+        self.device = device
         self.adapter = WanWorldModel(
-            adapter.variant, adapter.model.cuda(), adapter.imagine, adapter.vae, adapter.spec.weights, GRID
+            adapter.variant, adapter.model.to(device), adapter.imagine, adapter.vae, adapter.spec.weights, GRID
         )
+        if device == "cpu":
+            self.adapter._pass = Recorded(self.adapter.model, taken_down)
         self.state = self.adapter.start(Subject())
         self.spec = self.adapter.spec
 
     def window(self, chunks: int = 2) -> Window:
-        return Window(self.spec, [self.spec.frames * self.spec.frame_tokens] * chunks, device="cuda")
+        return Window(self.spec, [self.spec.frames * self.spec.frame_tokens] * chunks, device=self.device)
 
     def fill(self, window: Window, full: bool = True) -> None:
         """With other chunks than before; the last slot stays empty if it is not full."""
         shape = (self.spec.layers, self.spec.frames * self.spec.frame_tokens, self.spec.heads, self.spec.head_dim)
         count = len(window.sizes) - (not full)
-        entries = [Entry(object(), 3 * i, 3, KV(*torch.randn(2, *shape, device="cuda"))) for i in range(count)]
+        entries = [Entry(object(), 3 * i, 3, KV(*torch.randn(2, *shape, device=self.device))) for i in range(count)]
         window.fill(0, entries, 3 * count, [3 * i for i in range(count)])
 
     def compare(self, window: Window, keep: bool, turn: float = 0.0) -> Passed:
         poses = np.eye(4)[None].repeat(3, 0)
         poses[:, 0, 3] = turn * np.arange(3)
         told = self.adapter.teller.tell([Conditioning(poses, self.state.conditioning(poses), self.state)])
-        latents, time = torch.randn(1, 3, *self.spec.latent, device="cuda"), 1000 * torch.rand(()).item()
+        latents, time = torch.randn(1, 3, *self.spec.latent, device=self.device), 1000 * torch.rand(()).item()
         found = self.adapter.run(latents, time, window.view([0]), told, keep)
         own, self.adapter._pass = self.adapter._pass, self.adapter.model
         wanted = self.adapter.run(latents, time, window.view([0]), told, keep)
@@ -76,12 +91,11 @@ def test_a_processor_runs_passes_as_they_are():
     assert recorded(adapter.model) is adapter.model
 
 
-@pytest.mark.gpu
-@on_a_gpu
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("variant", [MATRIX_UNIVERSAL, SELF_FORCING], ids=lambda each: each.name)
 @pytest.mark.parametrize("full", [True, False])
-def test_a_recorded_pass_gives_what_the_model_gives(variant, full):
-    walking = Walking(variant)
+def test_a_recorded_pass_gives_what_the_model_gives(device, variant, full):
+    walking = Walking(device, variant)
     window = walking.window()
     for n in range(2 * USED):
         walking.fill(window, full)  # what stands in a window changes, and where it is does not
@@ -90,10 +104,9 @@ def test_a_recorded_pass_gives_what_the_model_gives(variant, full):
         assert walking.recordings == (2 if n >= USED - 1 else 0)
 
 
-@pytest.mark.gpu
-@on_a_gpu
-def test_what_a_recorded_pass_leaves_is_not_written_over_by_the_next():
-    walking = Walking()
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_a_recorded_pass_leaves_is_not_written_over_by_the_next(device):
+    walking = Walking(device)
     window = walking.window()
     walking.fill(window)
     kept = [walking.compare(window, keep=True) for _ in range(USED + 1)][-1]
@@ -102,10 +115,9 @@ def test_what_a_recorded_pass_leaves_is_not_written_over_by_the_next():
     assert all(map(torch.equal, before, tensors(kept)[1:]))
 
 
-@pytest.mark.gpu
-@on_a_gpu
-def test_few_recordings_are_held_and_each_is_of_its_own_window():
-    walking = Walking()
+@pytest.mark.parametrize("device", DEVICES)
+def test_few_recordings_are_held_and_each_is_of_its_own_window(device):
+    walking = Walking(device)
     windows = [walking.window() for _ in range(HELD + 2)]
     for window in windows:
         walking.fill(window)
@@ -116,10 +128,9 @@ def test_few_recordings_are_held_and_each_is_of_its_own_window():
         walking.compare(window, keep=False)
 
 
-@pytest.mark.gpu
-@on_a_gpu
-def test_what_still_comes_is_not_given_up_for_what_comes_too():
-    walking = Walking()
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_still_comes_is_not_given_up_for_what_comes_too(device):
+    walking = Walking(device)
     windows = [walking.window() for _ in range(HELD + 1)]
     for window in windows:
         walking.fill(window)
@@ -132,10 +143,27 @@ def test_what_still_comes_is_not_given_up_for_what_comes_too():
     assert held[USED] == held[-1]
 
 
+def test_where_nothing_can_be_recorded_passes_go_on_as_they_are(caplog):
+    tried = []
+
+    def fails(run: Callable[[], Passed]) -> tuple[Callable[[], object], Passed]:
+        tried.append(run)
+        raise RuntimeError("capture was invalidated")
+
+    walking = Walking("cpu")
+    walking.adapter._pass = Recorded(walking.adapter.model, fails)
+    window = walking.window()
+    walking.fill(window)
+    for _ in range(3 * USED):
+        walking.compare(window, keep=True)
+    assert (len(tried), walking.recordings) == (1, 0)
+    assert "capture was invalidated" in caplog.text
+
+
 @pytest.mark.gpu
 @on_a_gpu
 def test_any_thread_may_run_passes_while_others_code_chunks():
-    walking, ended = Walking(), threading.Event()
+    walking, ended = Walking("cuda"), threading.Event()
     window, device = walking.window(), Device("cuda")
     walking.fill(window)
     shape = (walking.spec.layers, walking.spec.frames * walking.spec.frame_tokens, 2, 28)

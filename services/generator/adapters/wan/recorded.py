@@ -46,7 +46,7 @@ def recorded_bytes(carried: int, chunk: int, sessions: int) -> int:
 def recorded(model: WanModel) -> Pass:
     """A model's passes: recorded where that helps. Not on a processor; nor where the camera is seen in each layer: that
     is as large as a chunk's keys and values, and would be copied for every pass."""
-    return Recorded(model) if records(model.config, model.patch_embedding.weight.device) else model
+    return Recorded(model, CudaGraphs()) if records(model.config, model.patch_embedding.weight.device) else model
 
 
 def records(config: WanConfig, device: torch.device) -> bool:
@@ -54,22 +54,45 @@ def records(config: WanConfig, device: torch.device) -> bool:
     return device.type == "cuda" and config.camera is None
 
 
+Capture = Callable[[Callable[[], Passed]], tuple[Callable[[], object], Passed]]
+"""Takes down what a call asks of a device: answers with what plays that again, and where its results are found then.
+Raises RuntimeError if it cannot."""
+
+
+class CudaGraphs:
+    """Takes down what is asked of a GPU. What passes need meanwhile is of the same memory, one after the other."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], Passed]) -> tuple[Callable[[], object], Passed]:
+        graph = torch.cuda.CUDAGraph()
+        # Others go on using the device from their own threads meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            passed = run()
+        return graph.replay, passed
+
+
 @dataclass
-class _Uses:
-    """When a kind of pass came first and last, counted in passes, and how often."""
+class _Recording:
+    """A kind of pass, taken down.
 
-    first: int
-    last: int = 0
-    count: int = 0
+    given   where what a pass is given is put
+    passed  where what it gives is found, until the next pass
+    last    when it was played last, counted in passes
+    """
 
-
-class _Recording(NamedTuple):
-    """given: where what a pass is given is put; passed: where what it gives is found, until the next pass."""
-
-    graph: torch.cuda.CUDAGraph
+    play: Callable[[], object]
     given: list[Tensor]
     passed: Passed
-    uses: _Uses
+    last: int
+
+
+class _Uses(NamedTuple):
+    """When a kind of pass came first, counted in passes, and how often it has come."""
+
+    first: int
+    times: int = 0
 
 
 class Recorded:
@@ -79,11 +102,10 @@ class Recorded:
     windows stay where they are.
     """
 
-    def __init__(self, model: WanModel) -> None:
-        self.model = model
-        self._pool = torch.cuda.graph_pool_handle()
-        self._held: OrderedDict[Hashable, _Recording] = OrderedDict()
-        self._uses: OrderedDict[Hashable, _Uses] = OrderedDict()
+    def __init__(self, model: WanModel, capture: Capture) -> None:
+        self.model, self.capture = model, capture
+        self._held: OrderedDict[Hashable, _Recording] = OrderedDict()  # played last, last
+        self._uses: OrderedDict[Hashable, _Uses] = OrderedDict()  # of what is not held; came last, last
         self._passes = 0
         self._fails = False
 
@@ -121,9 +143,9 @@ class Recorded:
             self._record(key, own, run)
             return passed
         self._held.move_to_end(key)
-        recording.uses.last = self._passes
+        recording.last = self._passes
         torch._foreach_copy_(recording.given, tensors)
-        recording.graph.replay()
+        recording.play()
         flow, kv, done = recording.passed
         return Passed(flow, kv and (kv[0].clone(), kv[1].clone()), done and ActionPast(*(x.clone() for x in done)))
 
@@ -142,29 +164,26 @@ class Recorded:
         recorded first has not come since this kind began to."""
         if self._fails:
             return False
-        uses = self._uses.pop(key, None) or _Uses(self._passes)
-        uses.count, uses.last = uses.count + 1, self._passes
-        if uses.count < USED:
+        uses = self._uses.pop(key, _Uses(self._passes))
+        uses = uses._replace(times=uses.times + 1)
+        if uses.times < USED:
             self._uses[key] = uses
             if len(self._uses) > WATCHED:
                 self._uses.popitem(last=False)
             return False
         if len(self._held) == HELD:
-            oldest = next(iter(self._held))
-            if self._held[oldest].uses.last > uses.first:
+            oldest, held = next(iter(self._held.items()))
+            if held.last > uses.first:
                 return False
             del self._held[oldest]
         return True
 
     def _record(self, key: Hashable, own: list[Tensor | None], run: Callable[[], Passed]) -> None:
-        graph = torch.cuda.CUDAGraph()
         try:
-            # Others go on using the device from their own threads meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                passed = run()
+            play, passed = self.capture(run)
         except RuntimeError as error:
             self._fails = True
             _log.warning("passes are not recorded any more, and take longer: %s", error)
             return
         given = [each for each in own if isinstance(each, Tensor)]
-        self._held[key] = _Recording(graph, given, passed, _Uses(self._passes, self._passes))
+        self._held[key] = _Recording(play, given, passed, self._passes)
