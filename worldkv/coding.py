@@ -175,10 +175,9 @@ def _decoded(rows: Sequence[NDArray[np.uint8]], by: Codec, like: Segment, device
     if some >= len(rows):
         return by.decode(_side_by_side(rows), shape, dtype, device)
     whole = torch.empty(shape, dtype=dtype, device=device)
-    for part, coded in (
-        (whole[begin : begin + some], rows[begin : begin + some]) for begin in range(0, len(rows), some)
-    ):
-        part.copy_(by.decode(_side_by_side(coded), part.shape, dtype, device))
+    for begin in range(0, len(rows), some):
+        part = whole[begin : begin + some]
+        part.copy_(by.decode(_side_by_side(rows[begin : begin + some]), part.shape, dtype, device))
     return whole
 
 

@@ -182,10 +182,8 @@ def _generator(load: Workload) -> list[Figure]:
     chunks = 2 * recalled_chunks(model, load.keep) if load.hot_chunks is None else load.hot_chunks
     hot = hot_bytes(model, load.keep, chunks)
     weights, session = weights_bytes(model), session_gpu_bytes(model, load.keep)
-    where, words = (
-        "main memory, hot sets",
-        "window row, uncoded sink and recent, two chunks under way, decoder, actions",
-    )
+    words = "window row, uncoded sink and recent, two chunks under way, decoder, actions"
+    where = "main memory, hot sets"
     if load.at_hand == "device":
         session, where, words = session + hot, "GPU memory, of that hot sets", f"{words}, hot set"
     usable = int(load.gpu_bytes * (1 - GPU_WORKING))
