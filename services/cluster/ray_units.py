@@ -19,7 +19,7 @@ from services.cluster.kinds import Place, place_of, servicers, settings_of
 from services.cluster.part import PartProcess, log_to
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
-from worldkv.service import configure_logs
+from worldkv.service import begun, configure_logs
 from worldkv.shared import live_on
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class ServiceActor:
         configure_logs(self._place.name, kept.service)
         part = PartProcess(self._place, servicers(kind))
         where = await part.start(kept, roster, node_address())
+        begun()
         self._part = part
         return where
 

@@ -129,7 +129,7 @@ async def _tick(live: Live) -> None:
         idle = 0 if live.tenants() else idle + 1
         if live.metrics.releases > releases or (idle and idle % GIVE_BACK_TICKS == 0):
             releases = live.metrics.releases
-            await asyncio.to_thread(give_back)
+            await asyncio.to_thread(give_back, garbage=True)  # what sessions leave holds itself
         await asyncio.sleep(TICK_SECONDS)
 
 
