@@ -30,7 +30,10 @@ _NOW = {
 
 
 class Metrics:
-    """Counts of one shard. `refresh` copies in what the tiers count themselves; call it about once a second."""
+    """Counts of one shard. `refresh` copies in what the tiers count themselves; call it about once a second.
+
+    asked  parts that were found, missed or kept so far
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         def counter(name: str, about: str, *labels: str) -> Counter:
@@ -56,6 +59,7 @@ class Metrics:
         self._tenant_bytes = gauge("tenant_bytes", "Bytes of parts in RAM, by tenant", "tenant")
         self._tenants: set[str] = set()
         self._seen: dict[Counter, int] = {}
+        self.asked = 0
 
     def sent(self, way: str, nbytes: int) -> None:
         """Bytes of a part that left."""
@@ -66,12 +70,15 @@ class Metrics:
         self._bytes.labels("in", way).inc(nbytes)
 
     def hit(self, key: PartKey, level: Level) -> None:
+        self.asked += 1
         self._hits.labels(key.kind, "redis" if level is Level.REDIS else "ram").inc()
 
     def miss(self, key: PartKey, miss: Miss) -> None:
+        self.asked += 1
         self._misses.labels(key.kind, miss.value).inc()
 
     def kept(self, key: PartKey, level: Level) -> None:
+        self.asked += 1
         self._kept.labels(key.kind, level.name.lower()).inc()
 
     def refused(self, key: PartKey, reason: str) -> None:

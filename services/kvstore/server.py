@@ -81,7 +81,7 @@ async def assembled(
         stack.callback(segments.close)
         stack.push_async_callback(tiers.close)
         stack.push_async_callback(_last_settle, made.records)
-        for chore in (partial(_tick, made), _give_back):
+        for chore in (partial(_tick, made), partial(_give_back, made)):
             stack.callback(asyncio.create_task(kept_up(chore)).cancel)
         yield made
 
@@ -122,10 +122,12 @@ async def _tick(made: Shard) -> None:
         await asyncio.sleep(TICK_SECONDS)
 
 
-async def _give_back() -> None:
+async def _give_back(made: Shard) -> None:
+    """Garbage is looked for while nobody asks for parts: it takes the longer the more there are."""
     while True:
+        asked = made.metrics.asked
         await asyncio.sleep(GIVE_BACK_SECONDS)
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(give_back, garbage=made.metrics.asked == asked)
 
 
 async def _last_settle(records: Tenants) -> None:

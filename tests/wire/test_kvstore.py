@@ -1,6 +1,8 @@
 """The shard as callers see it, message by message."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -305,3 +307,19 @@ async def test_stats_and_metrics_tell_what_happened():
         assert value("misses_total", part="kv", reason="never stored") == 1
         assert value("bytes_total", direction="in", way="inline") == 100
         assert value("used_bytes") == 100
+
+
+async def test_a_shard_that_nobody_asks_looks_for_garbage(monkeypatch):
+    class Circle:
+        def __init__(self) -> None:
+            self.own = self
+
+    monkeypatch.setattr("services.kvstore.server.GIVE_BACK_SECONDS", 0.02)
+    gc.disable()
+    try:
+        async with calling() as shard:
+            await shard.get(part())
+            gone = weakref.ref(Circle())
+            await until(lambda: gone() is None)
+    finally:
+        gc.enable()
