@@ -94,7 +94,12 @@ async def test_a_session_that_a_defect_ended_comes_back_when_it_has_let_go(monke
 async def test_free_memory_is_given_back_when_a_session_lets_go_of_its_own(way, monkeypatch):
     given = asyncio.Event()
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(server, "give_back", lambda: loop.call_soon_threadsafe(given.set))
+
+    def give_back(garbage: bool) -> None:
+        assert garbage
+        loop.call_soon_threadsafe(given.set)
+
+    monkeypatch.setattr(server, "give_back", give_back)
     async with generating() as caller:
         session = (await caller.open(**WALK)).session
         assert not given.is_set()
