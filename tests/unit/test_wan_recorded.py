@@ -168,6 +168,7 @@ def test_any_thread_may_run_passes_while_others_code_chunks():
     walking.fill(window)
     shape = (walking.spec.layers, walking.spec.frames * walking.spec.frame_tokens, 2, 28)
     chunk, coding = KV(*torch.randn(2, *shape, device="cuda")), Coding("int8", "int8", raw_first=False)
+    torch.cuda.synchronize()  # what is coded beside the model is there
 
     def code() -> int:
         times = 0
