@@ -36,7 +36,7 @@ worldkv.views
 worldkv.recorded
 worldkv.actions | worldkv.plan
 worldkv.pose
-worldkv.errors, worldkv.tasks
+worldkv.errors, worldkv.heap, worldkv.tasks
 worldkv, services
 """
 """Imports point down. Names on a line divided by | never import each other, names divided by commas may, without
@@ -75,6 +75,7 @@ LIGHT = (
     "worldkv.evict",
     "worldkv.finder",
     "worldkv.format",
+    "worldkv.heap",
     "worldkv.index",
     "worldkv.motion",
     "worldkv.plan",

@@ -11,8 +11,6 @@ end; then the servicers' own clean-up runs.
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import signal
@@ -44,6 +42,7 @@ from worldkv import rpc
 from worldkv.auth import AuthConfig
 from worldkv.config import load
 from worldkv.errors import InvalidConfig, Unavailable
+from worldkv.heap import begun, one_arena
 
 HEALTH = "grpc.health.v1.Health"
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -247,6 +246,7 @@ def start(name: str, kind: type[S], file: Path | None, servicers: Callable[[S], 
 
 def run(name: str, config: ServiceConfig, servicers: Servicers) -> None:
     """The life of a service process: serve until SIGTERM or SIGINT, then drain."""
+    one_arena()
     configure_logs(name, config)
     asyncio.run(_until_told(name, config, servicers))
 
@@ -295,29 +295,6 @@ def configure_logs(service: str, config: ServiceConfig) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-
-
-def begun() -> None:
-    """Look for garbage no more among what there is: what a process has begun with lives as long as it does.
-
-    Python looks through everything it has, all threads waiting: a tenth of a second for a shard's hundred thousand
-    objects of libraries, two to four for a generator's. It does so when what has outlived a while is a quarter of that,
-    which with so much is seldom: until then what holds itself, as dead sessions do, holds its memory.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def give_back(garbage: bool = False) -> None:
-    """Have the C library return free memory to the system, where it can: it would keep it for who comes next.
-
-    garbage  whether to look for that first, which holds up all threads
-    """
-    if garbage:
-        gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _naming(service: str) -> structlog.typing.Processor:

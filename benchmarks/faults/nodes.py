@@ -17,7 +17,7 @@ os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_worker_niceness="0",
     RAY_health_check_period_ms="1000",
-    MALLOC_ARENA_MAX="2",
+    MALLOC_ARENA_MAX="1",
 )
 
 NODE_BYTES = 80 << 20

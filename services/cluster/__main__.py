@@ -19,12 +19,12 @@ from typing import Annotated, Any, cast
 import typer
 
 # Before Ray is imported: it neither reports home nor writes a token into the home directory, and what it starts gives
-# way to other programs (by 15 steps of niceness) only if one asks for it. The C library keeps freed memory in an arena
-# for every few threads, of which each part has dozens: two are enough for threads that seldom allocate at once.
+# way to other programs (by 15 steps of niceness) only if one asks for it. Parts have dozens of threads, and begin in a
+# process that has some already, where it is too late for `worldkv.heap.one_arena`.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_worker_niceness", "0")
-os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+os.environ.setdefault("MALLOC_ARENA_MAX", "1")
 
 import ray
 from ray.exceptions import ActorDiedError, RayError

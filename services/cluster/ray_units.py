@@ -19,7 +19,8 @@ from services.cluster.kinds import Place, place_of, servicers, settings_of
 from services.cluster.part import PartProcess, log_to
 from services.cluster.roster import Kind, Pulse, Roster, Where, parsed
 from worldkv.errors import InvalidInput, NotFound, Unavailable, WorldKVError
-from worldkv.service import begun, configure_logs
+from worldkv.heap import begun
+from worldkv.service import configure_logs
 from worldkv.shared import live_on
 
 _log = logging.getLogger(__name__)

@@ -24,7 +24,8 @@ from services.generator.tier import Inside, Shards, Tiers
 from services.generator.world_model import WorldModel
 from worldkv.coding import Coding, coded_bytes
 from worldkv.errors import InvalidConfig, UnknownCodec, WeightsError
-from worldkv.service import Host, Servicers, give_back
+from worldkv.heap import give_back
+from worldkv.service import Host, Servicers
 from worldkv.tasks import kept_up
 
 TICK_SECONDS = 1.0

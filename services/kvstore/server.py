@@ -20,7 +20,8 @@ from services.kvstore.segments import Segments
 from services.kvstore.servicer import Shard, add
 from services.kvstore.tiered import Tiered
 from worldkv.errors import InvalidConfig, Unavailable, WorldKVError
-from worldkv.service import Host, Servicers, give_back
+from worldkv.heap import give_back
+from worldkv.service import Host, Servicers
 from worldkv.tasks import kept_up
 
 _log = logging.getLogger(__name__)
