@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
-from worldkv.admin_options import Authority, Tenant, Token
+from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token
 from worldkv.admin_rows import AsJson, working
 from worldkv.errors import InvalidInput
 
@@ -63,6 +63,8 @@ def serve(
     tenant: Tenant = "default",
     token: Token = "",
     authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
     out: Annotated[Path | None, typer.Option(help="Folder for figures and a plot of them.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -77,7 +79,7 @@ def serve(
     from worldkv.rpc import TLS
 
     chosen = parse_mix(mix) if mix else mix_for(None if address else model)
-    config = WalkClientConfig(tenant=tenant, token=token, tls=TLS(authority=authority))
+    config = WalkClientConfig(tenant=tenant, token=token, tls=TLS(certificate, key, authority))
 
     def told(each: Summary) -> None:
         if as_json:

@@ -24,11 +24,13 @@ from worldkv import (
     admin_token,
     admin_walk,
 )
+from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token
 from worldkv.admin_rows import AsJson, show, working
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
     from benchmarks.registry import Bench, Case
+    from worldkv.client import WalkClientConfig
 
 FAILED = 1
 BAD_INPUT = 2
@@ -61,6 +63,15 @@ for of_care in (admin_token.token, admin_health.health):
 app.command(rich_help_panel=FIGURES)(admin_plan.plan)
 
 
+def _caller(
+    tenant: str, authority: Path | None, certificate: Path | None, key: Path | None, token: str
+) -> WalkClientConfig:
+    from worldkv.client import WalkClientConfig
+    from worldkv.rpc import TLS
+
+    return WalkClientConfig(tenant=tenant, tls=TLS(certificate, key, authority) or None, token=token)
+
+
 def _bench_ids(incomplete: str) -> list[str]:
     """For the shell's completion."""
     from benchmarks.registry import catalogue
@@ -75,12 +86,18 @@ def demo(
     weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
     service: Annotated[bool, typer.Option("--service", help="Walk through a service, started for it.")] = False,
     address: Annotated[str | None, typer.Option(help="host:port of a running service to walk through.")] = None,
+    tenant: Tenant = "default",
+    authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token: Token = "",
 ) -> None:
     """Walk the same paths with and without memory, and show both."""
     with extra("demo"):
         from pocket.weights_file import SHIPPED
         from services.generator.demo import run
-    run(out=out, quick=quick, weights=weights or SHIPPED, service=service, address=address)
+    caller = _caller(tenant, authority, certificate, key, token)
+    run(out=out, quick=quick, weights=weights or SHIPPED, service=service, address=address, caller=caller)
 
 
 @app.command("eval", rich_help_panel=WALKS)
@@ -97,6 +114,11 @@ def evaluate(
     scenario: Annotated[list[str] | None, typer.Option(help="Only these walks; may be given several times.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/eval"),
     weights: Annotated[Path | None, typer.Option(help="Other weights than those shipped.")] = None,
+    tenant: Tenant = "default",
+    authority: Authority = None,
+    certificate: Certificate = None,
+    key: Key = None,
+    token: Token = "",
 ) -> None:
     """Score ways of remembering on many walks."""
     asked = {"--matrix": matrix, "--selectors": selectors, "--report": report or bool(walk)}
@@ -109,7 +131,8 @@ def evaluate(
         from services.generator.evaluate import report as write_report
         from services.generator.evaluate import run
     if asked["--report"]:
-        write_report(out, seeds, scenario, walk or (), weights or SHIPPED, service, address)
+        caller = _caller(tenant, authority, certificate, key, token)
+        write_report(out, seeds, scenario, walk or (), weights or SHIPPED, service, address, caller)
         return
     study = "matrix" if matrix else "selectors" if selectors else "modes"
     run(out=out, study=study, seeds=seeds, scenarios=scenario, weights=weights or SHIPPED)

@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -26,7 +27,7 @@ from services.generator.report.writing import write_exhibit
 from services.generator.scenarios import Scenario
 from services.generator.served import served_walk
 from services.generator.walks import Variant, run_walk
-from worldkv.client import WalkClient
+from worldkv.client import WalkClient, WalkClientConfig
 
 MOST = 4
 """Workers at most: as many walks in memory at once."""
@@ -50,16 +51,18 @@ class Crew:
 
     weights  file of the model that each of them loads
     address  host:port of a service that walks go through, with the same model; None: workers draw themselves
+    caller   who walks there, and how that is known
     """
 
-    def __init__(self, weights: Path, address: str | None = None) -> None:
+    def __init__(self, weights: Path, address: str | None = None, caller: WalkClientConfig | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.workers = min(cores, MOST)
         self.threads = cores // self.workers
         # Forked from a process that has computed in several threads, a worker may hang in its first computation.
         context = get_context("spawn")
         self._done: Synchronized[float] = context.Value("d", 0.0)
-        arguments = (weights, self.threads, self._done, address)
+        there = None if address is None else partial(WalkClient, address, config=caller)
+        arguments = (weights, self.threads, self._done, there)
         self._pool = ProcessPoolExecutor(self.workers, context, _Worker.begin, arguments)
 
     def __enter__(self) -> Crew:
@@ -89,12 +92,14 @@ class _Worker:
 
     model: PocketWorldModel
     done: Synchronized[float]
-    address: str | None
+    there: Callable[[], WalkClient] | None
 
     @classmethod
-    def begin(cls, weights: Path, threads: int, done: Synchronized[float], address: str | None) -> None:
+    def begin(
+        cls, weights: Path, threads: int, done: Synchronized[float], there: Callable[[], WalkClient] | None
+    ) -> None:
         torch.set_num_threads(threads)
-        cls.model, cls.done, cls.address = PocketWorldModel.load(weights), done, address
+        cls.model, cls.done, cls.there = PocketWorldModel.load(weights), done, there
 
     @classmethod
     def add(cls, work: float) -> None:
@@ -108,15 +113,19 @@ class _Worker:
         def progress(pictures: Tensor) -> None:
             cls.add(next(costs))
 
-        if cls.address is None:
+        if cls.there is None:
             return run_walk(cls.model, scenario, variant, progress)
-        return asyncio.run(cls.walk_there(cls.address, scenario, variant, progress))
+        return asyncio.run(cls.walk_there(cls.there, scenario, variant, progress))
 
     @classmethod
     async def walk_there(
-        cls, address: str, scenario: Scenario, variant: Variant, progress: Callable[[Tensor], None]
+        cls,
+        there: Callable[[], WalkClient],
+        scenario: Scenario,
+        variant: Variant,
+        progress: Callable[[Tensor], None],
     ) -> Recording:
-        async with WalkClient(address) as client:
+        async with there() as client:
             return await served_walk(client, cls.model, scenario, variant, progress)
 
     @classmethod

@@ -28,6 +28,7 @@ from services.generator.report.results import Results, Row, WalkResult, environm
 from services.generator.report.writing import write_report
 from services.generator.scenarios import SCENARIOS, Scenario
 from services.generator.walks import BASELINE_GAP, VARIANTS
+from worldkv.client import WalkClientConfig
 
 WALKS = ("pan180", "door", "wander", "square", "pan360", "never returns", "out and back", "pan90", "spins")
 """One of each is drawn and filmed, in this order, before any is drawn again; the last where time allows."""
@@ -74,18 +75,20 @@ def run(
     weights: Path = SHIPPED,
     service: bool = False,
     address: str | None = None,
+    caller: WalkClientConfig | None = None,
 ) -> dict[str, Any]:
     """Walk, draw and write the report into the folder `out`; returns what `results.json` holds.
 
     seeds    of every walk; without them 0, and a few more where walks are short
     service  walk through a service that is started for it, instead of in worker processes
     address  host:port of a service that runs already, with these weights, to walk through
+    caller   who walks there, and how that is known
 
     Raises WeightsError if the model cannot be loaded, Unavailable if there is no service.
     """
     queue = [Booking(SCENARIOS[name](seed), filmed) for name, seed, filmed in plan(quick, seeds)]
     seconds = QUICK_SECONDS if quick else SECONDS
-    return report(out, queue, "worldkv demo" + " --quick" * quick, seconds, weights, service, address)
+    return report(out, queue, "worldkv demo" + " --quick" * quick, seconds, weights, service, address, caller)
 
 
 def report(
@@ -96,6 +99,7 @@ def report(
     weights: Path = SHIPPED,
     service: bool = False,
     address: str | None = None,
+    caller: WalkClientConfig | None = None,
 ) -> dict[str, Any]:
     """Walk what is booked, and write the report of it; all else as `run`.
 
@@ -108,8 +112,9 @@ def report(
         where, drawn_by = address, f"a service at {address}"
         if service and address is None:
             made = stack.enter_context(serving({"WEIGHTS": str(weights.absolute())}))
-            where, drawn_by = made.address, f"a service of {made.words}, each a process of its own"
-        crew = stack.enter_context(Crew(weights, where))
+            where, caller = made.address, None
+            drawn_by = f"a service of {made.words}, each a process of its own"
+        crew = stack.enter_context(Crew(weights, where, caller))
         bar = stack.enter_context(Bar(monotonic() + seconds))
         done, left_out = perform(queue, crew, bar, out)
         walks = [result for booking in done for result in booking.results]

@@ -25,6 +25,7 @@ from services.generator.scenarios import SCENARIOS, Scenario, of_recorded
 from services.generator.walks import BASELINE_GAP, DEFAULT, FULL, PAPER, WINDOW, Variant, run_walk
 from services.generator.world_model import WorldModel
 from worldkv.chunk import ModelSpec
+from worldkv.client import WalkClientConfig
 from worldkv.errors import InvalidInput
 from worldkv.recorded import read_walk
 from worldkv.select import SELECTORS
@@ -60,13 +61,14 @@ def report(
     weights: Path = SHIPPED,
     service: bool = False,
     address: str | None = None,
+    caller: WalkClientConfig | None = None,
 ) -> dict[str, Any]:
     """Make the demo's report of any walks, by any service and with any weights; returns what `results.json` holds.
 
     seeds      worlds a named walk is walked in; the first is filmed
     scenarios  names of walks; without them, and without recorded ones, all that there are
     recorded   files of walks that somebody walked, see `worldkv.recorded`; all are filmed
-    service, address, weights  as the demo has them
+    service, address, caller, weights  as the demo has them
 
     Raises InvalidInput for an unknown walk or a file that is none.
     """
@@ -75,7 +77,7 @@ def report(
     queue += [Booking(SCENARIOS[name](seed), filmed=seed == 0) for seed in range(seeds) for name in names]
     command = f"worldkv eval --report --seeds {seeds}" + "".join(f" --scenario '{name}'" for name in scenarios or ())
     command += "".join(f" --walk {file}" for file in recorded)
-    return demo.report(out, queue, command, inf, weights, service, address)
+    return demo.report(out, queue, command, inf, weights, service, address, caller)
 
 
 def known(names: Sequence[str]) -> list[str]:

@@ -17,10 +17,11 @@ from services.generator.scenarios import SCENARIOS, path
 from services.generator.served import served_walk
 from services.generator.walks import DEFAULT, FULL, PAPER, WINDOW, run_walk
 from worldkv.actions import Action
-from worldkv.client import WalkClient
+from worldkv.auth import Authority, Claims
+from worldkv.client import WalkClient, WalkClientConfig
 from worldkv.client.listening import Events
 from worldkv.client.walk_events import Applied, Drawn, Notice, NoticeKind
-from worldkv.errors import Conflict, InvalidInput, Unavailable
+from worldkv.errors import Conflict, InvalidInput, Unauthenticated, Unavailable
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -63,6 +64,18 @@ def test_workers_walk_through_a_service(whole, model):
     with Crew(SHIPPED, whole.address) as crew:
         served = crew.walk(walk, DEFAULT).result()
         assert crew.done == pytest.approx(sum(passes(walk, "worldkv")))
+    assert np.array_equal(served.pictures, run_walk(model, walk, DEFAULT).pictures)
+
+
+def test_workers_show_a_token_where_one_is_asked_for(model, tmp_path):
+    secret, walk = tmp_path / "secret", path(0, "R30", 3)
+    secret.write_text(secrets.token_hex(32))
+    token = Authority(secret).sign(Claims("acme"), seconds=600)
+    with service({**ONE, "SERVICE__AUTH__SECRET": str(secret)}, shards=1, gateways=0) as made:
+        with Crew(SHIPPED, made.address, WalkClientConfig(tenant="acme", token=token)) as crew:
+            served = crew.walk(walk, DEFAULT).result()
+        with Crew(SHIPPED, made.address) as crew, pytest.raises(Unauthenticated):
+            crew.walk(walk, DEFAULT).result()
     assert np.array_equal(served.pictures, run_walk(model, walk, DEFAULT).pictures)
 
 

@@ -18,6 +18,7 @@ from services.generator.report.comparison import MODES
 from services.generator.scenarios import SCENARIOS, Scenario
 from services.generator.walks import DEFAULT, FULL, WINDOW, make_memory
 from tests.toys import TOY, toy_model
+from worldkv.client import WalkClientConfig
 from worldkv.coding import coded_bytes
 from worldkv.errors import InvalidInput, UnknownCodec, WeightsMissing
 from worldkv.recorded import RecordedWalk, write_walk
@@ -65,10 +66,10 @@ def recorded_walk(file: Path, shown: int = 12) -> Scenario:
 def test_a_report_is_made_of_any_walk_named_or_recorded(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(demo, "report", lambda *given: asked.append(given))
-    scenario = recorded_walk(tmp_path / "mine.json")
-    evaluate.report(tmp_path / "out", 2, ["door"], [tmp_path / "mine.json"], address="127.0.0.1:1")
-    ((out, queue, command, seconds, _, service, address),) = asked
-    assert (out, seconds, service, address) == (tmp_path / "out", inf, False, "127.0.0.1:1")
+    scenario, caller = recorded_walk(tmp_path / "mine.json"), WalkClientConfig(tenant="acme")
+    evaluate.report(tmp_path / "out", 2, ["door"], [tmp_path / "mine.json"], address="127.0.0.1:1", caller=caller)
+    ((out, queue, command, seconds, _, *where),) = asked
+    assert (out, seconds, where) == (tmp_path / "out", inf, [False, "127.0.0.1:1", caller])
     assert [(each.label, each.filmed) for each in queue] == [
         ("mine, seed 5", True),
         ("door, seed 0", True),
