@@ -122,6 +122,7 @@ class WrappedStoreMachine(StoreMachine):
         return ObservedStore(FaultyStore(ram, Faults()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", [StoreMachine, WrappedStoreMachine])
 def test_random_commands_agree_with_a_dict(machine: type[StoreMachine]):
     case = machine.TestCase

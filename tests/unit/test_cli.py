@@ -37,6 +37,7 @@ def test_the_list_imports_no_benchmark():
     assert done.stdout == "False\n"
 
 
+@pytest.mark.slow
 def test_a_benchmark_prints_a_json_line_per_case():
     done = command("bench", "rope.f32", "--json")
     cases = [json.loads(line) for line in done.stdout.splitlines()]

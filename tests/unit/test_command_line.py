@@ -98,6 +98,7 @@ def test_ctrl_c_is_code_130(monkeypatch, capsys):
     assert (code, out, err.strip()) == (130, "", "")
 
 
+@pytest.mark.slow
 def test_the_shell_completes_commands_and_values():
     def completed(*words: str) -> list[str]:
         asked = {"_WORLDKV_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}

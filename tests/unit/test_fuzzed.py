@@ -18,6 +18,7 @@ def known() -> dict[str, Target]:
     return {target.name: target for target in targets()}
 
 
+@pytest.mark.slow
 def test_nothing_that_reads_crashes_or_is_deceived():
     fed = [feed(target, 0, MESSAGES) for target in known().values()]
     assert [(each.target, each.words) for each in fed if each.problems] == []

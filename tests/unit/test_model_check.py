@@ -45,6 +45,7 @@ def run(monkeypatch: Any, capsys: Any, *words: str) -> tuple[int, list[dict[str,
     return int(ended.value.code or 0), [json.loads(line) for line in out.splitlines()], said
 
 
+@pytest.mark.slow
 def test_a_folder_that_will_run_is_told_with_what_it_takes(folder, monkeypatch, capsys):
     code, rows, said = run(monkeypatch, capsys, str(folder))
     *parts, model = rows

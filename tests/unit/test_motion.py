@@ -258,6 +258,7 @@ def test_going_on_cancels_nothing_that_is_expected_next_and_names_nothing_twice(
     assert not {w.key for w in first.fetch} - set(second.cancel) & {w.key for w in second.fetch}
 
 
+@pytest.mark.slow
 @given(st.integers(1, 4), st.lists(st.tuples(st.floats(0, 360), st.floats(-20, 20), st.booleans()), max_size=6))
 def test_never_more_than_twice_the_slots_are_under_way_and_every_request_ends_once(slots, steps):
     fetching, twin = Fetching(slots), Fetching(slots)

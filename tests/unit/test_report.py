@@ -109,6 +109,7 @@ def _cut(walk: Recording, frames: int) -> Recording:
     return replace(walk, **parts, chunks=walk.chunks[: frames // 3])
 
 
+@pytest.mark.slow
 def test_a_report_is_made_of_whole_files(written):
     names = {"report.html", "results.json", "contact.png"}
     names |= {f"{stem}.{kind}" for stem in ("pan90", "never-returns") for kind in ("png", "mp4")}

@@ -41,6 +41,7 @@ def test_every_variant_has_a_layout():
     assert LAYOUTS.keys() == VARIANTS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_folder_makes_the_model_of_its_name_at_the_sizes_that_it_states(name, written):
     plan = planned(name, written[name], TINY)

@@ -81,6 +81,7 @@ def test_without_a_picture_a_world_begins_in_a_plain(vae, encoders):
     assert torch.allclose(prompt.given[0], vae.encode(plain(32, 48)[None])[0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_after_the_last_latent_that_is_given_nothing_changes_any_more(seed, encoders):
     vae = random_vae(4, seed)[0]

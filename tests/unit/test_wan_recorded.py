@@ -128,6 +128,7 @@ def test_few_recordings_are_held_and_each_is_of_its_own_window(device):
         walking.compare(window, keep=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_what_still_comes_is_not_given_up_for_what_comes_too(device):
     walking = Walking(device)

@@ -83,6 +83,7 @@ def test_the_definition_sees_a_weight_that_is_changed(name):
     assert error(torch.cat(streamed(vae, clip()[0], 3)), other.decode(clip()[0])) > 1e-4
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=5))
 def test_sessions_of_any_age_are_decoded_together_as_alone(ages):

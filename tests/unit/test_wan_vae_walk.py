@@ -61,6 +61,7 @@ async def test_a_walk_shows_fewer_pictures_at_first_and_then_four_a_frame():
         assert all(0 <= each.min() <= each.max() <= 1 and each.dtype == torch.float32 for each in pictures)
 
 
+@pytest.mark.slow
 async def test_a_walk_that_was_saved_goes_on_with_the_same_pictures():
     adapter = adapter_of(MATRIX_GTA)
     for before in (0, 1, 3):

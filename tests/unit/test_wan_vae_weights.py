@@ -108,6 +108,7 @@ CHANGED = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(CHANGED, st.lists(st.sampled_from([0, 1, 3, 4, 8, 1 << 20, 1 << 40, 1 << 62]), max_size=5))
 @example("encoder.conv1.weight", [1 << 40])

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+from services.gateway import server
 from services.gateway.config import GatewayConfig, RoutingConfig, WebConfig
 from services.gateway.server import assembled
 from tests.wire.toy_generator import Running, Toy, start
@@ -87,8 +89,9 @@ class Fleet:
                 shown.append(address)
                 yield [name]
 
-        async with serve(config.service, servicers) as serving, rpc.channel(serving.address) as channel:
-            yield Gateway(serving, shown[0], SessionsStub(channel))
+        with patch.object(server, "TICK_SECONDS", 0.02):
+            async with serve(config.service, servicers) as serving, rpc.channel(serving.address) as channel:
+                yield Gateway(serving, shown[0], SessionsStub(channel))
 
     def _tell(self) -> None:
         self._number += 1

@@ -130,6 +130,7 @@ async def test_a_link_to_watch_does_only_that(tmp_path):
                         await ask
 
 
+@pytest.mark.slow
 async def test_what_a_link_opened_ends_when_it_expires(tmp_path):
     async with whole(tmp_path) as made:
         address = made.gateway.address
@@ -219,6 +220,7 @@ async def test_suspended_sessions_count_too(tmp_path):
                 await _opened(client)
 
 
+@pytest.mark.slow
 async def test_who_has_enough_sessions_wakes_no_other_that_was_forgotten(tmp_path):
     forgetful = replace(CONFIG.live, idle_seconds=0.1, forget_seconds=0.1)
     async with whole(tmp_path, quota=QuotaConfig(sessions=2), live=forgetful) as made:

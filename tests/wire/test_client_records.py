@@ -133,6 +133,7 @@ async def test_a_state_that_one_shard_has_is_saved_whoever_else_is_too_late():
             toy.frozen = False
 
 
+@pytest.mark.slow
 async def test_records_and_states_wait_for_the_membership_that_others_know():
     async with shards("abc", replace(CONFIG, deadline_seconds=0.3)) as setting:
         worlds, sessions = setting.client.worlds, setting.client.sessions
@@ -354,6 +355,7 @@ async def test_states_that_leave_do_not_hide_newer_ones():
         await has(5, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slow", ["older", "newest"])
 @pytest.mark.parametrize("step", ["_held", "_write", "_copied"])
 async def test_of_two_who_make_a_world_under_different_memberships_one_wins(step, slow, monkeypatch):

@@ -116,6 +116,7 @@ async def test_a_frozen_shard_is_known_by_its_silence_also_if_room_is_waited_for
         frozen.frozen = False
 
 
+@pytest.mark.slow
 async def test_what_one_shard_has_is_kept_though_another_is_too_late():
     async with shards("ab") as setting:
         await setting.client.stats()

@@ -88,6 +88,7 @@ async def test_scan_joins_what_all_shards_have():
         assert [key async for key in setting.client.scan(BRANCH, 5, 5)] == []
 
 
+@pytest.mark.slow
 async def test_whoever_scans_may_take_longer_than_a_call_may():
     async with shards("ab", replace(CONFIG, deadline_seconds=2)) as setting:
         keys = [kv(n) for n in range(6)]
@@ -186,6 +187,7 @@ async def test_a_call_has_as_long_as_it_was_given_whatever_others_have(monkeypat
         assert (await asking)["a"] is not None
 
 
+@pytest.mark.slow
 async def test_a_frozen_shard_rests_and_comes_back_by_itself():
     config = replace(CONFIG, stall_seconds=0.2, retry=Retry(first_seconds=0.001, rest_seconds=2))
     async with shards("ab", config) as setting:
@@ -267,6 +269,7 @@ async def test_full_shards_leave_the_put_to_the_next():
         assert await found(setting.client, kv()) == join(frame())
 
 
+@pytest.mark.slow
 async def test_more_keys_than_a_request_holds():
     async with shards("ab") as setting:
         keys = [part(n) for n in range(3000)]

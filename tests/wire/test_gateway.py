@@ -87,6 +87,7 @@ async def test_who_leaves_keeps_its_sessions_and_gets_no_more(tmp_path):
         assert made.home(old) is home
 
 
+@pytest.mark.slow
 async def test_who_is_no_member_any_more_is_forgotten_once_nobody_walks_there(tmp_path):
     async with setting(tmp_path, "a", "b") as (made, gateway):
         session = (await gateway.open()).session

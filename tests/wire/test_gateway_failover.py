@@ -40,6 +40,7 @@ async def test_a_walk_goes_on_when_its_generator_dies(tmp_path, stage):
         assert gateway.figure("moved_total") == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32), numbered=st.booleans(), tells=st.booleans(), odds=st.floats(0.02, 0.15))
 def test_what_is_drawn_is_what_was_sent_however_often_generators_die(tmp_path, seed, numbered, tells, odds):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
+import pytest
 from prometheus_client import Counter
 
 from services.gateway.fleet_view import FleetView
@@ -54,6 +55,7 @@ class Supervisor(FleetServicer):
         raise Unavailable("not here")
 
 
+@pytest.mark.slow
 async def test_all_parts_and_their_figures(tmp_path):
     supervisor, file = Supervisor(), tmp_path / "supervisor"
 

@@ -111,6 +111,7 @@ class Spectator:
 STEPS = st.lists(st.sampled_from(("move", "move", "watch", "leave", "rewind", "kill", "say")), min_size=4, max_size=12)
 
 
+@pytest.mark.slow
 @given(STEPS)
 @settings(max_examples=5)
 def test_watchers_under_churn(steps):

@@ -119,6 +119,7 @@ async def test_a_number_that_was_taken_is_passed_over():
     assert (drawn.key.index, drawn.number) == (1, 78)
 
 
+@pytest.mark.slow
 async def test_what_waits_behind_a_move_that_fails_is_not_drawn_before_it(monkeypatch):
     async with generating() as caller:
         session = (await caller.open()).session
@@ -143,6 +144,7 @@ async def test_what_waits_behind_a_move_that_fails_is_not_drawn_before_it(monkey
         assert [(each.number, each.key.index) for each in told] == [(1, 0), (2, 1), (3, 2)]
 
 
+@pytest.mark.slow
 async def test_too_many_moves_end_the_stream_and_not_the_session():
     async with generating(moves=3) as caller:
         session = (await caller.open()).session

@@ -208,6 +208,7 @@ async def soaked(tiers: Inside, commands: int) -> list[Seen]:
         return [await each.run(lambda number: number < commands) for each in made]
 
 
+@pytest.mark.slow
 async def test_sessions_are_shown_nothing_but_their_own_worlds_and_all_that_is_kept():
     seen = await soaked(inside(), 20)
     assert sum(each.recalled for each in seen) > 20
@@ -232,5 +233,6 @@ class Mixed(Inside):
         return replace(super().__call__(tenant), finder=finder)
 
 
+@pytest.mark.slow
 async def test_a_stray_does_not_go_unseen():
     assert any(each.strays and each.broken for each in await soaked(Mixed(), 20))

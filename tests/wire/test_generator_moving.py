@@ -324,6 +324,7 @@ async def test_modes_without_recall_are_suspended_exactly_and_rewound_to_what_is
         assert await steps(second, session, 2) == whole[:6]
 
 
+@pytest.mark.slow
 async def test_who_comes_when_there_is_no_room_is_told_so_unless_somebody_is_idle():
     config = replace(CONFIG, engine=EngineConfig(most_sessions=1))
     async with generating(config=config) as caller:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 
@@ -44,6 +45,7 @@ async def steps(caller: Caller, session: str, chunks: int) -> list[NDArray[np.fl
         return seen(await walk.steps(chunks))
 
 
+@pytest.mark.slow
 async def test_suspended_and_resumed_elsewhere_its_pictures_go_on_exactly():
     async with generating(model=adapter()) as alone:
         whole = await steps(alone, (await alone.open(seed=3)).session, 5)
@@ -110,6 +112,7 @@ async def test_a_state_takes_no_more_than_is_said_at_start(caplog):
         assert 0 < rest < MAX_HEADER
 
 
+@pytest.mark.slow
 async def test_what_it_has_shown_can_be_looked_at_again():
     """Made from latents that are kept in float16; looked at from its middle on, it follows on the chunk before."""
     async with generating(model=adapter()) as caller:

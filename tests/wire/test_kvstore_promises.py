@@ -41,6 +41,7 @@ async def test_what_comes_from_the_lower_tier_never_takes_the_room_of_a_last_cop
         assert await caller.get(kv(0), kv(1)) == [body(400_000, 0), body(400_000, 1)]
 
 
+@pytest.mark.slow
 async def test_an_immutable_part_is_answered_in_time_and_reaches_a_slow_tier_later(below):
     async with calling(lower=below) as caller:
         below.slow = 3

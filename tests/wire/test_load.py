@@ -57,6 +57,7 @@ async def test_who_waits_in_vain_has_waited_until_all_was_over():
     assert (seen.first, seen.played) == (0.5, [])
 
 
+@pytest.mark.slow
 async def test_slow_chunks_count_from_when_their_move_was_due():
     seen, _ = await visit(slow=0.3)
     assert all(each.latency >= 0.299 for each in seen.played)

@@ -134,6 +134,7 @@ async def test_a_server_killed_in_the_middle_leaves_no_half_part(process: RedisP
         assert await get(tier) == LARGE
 
 
+@pytest.mark.slow
 async def test_a_frozen_server_costs_one_timeout_and_nobody_writes_later(process: RedisProcess):
     async with connect(config(process, timeout_seconds=2.0)) as server:
         tier, room = RedisTier(server), bytearray(len(LARGE))

@@ -31,6 +31,7 @@ def kv(index: int = 0) -> PartKey:
     return PartKey(ChunkKey(BRANCH, index), "kv")
 
 
+@pytest.mark.slow
 async def test_a_cluster_keeps_each_chunk_in_one_slot():
     async with redis_store(cluster=True, piece_bytes=3) as store:
         items = {key: Frame.of(str(key).encode()) for n in range(12) for key in (part(n), kv(n))}

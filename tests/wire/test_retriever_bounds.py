@@ -42,6 +42,7 @@ async def test_a_world_too_large_for_the_index_is_not_taken_for_a_small_one():
         assert made.client.counters["failures"] == 0
 
 
+@pytest.mark.slow
 async def test_what_is_compared_too_long_is_late_and_holds_nobody_up():
     async with retriever(serving=ServingConfig(inline_chunks=0)) as made:
         await made.client.add(ROOT, metas(ROOT, 40))

@@ -114,6 +114,7 @@ async def requests(asked: asyncio.Queue[pb.WalkRequest]) -> AsyncIterator[pb.Wal
         yield await asked.get()
 
 
+@pytest.mark.slow
 async def test_a_call_that_lasts_outlives_silence_and_not_the_other_side(monkeypatch, tmp_path):
     server, socket = rpc.server(), tmp_path / "server.sock"
     monkeypatch.setattr(rpc, "PING_SECONDS", 0.2)  # the client asks more often than the server would

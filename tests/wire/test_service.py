@@ -78,6 +78,7 @@ def _read(url: str) -> str:
         return str(answer.read(), "utf-8")
 
 
+@pytest.mark.slow
 async def test_draining_lets_running_calls_end_and_takes_no_new_ones():
     running = serve(ServiceConfig(notice_seconds=0.5, drain_seconds=10), echo)
     serving = await running.__aenter__()

@@ -318,6 +318,7 @@ async def test_an_error_of_the_user_is_what_he_sees():
             await fail(client, toy)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 12), max_size=6), st.integers(0, 4))
 async def test_every_move_is_drawn_once_wherever_connections_break(cuts, ahead):
