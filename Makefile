@@ -38,7 +38,7 @@ PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(or $(JOBS)
 test: lint redis browser  ## Every check: lint, types and all tests
 	$(PYTEST)
 
-fast: $(READY)  ## The tests that take no more than a few seconds each
+fast: $(READY)  ## The tests that take no more than a second or two each
 	$(PYTEST) -m "not slow"
 
 fuzz: $(READY)  ## Feed whatever reads others' bytes for MINUTES (10), from ever new seeds

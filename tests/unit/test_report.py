@@ -116,6 +116,7 @@ def test_a_report_is_made_of_whole_files(written):
     assert {p.name for p in written.iterdir()} == names
 
 
+@pytest.mark.slow
 def test_a_film_plays_every_frame(written):
     with av.open(str(written / "pan90.mp4")) as film:
         stream = film.streams.video[0]

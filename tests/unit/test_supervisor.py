@@ -325,6 +325,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(EVENTS)
 async def test_whatever_dies_or_freezes_in_the_end_all_that_is_wanted_is_there(events):

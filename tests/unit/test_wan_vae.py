@@ -41,6 +41,7 @@ def after(vae: WanVAE, latents: torch.Tensor) -> Features:
     return vae.decode(latents[None], [{}])[1][0]
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.lists(st.integers(1, 4), min_size=FRAMES))
 def test_however_a_clip_is_cut_into_chunks_its_pictures_are_the_same(cuts):

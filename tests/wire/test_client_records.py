@@ -236,6 +236,7 @@ async def handed(setting: Setting, name: str, seconds: float = 60) -> HandedOver
     return await hand_over(name, members, holdings, reading, config=CONFIG, seconds=seconds)
 
 
+@pytest.mark.slow
 async def test_shards_that_leave_hand_on_what_they_have():
     async with shards("abc") as setting:
         client, keys = setting.client, [key for n in range(30) for key in (part(n), kv(n))]

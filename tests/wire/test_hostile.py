@@ -102,6 +102,7 @@ async def test_no_end_of_headers_is_refused_in_words(tmp_path):
                 assert answer.status == 200
 
 
+@pytest.mark.slow
 async def test_a_word_a_minute_is_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(web, "QUIET_SECONDS", 0.3)
     monkeypatch.setattr(sharing, "BODY_SECONDS", 0.3)

@@ -86,6 +86,7 @@ async def test_pending_chunks_are_ranked_and_not_kept():
         assert (await made.client.stats())[made.address].chunks == 10
 
 
+@pytest.mark.slow
 async def test_an_unknown_world_is_read_from_the_store_once():
     async with retriever() as made:
         known = metas(ROOT, 50)

@@ -45,6 +45,7 @@ async def test_a_walk_that_breaks_after_every_join_is_given_up():
     assert len(toy.joins) > 1
 
 
+@pytest.mark.slow
 async def test_a_walk_in_which_nothing_is_asked_outlives_any_number_of_losses():
     toy, config = ToySessions(), WalkClientConfig(reconnect_seconds=0.2)
     async with serving(toy) as address, WalkClient(address, config=config) as client, client.open() as walk:
