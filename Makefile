@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 READY := $(VENV)/.ready
 PIP_AUDIT := 2.10.1
+ADVISORIES ?= https://api.osv.dev/v1/query
 PROTOS := $(wildcard protos/worldkv/v1/*.proto)
 
 # Where this is set every one of the hundreds of processes that tests start would compile all of its modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fast fuzz audit lint redis browser screenshots protos clean
+.PHONY: help setup demo test fast fuzz audit advisories lint redis browser screenshots protos clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -35,7 +36,7 @@ demo: $(READY)  ## Walk the same path with and without memory; pictures and a fi
 # Two processes: half of the time goes by waiting for what tests start and kill. JOBS=0: one, where one can debug.
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadscope --no-loadscope-reorder
 
-test: lint redis browser  ## Every check: lint, types and all tests
+test: lint advisories redis browser  ## Every check: lint, types, known flaws of what is required, all tests
 	$(PYTEST)
 
 fast: $(READY)  ## The tests that take no more than a second or two each
@@ -44,11 +45,15 @@ fast: $(READY)  ## The tests that take no more than a second or two each
 fuzz: $(READY)  ## Feed whatever reads others' bytes for MINUTES (10), from ever new seeds
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m tests.fuzz --minutes $(or $(MINUTES),10)
 
-# Not part of `test`: it asks an advisory database, which not every machine reaches. The tool has an environment of its own.
+# The tool has an environment of its own.
 audit: $(READY)  ## Ask whether something is known against any pinned requirement
 	test -x $(VENV)/audit/bin/pip-audit || { $(BIN)/python -m venv $(VENV)/audit && \
 		$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==$(PIP_AUDIT); }
-	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip -s osv --osv-url $(ADVISORIES) -r constraints.txt
+
+# As part of `test` only where the database answers: not every machine reaches it, and then it says so.
+advisories: $(READY)
+	@if $(BIN)/python -m tests.advisories $(ADVISORIES); then $(MAKE) --no-print-directory audit; fi
 
 lint: $(READY)  ## Style, format and types
 	$(BIN)/ruff check .
