@@ -5,6 +5,8 @@ import pytest
 from benchmarks.model_endless import measured
 from services.generator.adapters.wan.variants import VARIANTS
 
+pytestmark = pytest.mark.slow
+
 FRAMES = 60
 
 
@@ -13,7 +15,6 @@ def test_a_rebased_walk_stays_within_its_window_however_long_it_is(name):
     assert measured(name, "rebased", 1.0, FRAMES) == [1.0] * (1 + (VARIANTS[name].backbone.actions is not None))
 
 
-@pytest.mark.slow
 def test_times_are_read_off_what_the_model_is_given():
     assert measured("matrix-game-2.0-gta", "original", 1.0, FRAMES) == [FRAMES / 18, 1.0]
     assert measured("lingbot-world-v2-1.3b", "original", 1.0, FRAMES) == [FRAMES / 24]

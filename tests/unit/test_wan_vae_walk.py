@@ -35,6 +35,8 @@ from worldkv.select import make_selector
 from worldkv.store import PartKey, RamStore
 from worldkv.window import Window, WindowConfig
 
+pytestmark = pytest.mark.slow
+
 HEIGHT, WIDTH = 8 * GRID[0], 8 * GRID[1]
 
 
@@ -61,7 +63,6 @@ async def test_a_walk_shows_fewer_pictures_at_first_and_then_four_a_frame():
         assert all(0 <= each.min() <= each.max() <= 1 and each.dtype == torch.float32 for each in pictures)
 
 
-@pytest.mark.slow
 async def test_a_walk_that_was_saved_goes_on_with_the_same_pictures():
     adapter = adapter_of(MATRIX_GTA)
     for before in (0, 1, 3):

@@ -22,6 +22,8 @@ from worldkv.errors import ChunkCorrupt, InvalidInput
 from worldkv.format import Frame, join
 from worldkv.window import Entry, Window
 
+pytestmark = pytest.mark.slow
+
 CHUNKS = 7
 ABOUT = Subject("a harbour at dawn")
 

@@ -30,6 +30,8 @@ from worldkv.store import Miss, PartKey
 from worldkv.v1 import fleet_pb2 as pb
 from worldkv.v1.fleet_pb2_grpc import FleetStub
 
+pytestmark = pytest.mark.slow
+
 HOST = "127.0.0.1"
 SETTINGS: dict[str, Any] = {
     "kvstore": KVStoreConfig(ram=RamConfig(8 << 20, huge_pages=False)),
@@ -107,7 +109,6 @@ async def test_what_serves_where_is_told_with_its_figures(tmp_path):
         assert shard.address == units.parts["kvstore-1"].pulse().where.address
 
 
-@pytest.mark.slow
 async def test_scaling_answers_when_all_have_come_and_know_each_other(tmp_path):
     async with service(tmp_path) as (units, stub):
         answer = await stub.Scale(pb.ScaleRequest(wanted=[pb.Wanted(kind=pb.PART_KIND_KVSTORE, count=2)]))
@@ -122,7 +123,6 @@ async def test_scaling_answers_when_all_have_come_and_know_each_other(tmp_path):
         assert set(units.parts) == {"kvstore-1", "retriever-1"}
 
 
-@pytest.mark.slow
 async def test_shards_that_leave_together_lose_no_keys_and_values(tmp_path, monkeypatch):
     keys = [PartKey(ChunkKey(b"b" * 16, index), "kv") for index in range(60)]
     async with service(tmp_path) as (units, stub):
@@ -144,7 +144,6 @@ async def test_shards_that_leave_together_lose_no_keys_and_values(tmp_path, monk
             assert [key for key, found in (await client.get(keys)).items() if isinstance(found, Miss)] == []
 
 
-@pytest.mark.slow
 async def test_keys_and_values_are_there_while_a_shard_hands_them_over(tmp_path, monkeypatch):
     keys = [PartKey(ChunkKey(b"b" * 16, index), "kv") for index in range(20)]
     missed: list[list[PartKey]] = []
