@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from http.client import HTTPException
 from urllib.request import Request, urlopen
 
 KNOWN = {"package": {"name": "jinja2", "ecosystem": "PyPI"}, "version": "2.4.1"}
@@ -21,7 +22,7 @@ def answers(url: str) -> str:
     try:
         with urlopen(request, timeout=SECONDS) as answer:
             told = json.load(answer)
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         return f"it does not answer: {error}"
     known = isinstance(told, dict) and told.get("vulns")
     return "" if known else "it knows of no flaw in jinja2 2.4.1, which has several"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from typer.core import TyperCommand
 
-from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token
+from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token, caller_of
 from worldkv.admin_rows import AsJson, working
 from worldkv.errors import InvalidInput
 
@@ -75,11 +75,10 @@ def serve(
     from benchmarks.serve.report import line, table
     from benchmarks.serve.run import Started, mix_for, run
     from benchmarks.serve.visiting import Plan
-    from worldkv.client import WalkClient, WalkClientConfig
-    from worldkv.rpc import TLS
+    from worldkv.client import WalkClient
 
     chosen = parse_mix(mix) if mix else mix_for(None if address else model)
-    config = WalkClientConfig(tenant=tenant, token=token, tls=TLS(certificate, key, authority))
+    config = caller_of(tenant, authority, certificate, key, token)
 
     def told(each: Summary) -> None:
         if as_json:

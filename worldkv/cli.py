@@ -24,13 +24,12 @@ from worldkv import (
     admin_token,
     admin_walk,
 )
-from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token
+from worldkv.admin_options import Authority, Certificate, Key, Tenant, Token, caller_of
 from worldkv.admin_rows import AsJson, show, working
 from worldkv.errors import InvalidInput, NotFound, WorldKVError
 
 if TYPE_CHECKING:
     from benchmarks.registry import Bench, Case
-    from worldkv.client import WalkClientConfig
 
 FAILED = 1
 BAD_INPUT = 2
@@ -63,15 +62,6 @@ for of_care in (admin_token.token, admin_health.health):
 app.command(rich_help_panel=FIGURES)(admin_plan.plan)
 
 
-def _caller(
-    tenant: str, authority: Path | None, certificate: Path | None, key: Path | None, token: str
-) -> WalkClientConfig:
-    from worldkv.client import WalkClientConfig
-    from worldkv.rpc import TLS
-
-    return WalkClientConfig(tenant=tenant, tls=TLS(certificate, key, authority) or None, token=token)
-
-
 def _bench_ids(incomplete: str) -> list[str]:
     """For the shell's completion."""
     from benchmarks.registry import catalogue
@@ -96,7 +86,7 @@ def demo(
     with extra("demo"):
         from pocket.weights_file import SHIPPED
         from services.generator.demo import run
-    caller = _caller(tenant, authority, certificate, key, token)
+    caller = caller_of(tenant, authority, certificate, key, token)
     run(out=out, quick=quick, weights=weights or SHIPPED, service=service, address=address, caller=caller)
 
 
@@ -131,7 +121,7 @@ def evaluate(
         from services.generator.evaluate import report as write_report
         from services.generator.evaluate import run
     if asked["--report"]:
-        caller = _caller(tenant, authority, certificate, key, token)
+        caller = caller_of(tenant, authority, certificate, key, token)
         write_report(out, seeds, scenario, walk or (), weights or SHIPPED, service, address, caller)
         return
     study = "matrix" if matrix else "selectors" if selectors else "modes"

@@ -34,7 +34,6 @@ def test_memory_is_given_back_of_what_holds_itself_where_that_is_asked_for():
 def test_what_a_process_has_begun_with_is_looked_at_no_more():
     code = """
 import gc
-import os
 import numpy, grpc, google.protobuf
 from worldkv.heap import begun
 
@@ -57,7 +56,7 @@ def own():
     return int(re.search(r"Private_Dirty: *([0-9]+)", open("/proc/self/smaps_rollup").read())[1]) >> 10
 
 def work():
-    del (large := [bytearray(20 << 20)])[:]  # from now on what is smaller comes from an arena
+    bytearray(20 << 20)  # let go of at once: from now on what is smaller comes from an arena
     there = [bytearray(1 << 20) for _ in range(32)]
     there.clear()
 
